@@ -1,0 +1,54 @@
+"""Architectures, one file each. Put yours here:
+
+    from models import register
+
+    @register(inputs="float32[N, 10]")
+    class MyModel(nn.Module): ...
+
+The class is then known by its name (`SCORE_ARCHITECTURE=MyModel`), and recognised from its keys and shapes where no
+other registered class has the same. `inputs` is optional: what the model takes, as in the setting `SCORE_INPUTS`.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import nn
+
+Model = TypeVar("Model", bound=type[nn.Module])
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One registered class: its name, and what it takes (None where it was not said)."""
+
+    name: str
+    cls: type[nn.Module]
+    inputs: str | dict[str, str] | None = None
+
+
+_REGISTERED: dict[str, Registered] = {}
+
+
+def register(
+    cls: Model | None = None, *, inputs: str | dict[str, str] | None = None
+) -> Model | Callable[[Model], Model]:
+    """Class decorator: make a `torch.nn.Module` known by its name. Two classes can't share one (`ValueError`)."""
+
+    def add(found: Model) -> Model:
+        known = _REGISTERED.get(found.__name__)
+        if known is not None and known.cls.__module__ != found.__module__:
+            raise ValueError(f"{found.__name__} is registered by {known.cls.__module__} and {found.__module__}")
+        _REGISTERED[found.__name__] = Registered(found.__name__, found, inputs)
+        return found
+
+    return add if cls is None else add(cls)
+
+
+def registered() -> dict[str, Registered]:
+    """All registered classes by name; imports every file of this package on the first call."""
+    for info in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{info.name}")
+    return dict(_REGISTERED)

@@ -1,0 +1,1 @@
+"""Loadstone: serve any PyTorch checkpoint as an Azure ML online endpoint."""

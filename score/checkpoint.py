@@ -1,0 +1,210 @@
+"""What a checkpoint holds, and which part of it is the weights.
+
+A candidate is any mapping of names to tensors, at any depth and under any name, and any pickled module, whose tensors
+are gathered as `nn.Module.state_dict` would. Optimizer state is never one. The choice is never a guess: what remains
+ambiguous is an error that lists the candidates.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from score.errors import NoWeights, SeveralWeights, WeightsNotFound
+from score.formats._restricted import settled
+from score.formats.contents import Contents, StandIn, TensorRef
+
+MAX_DEPTH = 40
+
+_EMA = re.compile(r"(^|[_.])(ema|ema_?model|averaged?|shadow|polyak|swa)(_|$|\.)|_ema$", re.I)
+_NEVER = re.compile(
+    r"^(optim\w*|opt|opts|\w+_optimizers?|\w*schedulers?|callbacks|\w*rng\w*|scaler|grad_scaler|\w*masks?)$", re.I
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A mapping in a checkpoint that could be the weights.
+
+    `path` is dotted (empty for the root), `kind` is `weights`, `ema`, or `other` (never chosen by itself). `class_path`
+    is set where the mapping was gathered from a pickled module.
+    """
+
+    path: str
+    tensors: Mapping[str, TensorRef]
+    kind: str
+    class_path: str = ""
+    metadata: Any = None
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel for tensor in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """How many tensors there are of each dtype."""
+        counts: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            name = str(tensor.dtype).removeprefix("torch.")
+            counts[name] = counts.get(name, 0) + 1
+        return counts
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+
+def candidates(contents: Contents) -> list[Candidate]:
+    """Every candidate in a checkpoint, in the order of the file. A mapping that is reached twice counts once."""
+    return list(_walk(contents.tree, (), "weights", set(), MAX_DEPTH))
+
+
+def _walk(value: Any, path: tuple[str, ...], kind: str, seen: set[int], depth: int) -> Iterator[Candidate]:
+    value = settled(value)
+    if depth == 0 or id(value) in seen or not isinstance(value, (dict, list, tuple, StandIn)):
+        return
+    seen.add(id(value))
+    if isinstance(value, StandIn) and _is_module(value):
+        tensors = dict(_module_state(value, "", set(), MAX_DEPTH))
+        if tensors:
+            yield Candidate(".".join(path), tensors, kind, class_path=value.path)
+        return
+    if _is_optimizer(value):
+        return
+    if isinstance(value, dict) and (tensors := _tensors_of(value)):
+        yield Candidate(".".join(path), tensors, kind, metadata=getattr(value, "_metadata", None))
+    for key, child in _children(value):
+        name = str(key)
+        if not _NEVER.match(name):
+            yield from _walk(child, (*path, name), "ema" if _EMA.search(name) else kind, seen, depth - 1)
+
+
+def _children(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, StandIn):
+        yield from value.children()
+    else:
+        yield from enumerate(value)
+
+
+def _tensors_of(mapping: Mapping[Any, Any]) -> dict[str, TensorRef]:
+    """The mapping's own tensors, if it reads as weights: some tensor has a dimension, and tensors are not strewn among
+    other things (a training checkpoint that keeps its loss or RNG state as a tensor is no state_dict)."""
+    found = {str(key): settled(value) for key, value in mapping.items()}
+    tensors = {name: value for name, value in found.items() if isinstance(value, TensorRef)}
+    containers = sum(isinstance(value, (dict, StandIn)) for value in found.values())
+    if containers or not any(tensor.shape for tensor in tensors.values()):
+        return {}
+    return tensors if 2 * len(tensors) > len(found) else {}
+
+
+def _is_optimizer(value: Any) -> bool:
+    keys = value if isinstance(value, dict) else value.attributes() if isinstance(value, StandIn) else ()
+    return "param_groups" in keys and "state" in keys
+
+
+def _is_module(value: StandIn) -> bool:
+    attributes = value.attributes()
+    return "_parameters" in attributes and "_modules" in attributes
+
+
+def _module_state(module: StandIn, prefix: str, above: set[int], depth: int) -> Iterator[tuple[str, TensorRef]]:
+    """The tensors of a pickled module by name, in the order of `nn.Module.state_dict`: parameters, persistent buffers,
+    then submodules."""
+    if depth == 0 or id(module) in above:
+        return
+    attributes = module.attributes()
+    transient = attributes.get("_non_persistent_buffers_set") or ()
+    for group in ("_parameters", "_buffers"):
+        for name, value in _mapping(attributes.get(group)).items():
+            value = settled(value)
+            if isinstance(value, TensorRef) and not (group == "_buffers" and name in transient):
+                yield f"{prefix}{name}", value
+    for name, child in _mapping(attributes.get("_modules")).items():
+        if isinstance(child, StandIn):
+            yield from _module_state(child, f"{prefix}{name}.", above | {id(module)}, depth - 1)
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    if isinstance(value, StandIn):
+        return value.mapping
+    return value if isinstance(value, dict) else {}
+
+
+def weights_of(contents: Contents, wanted: str | None = None) -> Candidate | None:
+    """The weights to serve with: all tensors of a program (None if it has none), else the chosen candidate."""
+    if contents.program is not None and wanted is None:
+        tensors = {name: tensor for name, tensor in contents.tree.items() if isinstance(tensor, TensorRef)}
+        return Candidate("", tensors, "weights") if tensors else None
+    return choose(contents, wanted)
+
+
+def choose(contents: Contents, wanted: str | None = None) -> Candidate:
+    """The weights of a checkpoint.
+
+    `wanted` is the setting `SCORE_WEIGHTS`: a dotted path, `.` for the root, or `ema`. Raises `WeightsNotFound`,
+    `NoWeights` or `SeveralWeights`.
+    """
+    found = candidates(contents)
+    if wanted is not None:
+        return _named(contents, found, wanted)
+    if not found:
+        raise NoWeights(*_why_none(contents))
+    plain = [candidate for candidate in found if candidate.kind == "weights"]
+    left = plain or found
+    if len(left) == 1:
+        return left[0]
+    raise SeveralWeights(
+        f"{contents.path.name} holds {len(left)} mappings that could be the weights", detail=table(left)
+    )
+
+
+def _named(contents: Contents, found: list[Candidate], wanted: str) -> Candidate:
+    if wanted == "ema":
+        matching = [candidate for candidate in found if candidate.kind == "ema"]
+    else:
+        matching = [candidate for candidate in found if candidate.path == wanted.removeprefix(".")]
+    if len(matching) == 1:
+        return matching[0]
+    kind = SeveralWeights if matching else WeightsNotFound
+    raise kind(
+        f"SCORE_WEIGHTS={wanted} names {len(matching) or 'no'} mappings in {contents.path.name}",
+        detail=table(matching or found) or "there are no weights in it at all",
+    )
+
+
+def table(found: list[Candidate]) -> str:
+    """The candidates, one a line: path, tensors, parameters, size."""
+    width = max((len(candidate.path or "(root)") for candidate in found), default=0)
+    return "\n".join(
+        f"{candidate.path or '(root)':<{width}}  {len(candidate.tensors):>6,} tensors  "
+        f"{candidate.parameters:>14,} parameters  {candidate.nbytes / 1e6:>10,.1f} MB"
+        + ("  (EMA)" if candidate.kind == "ema" else "")
+        + (f"  of {candidate.class_path}" if candidate.class_path else "")
+        for candidate in found
+    )
+
+
+def _why_none(contents: Contents) -> tuple[str]:
+    """What a file without weights is, for people: each kind of file that is mistaken for one by name."""
+    tree, name = settled(contents.tree), contents.path.name
+    keys = {str(key).lower() for key, _ in _children(tree)} if isinstance(tree, (dict, list, tuple, StandIn)) else set()
+    if isinstance(tree, TensorRef):
+        return (f"{name} holds a single tensor of shape {list(tree.shape)}, not weights by name",)
+    if isinstance(tree, (dict, StandIn)) and _is_optimizer(tree):
+        return (f"{name} holds an optimizer's state only, not the model's weights",)
+    if keys and all(_NEVER.match(key) or key in ("epoch", "step", "global_step", "iteration") for key in keys):
+        return (f"{name} holds training state only ({', '.join(sorted(keys))}), not the model's weights",)
+    if isinstance(tree, StandIn) and _is_module(tree):
+        return (f"{name} holds a module of class {tree.path} that has no parameters",)
+    if isinstance(tree, StandIn):
+        return (f"{name} holds an object of class {tree.path} that has no weights in it",)
+    if not keys:
+        return (f"{name} holds {type(tree).__name__ if tree not in ({}, [], ()) else 'nothing'}, and no weights",)
+    return (
+        f"{name}: nothing in it is a mapping of names to tensors. It holds: {', '.join(sorted(keys)[:12])}",
+    )

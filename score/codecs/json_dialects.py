@@ -1,0 +1,160 @@
+"""`json`: the dialects of Azure's samples, MLflow, TensorFlow Serving and Azure's MLflow endpoints.
+
+{"data": [...]}                                       -> {"predictions": [...]}
+{"inputs": [...]}, {"inputs": {name: [...]}}          -> {"predictions": [...]}
+{"instances": [...]}, {"instances": [{name: ...}]}    -> {"predictions": [...]}
+{"input_data": ...}, {"dataframe_split": {...}}       -> [...]
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from score.codecs.registry import Decoded, Encoded, Outputs
+from score.errors import InvalidJson, NotNumeric, RaggedRows, UnknownBody, WrongInputs
+
+NAME = "json"
+BARE = ("input_data", "dataframe_split")  # dialects whose answer is a bare list
+WRAPPED = ("data", "inputs", "instances")
+MAX_DEPTH = 32  # tensors of more dimensions do not exist in practice; numpy stops at 64
+
+
+def accepts(content_type: str, body: bytes) -> bool:
+    """JSON is told by how it begins: `curl -d` calls everything form-urlencoded. A body that says it is JSON, or text,
+    is judged as JSON, so that what is wrong with it can be said."""
+    return body.lstrip()[:1] in (b"{", b"[") or content_type in (
+        "", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded",
+    )  # fmt: skip
+
+
+def decode(body: bytes) -> Decoded:
+    """Raises `InvalidJson`, `UnknownBody`, `NotNumeric`, `RaggedRows` or `WrongInputs`."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(_explain(error, body)) from None
+    if not isinstance(document, dict):
+        raise UnknownBody(f"the body is a JSON {_kind(document)}, not an object", hint=_hint_for(document))
+    for dialect in (*WRAPPED, *BARE):
+        if dialect in document:
+            return Decoded(_arrays(dialect, document[dialect]), dialect)
+    keys = ", ".join(map(repr, list(document)[:6])) or "no keys"
+    raise UnknownBody(
+        f"the body has {keys}, and none of 'data', 'inputs', 'instances', 'input_data', 'dataframe_split'"
+    )
+
+
+def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
+    """NaN and infinity become null, since JSON has neither."""
+    shown = outputs if isinstance(outputs, np.ndarray) else dict(outputs)
+    document = shown if decoded.dialect in BARE else {"predictions": shown}
+    return Encoded(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY, default=_plain), "application/json")
+
+
+def _plain(value: Any) -> Any:
+    """What orjson can't take as it is: arrays that are not contiguous or of a dtype it does not know."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} in an answer")
+
+
+def _arrays(dialect: str, value: Any) -> np.ndarray | dict[str, np.ndarray]:
+    if dialect in BARE:
+        return _frame(dialect, value)
+    if isinstance(value, dict):
+        return {name: array(item, name) for name, item in value.items()}
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return _records(dialect, value)
+    return array(value, dialect)
+
+
+def _records(dialect: str, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """One object a row, with a value for each input."""
+    names = list(rows[0])
+    for at, row in enumerate(rows):
+        if row.keys() != rows[0].keys():
+            raise WrongInputs(
+                f"{dialect}[{at}] has {', '.join(row) or 'no names'}; the first row has {', '.join(names)}"
+            )
+    return {name: array([row[name] for row in rows], f"{dialect}[...].{name}") for name in names}
+
+
+def _frame(dialect: str, value: Any) -> np.ndarray | dict[str, np.ndarray]:
+    """A table split into columns, index and data; or, as MLflow also allows, an array or columns by name."""
+    if not isinstance(value, dict):
+        return array(value, dialect)
+    if "data" not in value:
+        return {
+            name: array(item, f"{dialect}.{name}") for name, item in value.items() if name not in ("columns", "index")
+        }
+    columns, data = value.get("columns"), value["data"]
+    if isinstance(columns, list) and isinstance(data, list):
+        for at, row in enumerate(data):
+            if isinstance(row, list) and len(row) != len(columns):
+                raise RaggedRows(f"{dialect}.data[{at}] has {len(row)} values for {len(columns)} columns")
+    return array(data, f"{dialect}.data")
+
+
+def array(value: Any, where: str) -> np.ndarray:
+    """Nested lists of numbers as an array. Raises `NotNumeric` or `RaggedRows`, saying where."""
+    _refuse_depth(value, where)
+    try:
+        found = np.asarray(value)
+    except ValueError:
+        raise RaggedRows(f"{where}: {_first_ragged(value, where)}") from None
+    if found.dtype.kind in "biuf":
+        return found
+    raise NotNumeric(_first_strange(value, where))
+
+
+def _refuse_depth(value: Any, where: str) -> None:
+    depth, item = 0, value
+    while isinstance(item, list) and item:
+        depth, item = depth + 1, item[0]
+    if depth > MAX_DEPTH:
+        raise NotNumeric(f"{where}: lists nested {depth} deep; a tensor has at most {MAX_DEPTH} dimensions here")
+
+
+def _first_ragged(value: Any, where: str) -> str:
+    """The first two neighbours of different length, by place."""
+    level: list[tuple[str, Any]] = [(where, value)]
+    while level:
+        lists = [(place, item) for place, item in level if isinstance(item, list)]
+        if lists and len(lists) < len(level):
+            place = next(place for place, item in level if not isinstance(item, list))
+            return f"{place} is a {_kind(dict(level)[place])}, its neighbour a list"
+        for (place, item), (other, first) in zip(lists[1:], lists[:1] * len(lists), strict=False):
+            if len(item) != len(first):
+                return f"{place} has {len(item)} values, {other} has {len(first)}"
+        level = [(f"{place}[{at}]", child) for place, item in lists for at, child in enumerate(item)]
+    return "rows of different lengths"
+
+
+def _first_strange(value: Any, where: str) -> str:
+    """The first thing that is no number, by place."""
+    waiting: list[tuple[str, Any]] = [(where, value)]
+    while waiting:
+        place, item = waiting.pop()
+        if isinstance(item, list):
+            waiting.extend((f"{place}[{at}]", item[at]) for at in range(len(item) - 1, -1, -1))
+        elif isinstance(item, int) and not isinstance(item, bool) and abs(item) >= 1 << 63:
+            return f"{place} is {item}, an integer of more than 64 bits"
+        elif not isinstance(item, (int, float)):
+            return f"{place} is {'null' if item is None else f'a {_kind(item)}'} where a number belongs"
+    return f"{where} holds no numbers"
+
+
+def _kind(value: Any) -> str:
+    names: Mapping[type, str] = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")
+
+
+def _hint_for(document: Any) -> str:
+    return 'Wrap it: {"data": [...]}.' if isinstance(document, list) else UnknownBody.hint
+
+
+def _explain(error: orjson.JSONDecodeError, body: bytes) -> str:
+    text = body[max(error.pos - 12, 0) : error.pos + 12].decode("utf-8", "replace")
+    return f"not valid JSON at byte {error.pos}: {error.msg} (near {text!r})"

@@ -1,0 +1,49 @@
+"""Where the model runs: the setting `SCORE_DEVICE`, and what is really there."""
+
+import logging
+
+import torch
+
+from score.errors import DeviceUnavailable
+
+log = logging.getLogger("azmlinfsrv.score")
+
+HEADROOM = 1.2  # weights, and some room for activations and the CUDA context
+
+
+def choose(wanted: str, nbytes: int) -> torch.device:
+    """The device for a model of `nbytes` of weights.
+
+    `auto` takes the GPU with most free memory if the weights fit, else the CPU. Raises `DeviceUnavailable` for a GPU
+    that is not there.
+    """
+    if wanted == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return _roomiest(count, nbytes) if count else torch.device("cpu")
+    device = torch.device(wanted)
+    if (device.index or 0) >= count:
+        raise DeviceUnavailable(f"SCORE_DEVICE={wanted}, but {found()}")
+    return torch.device("cuda", device.index or 0)
+
+
+def _roomiest(count: int, nbytes: int) -> torch.device:
+    free = {index: torch.cuda.mem_get_info(index)[0] for index in range(count)}
+    best = max(free, key=lambda index: free[index])
+    if free[best] >= nbytes * HEADROOM:
+        return torch.device("cuda", best)
+    log.warning(
+        "the weights take %.1f GB and the roomiest GPU has %.1f GB free: using the CPU", nbytes / 1e9, free[best] / 1e9
+    )
+    return torch.device("cpu")
+
+
+def found() -> str:
+    """What there is, in words."""
+    if not torch.backends.cuda.is_built():
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no usable GPU (is the driver there, and the container started with GPUs?)"
+    names = [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+    return f"there is only {', '.join(names)}"

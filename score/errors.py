@@ -1,0 +1,324 @@
+"""Every error a user can meet.
+
+    ScoreError
+    ├── LoadError                    the server can't start; exit code 3
+    │   ├── InvalidSetting           a setting has a value that can't be used
+    │   ├── ModelDirUnset            nothing says where the model is
+    │   ├── ModelDirMissing          the model path does not exist
+    │   ├── ModelDirEmpty            the model folder holds no file
+    │   ├── ModelDirUnreadable       this user may not read the model path
+    │   ├── NoCheckpoint             files are there, none of them is a checkpoint
+    │   ├── SeveralCheckpoints       more than one checkpoint, and nothing says which
+    │   ├── ForeignFormat            the file belongs to another framework or is no model at all
+    │   ├── UnsupportedFormat        a PyTorch format that this installation can't open
+    │   ├── TruncatedFile            the file ends before its content does
+    │   ├── MalformedFile            the file contradicts itself
+    │   ├── VersionTooOld            Python, torch or numpy here is older than the file needs
+    │   ├── UntrustedCode            serving this would run code from the file
+    │   ├── NoWeights                the checkpoint was read and holds no weights
+    │   ├── SeveralWeights           more than one mapping could be the weights
+    │   ├── WeightsNotFound          SCORE_WEIGHTS names a path that is not there
+    │   ├── ArchitectureNeeded       weights without a class, and no registered class fits
+    │   ├── ArchitectureAmbiguous    several registered classes fit
+    │   ├── ArchitectureUnknown      the named class can't be found
+    │   ├── ArchitectureBroken       the class was found and can't be built
+    │   ├── ClassNotImportable       a pickled module's class does not exist here
+    │   ├── WeightsMismatch          keys or shapes differ between the class and the weights
+    │   ├── PrefixAmbiguous          two prefixes match equally well
+    │   ├── Uninitialised            the class needs values that the checkpoint lacks
+    │   ├── InputsUnknown            `score check` has no input to try, since nothing says what the model takes
+    │   ├── DeviceUnavailable        the wanted device is not there
+    │   └── DeviceOutOfMemory        the weights don't fit on the device
+    └── RequestError                 one request can't be answered; the server goes on
+        ├── EmptyBody                400
+        ├── InvalidJson              400
+        ├── UnknownBody              400, JSON, but none of the known dialects
+        ├── NotNumeric               400, strings, nulls or objects where numbers belong
+        ├── RaggedRows               400, rows of different lengths
+        ├── WrongInputs              400, other input names than the model's
+        ├── WrongShape               400
+        ├── WrongDtype               400, values that the model's dtype can't hold
+        ├── NotFound                 404
+        ├── MethodNotAllowed         405
+        ├── BodyTooLarge             413
+        ├── UnsupportedMediaType     415
+        ├── ModelRejected            422, the model itself raised on this input
+        ├── InternalError            500, a bug of ours
+        └── NotReady                 503, the model is not loaded
+
+A class sets `code` (stable, for machines), `status` (HTTP) and `hint` (what to do next). An instance adds the message,
+and where it helps a `detail`: a table or tree, already laid out in lines.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class ScoreError(Exception):
+    """An error with a stable code, a message that names what was found, and a hint that says what to do next."""
+
+    code: ClassVar[str]
+    status: ClassVar[int]
+    exit_code: ClassVar[int] = 3
+    hint: str
+
+    def __init__(self, message: str, *, hint: str | None = None, detail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        if hint is not None:
+            self.hint = hint
+
+    def as_dict(self) -> dict[str, str]:
+        """The error as JSON shows it: `code`, `message`, `hint`, and `detail` where there is one."""
+        shown = {"code": self.code, "message": self.message, "hint": self.hint}
+        return shown | {"detail": self.detail} if self.detail else shown
+
+    def screen(self) -> str:
+        """The error as people read it, the same in a terminal and in the server's log."""
+        parts = [f"ERROR {self.code}: {self.message}"]
+        if self.detail:
+            parts.append("\n".join(f"  {line}" for line in self.detail.splitlines()))
+        parts.append(f"What to do: {self.hint}")
+        return "\n".join(parts)
+
+
+class LoadError(ScoreError):
+    status = 503
+
+
+class InvalidSetting(LoadError):
+    code = "invalid_setting"
+    hint = "Correct the setting. `score --help` and the README list every setting with its values."
+
+
+class ModelDirUnset(LoadError):
+    code = "model_dir_unset"
+    hint = "Set AZUREML_MODEL_DIR to the file or folder that holds the checkpoint (Azure ML sets it by itself)."
+
+
+class ModelDirMissing(LoadError):
+    code = "model_dir_missing"
+    hint = "Correct AZUREML_MODEL_DIR, or register the model that the deployment names."
+
+
+class ModelDirEmpty(LoadError):
+    code = "model_dir_empty"
+    hint = "Put the checkpoint into the folder; on Azure, check that the registered model has files in it."
+
+
+class ModelDirUnreadable(LoadError):
+    code = "model_dir_unreadable"
+    hint = "Give this user read access to the files and execute access to the folders (chmod -R a+rX)."
+
+
+class NoCheckpoint(LoadError):
+    code = "no_checkpoint"
+    hint = "Put a PyTorch checkpoint into the folder, or point AZUREML_MODEL_DIR at the one that has it."
+
+
+class SeveralCheckpoints(LoadError):
+    code = "several_checkpoints"
+    hint = "Say which one with SCORE_CHECKPOINT=path/below/the/model/folder, or leave only one in the folder."
+
+
+class ForeignFormat(LoadError):
+    code = "foreign_format"
+    hint = "Export the model from its own framework to safetensors, ONNX or a PyTorch checkpoint."
+
+
+class UnsupportedFormat(LoadError):
+    code = "unsupported_format"
+    hint = "Save the weights with torch.save(model.state_dict(), path) or as safetensors, and serve that file."
+
+
+class TruncatedFile(LoadError):
+    code = "truncated_file"
+    hint = "The file was not written or copied whole. Copy it again and compare sizes or checksums."
+
+
+class MalformedFile(LoadError):
+    code = "malformed_file"
+    hint = "The file is damaged or was altered. Get it again from where it was saved."
+
+
+class VersionTooOld(LoadError):
+    code = "version_too_old"
+    hint = "Raise the version that the message names, or save the file again with the version used here."
+
+
+class UntrustedCode(LoadError):
+    code = "untrusted_code"
+    hint = "If you know where the file comes from, allow exactly it with SCORE_TRUST_SHA256=<its sha256>."
+
+
+class NoWeights(LoadError):
+    code = "no_weights"
+    hint = "Save the weights: torch.save(model.state_dict(), path)."
+
+
+class SeveralWeights(LoadError):
+    code = "several_weights"
+    hint = "Say which one with SCORE_WEIGHTS=<path>, one of those listed."
+
+
+class WeightsNotFound(LoadError):
+    code = "weights_not_found"
+    hint = "Set SCORE_WEIGHTS to one of the paths listed, or unset it."
+
+
+class ArchitectureNeeded(LoadError):
+    code = "architecture_needed"
+    hint = (
+        "Say which class it is: SCORE_ARCHITECTURE=<registered name>, package.module:Class, or path/to/file.py:Class; "
+        "or put your class into models/ with @register."
+    )
+
+
+class ArchitectureAmbiguous(LoadError):
+    code = "architecture_ambiguous"
+    hint = "Say which one with SCORE_ARCHITECTURE=<name>."
+
+
+class ArchitectureUnknown(LoadError):
+    code = "architecture_unknown"
+    hint = "Use a registered name, package.module:Class, or path/to/file.py:Class."
+
+
+class ArchitectureBroken(LoadError):
+    code = "architecture_broken"
+    hint = "Give the constructor's arguments in SCORE_ARCHITECTURE_KWARGS as a JSON object, or mend the class."
+
+
+class ClassNotImportable(LoadError):
+    code = "class_not_importable"
+    hint = (
+        "The weights in the file are intact. Put the class into models/ with @register and set "
+        "SCORE_ARCHITECTURE=<its name>, or install the package that holds it."
+    )
+
+
+class WeightsMismatch(LoadError):
+    code = "weights_mismatch"
+    hint = "The weights belong to another class, version or configuration: see SCORE_ARCHITECTURE_KWARGS."
+
+
+class PrefixAmbiguous(LoadError):
+    code = "prefix_ambiguous"
+    hint = "Say which one with SCORE_PREFIX=<prefix>."
+
+
+class Uninitialised(LoadError):
+    code = "uninitialised"
+    hint = "Make these tensors part of the state_dict (register_buffer), or compute them without randomness."
+
+
+class InputsUnknown(LoadError):
+    code = "inputs_unknown"
+    hint = "Say what the model takes: SCORE_INPUTS='float32[N, 3, 224, 224]', or inputs= in @register."
+
+
+class DeviceUnavailable(LoadError):
+    code = "device_unavailable"
+    hint = "Use SCORE_DEVICE=auto or cpu, or deploy to an instance type with a GPU and the gpu image."
+
+
+class DeviceOutOfMemory(LoadError):
+    code = "device_out_of_memory"
+    hint = "Use a larger GPU, free the one named, or set SCORE_DEVICE=cpu."
+
+
+class RequestError(ScoreError):
+    status = 400
+
+
+class EmptyBody(RequestError):
+    code = "empty_body"
+    hint = 'Send a JSON body such as {"data": [[0.1, 0.2]]}. GET /score shows what this model takes.'
+
+
+class InvalidJson(RequestError):
+    code = "invalid_json"
+    hint = "Send valid JSON. NaN and Infinity are not JSON; use numbers or another encoding."
+
+
+class UnknownBody(RequestError):
+    code = "unknown_body"
+    hint = 'Send {"data": [...]}, {"inputs": ...}, {"instances": [...]} or {"input_data": {...}}.'
+
+
+class NotNumeric(RequestError):
+    code = "not_numeric"
+    hint = "Send numbers, in rows of equal length."
+
+
+class RaggedRows(RequestError):
+    code = "ragged_rows"
+    hint = "Make all rows the same length."
+
+
+class WrongInputs(RequestError):
+    code = "wrong_inputs"
+    hint = "Send exactly the inputs that the model takes. GET /score lists them."
+
+
+class WrongShape(RequestError):
+    code = "wrong_shape"
+    hint = "The first dimension is the batch: wrap a single item in a list. GET /score shows the shape."
+
+
+class WrongDtype(RequestError):
+    code = "wrong_dtype"
+    hint = "Send values that the model's input type can hold. GET /score shows the type."
+
+
+class NotFound(RequestError):
+    code = "not_found"
+    status = 404
+    hint = "POST /score predicts, GET /score shows the model card, GET / is the liveness probe."
+
+
+class MethodNotAllowed(RequestError):
+    code = "method_not_allowed"
+    status = 405
+    hint = "Use POST /score to predict and GET /score for the model card."
+
+
+class BodyTooLarge(RequestError):
+    code = "body_too_large"
+    status = 413
+    hint = "Send fewer rows in a request, or raise SCORE_MAX_BODY_MB."
+
+
+class UnsupportedMediaType(RequestError):
+    code = "unsupported_media_type"
+    status = 415
+    hint = "Send JSON."
+
+
+class ModelRejected(RequestError):
+    code = "model_rejected"
+    status = 422
+    hint = "Compare the input with what the model takes (GET /score); set SCORE_INPUTS to have it checked first."
+
+
+class InternalError(RequestError):
+    code = "internal_error"
+    status = 500
+    hint = "This is a bug in the server: report it with the request id and the log around it."
+
+
+class NotReady(RequestError):
+    code = "not_ready"
+    status = 503
+    hint = "Wait until the model is loaded, then send the request again."
+
+
+def every_error() -> Iterator[type[ScoreError]]:
+    """All concrete error classes, in the order of the tree above."""
+    waiting: list[type[ScoreError]] = [ScoreError]
+    while waiting:
+        kind = waiting.pop(0)
+        if "code" in vars(kind):
+            yield kind
+        waiting[:0] = kind.__subclasses__()

@@ -1,0 +1,174 @@
+"""From a storage in a file to tensors: every `torch._utils._rebuild_*` function, done without calling it.
+
+Shapes, strides and offsets come from the file, so each is checked against the storage before torch sees it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from score.errors import MalformedFile, VersionTooOld
+from score.formats.contents import GlobalName, TensorRef
+
+_NAMES = {
+    "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
+    "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
+    "ComplexDouble": "complex128", "ComplexFloat": "complex64",
+    "QUInt8": "quint8", "QInt8": "qint8", "QInt32": "qint32", "QUInt4x2": "quint4x2", "QUInt2x4": "quint2x4",
+    "Untyped": "uint8",
+}  # fmt: skip
+STORAGE_DTYPES: dict[str, torch.dtype] = {f"{name}Storage": getattr(torch, dtype) for name, dtype in _NAMES.items()}
+LEGACY_TENSOR_DTYPES: dict[str, torch.dtype] = {
+    f"{name}Tensor": getattr(torch, dtype) for name, dtype in _NAMES.items() if name != "Untyped"
+}
+
+
+@dataclass(eq=False)
+class StorageRef:
+    """A run of bytes in a file that tensors view. `fetch` brings it in, once."""
+
+    dtype: torch.dtype
+    nbytes: int
+    fetch: Callable[[], torch.UntypedStorage] = field(repr=False)
+
+    @cached_property
+    def untyped(self) -> torch.UntypedStorage:
+        return self.fetch()
+
+
+@dataclass(eq=False)
+class LegacyTensor:
+    """A tensor as torch before 0.2 pickled it: made empty, then BUILD gives (storage, offset, size, stride)."""
+
+    ref: TensorRef | None = None
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62:
+        return value
+    raise MalformedFile(f"a tensor has {value!r} for a size, a stride or an offset")
+
+
+def _wholes(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, (tuple, list)) or len(values) > 64:
+        raise MalformedFile("a tensor's size or stride is not a short list of numbers")
+    return tuple(map(_whole, values))
+
+
+def strided(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: torch.dtype | None = None) -> TensorRef:
+    """A tensor of `size` and `stride` (in elements), `offset` elements into `storage`.
+
+    Raises `MalformedFile` if it would reach past the storage.
+    """
+    if not isinstance(storage, StorageRef):
+        raise MalformedFile("a tensor's storage is not a storage")
+    dtype, shape, steps, start = dtype or storage.dtype, _wholes(size), _wholes(stride), _whole(offset)
+    if len(shape) != len(steps):
+        raise MalformedFile(f"a tensor has {len(shape)} sizes and {len(steps)} strides")
+    numel = 1
+    for length in shape:
+        numel *= length
+    last = start + sum((length - 1) * step for length, step in zip(shape, steps, strict=True))
+    if numel and (last + 1) * dtype.itemsize > storage.nbytes:
+        raise MalformedFile(
+            f"a tensor of size {list(shape)} and stride {list(steps)} reaches byte {(last + 1) * dtype.itemsize:,} "
+            f"of a storage of {storage.nbytes:,}"
+        )
+
+    def load() -> torch.Tensor:
+        return torch.empty(0, dtype=dtype).set_(storage.untyped, start, shape, steps)  # type: ignore[call-overload]
+
+    return TensorRef(dtype, shape, numel * dtype.itemsize, storage, load)
+
+
+def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> TensorRef:
+    """`_rebuild_tensor` and `_rebuild_tensor_v2`: what follows is requires_grad, hooks and metadata."""
+    return strided(storage, offset, size, stride)
+
+
+def rebuild_tensor_v3(
+    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, dtype: Any, *_rest: Any
+) -> TensorRef:
+    """`_rebuild_tensor_v3`: the dtype is given beside an untyped storage."""
+    if isinstance(dtype, GlobalName) and dtype.path.startswith("torch."):
+        raise VersionTooOld(f"the file has tensors of {dtype.path}, which torch {torch.__version__} does not know")
+    if not isinstance(dtype, torch.dtype):
+        raise MalformedFile("a tensor's dtype is not a dtype")
+    return strided(storage, offset, size, stride, dtype=dtype)
+
+
+def rebuild_parameter(data: Any, *_rest: Any) -> Any:
+    """`_rebuild_parameter`, `Parameter(data)` and `Variable(data)`: the tensor itself."""
+    return data
+
+
+def rebuild_quantized(storage: Any, offset: Any, size: Any, stride: Any, quantizer: Any, *_rest: Any) -> TensorRef:
+    """`_rebuild_qtensor`: per tensor (scale, zero point) or per channel (scales, zero points, axis)."""
+    raw = strided(storage, offset, size, stride)
+    scheme, *params = quantizer
+
+    def load() -> torch.Tensor:
+        if scheme == torch.per_tensor_affine:
+            scale, zero_point = params
+            empty = torch._empty_affine_quantized([0], scale=scale, zero_point=zero_point, dtype=raw.dtype)
+        else:
+            scales, zero_points, axis = params
+            empty = torch._empty_per_channel_affine_quantized(
+                raw.shape, scales=loaded(scales), zero_points=loaded(zero_points), axis=axis, dtype=raw.dtype
+            )
+        return empty.set_(storage.untyped, _whole(offset), raw.shape, _wholes(stride))  # type: ignore[call-overload]
+
+    return TensorRef(raw.dtype, raw.shape, raw.nbytes, storage, load, layout="quantized")
+
+
+def rebuild_sparse(layout: Any, data: Any) -> TensorRef:
+    """`_rebuild_sparse_tensor`: COO as (indices, values, size, is_coalesced?), CSR and kin as (compressed, plain,
+    values, size). Indices are validated by torch when the tensor is built."""
+    if layout == torch.sparse_coo:
+        indices, values, size, *rest = data
+        coalesced = rest[0] if rest else None
+        parts = (indices, values)
+
+        def load() -> torch.Tensor:
+            return torch.sparse_coo_tensor(
+                indices.load(), values.load(), shape, check_invariants=True, is_coalesced=coalesced
+            )
+    else:
+        compressed, plain, values, size = data
+        parts = (compressed, plain, values)
+
+        def load() -> torch.Tensor:
+            return torch.sparse_compressed_tensor(
+                *(part.load() for part in parts), size=shape, layout=layout, check_invariants=True
+            )
+
+    shape = _wholes(size)
+    if not all(isinstance(part, TensorRef) for part in parts):
+        raise MalformedFile("a sparse tensor's parts are not tensors")
+    return TensorRef(
+        values.dtype,
+        shape,
+        sum(part.nbytes for part in parts),
+        object(),
+        load,
+        layout=str(layout).removeprefix("torch."),
+    )
+
+
+def loaded(value: Any) -> torch.Tensor:
+    """A tensor that is part of another: brought in, unless it already is."""
+    if isinstance(value, TensorRef):
+        return value.load()
+    if isinstance(value, torch.Tensor):
+        return value
+    raise MalformedFile(f"a {type(value).__name__} where a tensor belongs")
+
+
+def storage_dtype(kind: Any) -> torch.dtype:
+    """The dtype of a storage class named in a file: `torch.FloatStorage`, `torch.cuda.HalfStorage`..."""
+    if isinstance(kind, GlobalName) and kind.path.rpartition(".")[2] in STORAGE_DTYPES:
+        return STORAGE_DTYPES[kind.path.rpartition(".")[2]]
+    raise MalformedFile(f"a storage is of an unknown type, {kind!r}")

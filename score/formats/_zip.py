@@ -1,0 +1,104 @@
+"""A zip archive whose stored records can be mapped. Names, sizes and offsets are checked before any is used."""
+
+import struct
+import zipfile
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+
+from score.errors import MalformedFile, TruncatedFile
+from score.formats._source import Source
+
+# What torch compresses is source code and debug information; weights are stored as they are.
+MAX_INFLATED = 256 << 20
+MAX_RATIO = 1100  # deflate can't do better than 1:1032 on honest data
+
+
+class Archive:
+    """The records of a zip, by their name below the archive's top folder. Raises `MalformedFile`, `TruncatedFile`."""
+
+    def __init__(self, path: Path, read: str) -> None:
+        self.path, self.source = path, Source(path, read)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                infos = [info for info in archive.infolist() if not info.is_dir()]
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+            raise TruncatedFile(f"{path.name}: a zip archive cut short or damaged ({error})") from None
+        self.entries: dict[str, zipfile.ZipInfo] = {}
+        for info in infos:
+            if info.filename in self.entries:
+                raise MalformedFile(f"{path.name}: two records are named {info.filename!r}")
+            parts = PurePosixPath(info.filename).parts
+            if info.filename.startswith("/") or ".." in parts or "\\" in info.filename:
+                raise MalformedFile(f"{path.name}: a record is named {info.filename!r}, which leaves the archive")
+            self.entries[info.filename] = info
+        self._refuse_overlaps()
+
+    def _refuse_overlaps(self) -> None:
+        end = 0
+        for info in sorted(self.entries.values(), key=lambda info: info.header_offset):
+            if info.header_offset < end:
+                raise MalformedFile(f"{self.path.name}: the record {info.filename!r} overlaps the one before it")
+            end = info.header_offset + 30 + len(info.filename.encode()) + info.compress_size
+
+    @cached_property
+    def root(self) -> str:
+        """The top folder that all records are in, with its slash; empty if there is none."""
+        tops = {name.partition("/")[0] for name in self.entries if "/" in name}
+        return f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in self.entries) else ""
+
+    def __contains__(self, name: str) -> bool:
+        return self.root + name in self.entries
+
+    def names(self) -> list[str]:
+        """Record names below the top folder, in the order of the archive."""
+        return [name.removeprefix(self.root) for name in self.entries]
+
+    def size(self, name: str) -> int:
+        return self._info(name).file_size
+
+    def _info(self, name: str) -> zipfile.ZipInfo:
+        info = self.entries.get(self.root + name)
+        if info is None:
+            raise MalformedFile(f"{self.path.name}: the record {name!r} is missing")
+        return info
+
+    def _offset(self, info: zipfile.ZipInfo) -> int:
+        """Where a record's bytes start: after its local header, whose lengths may differ from the directory's."""
+        header = self.source.bytes(info.header_offset, 30)
+        signature, name_length, extra_length = struct.unpack("<4s22xHH", header)
+        if signature != b"PK\x03\x04":
+            raise MalformedFile(f"{self.path.name}: no record where the directory says {info.filename!r} is")
+        return info.header_offset + 30 + int(name_length) + int(extra_length)
+
+    def bytes(self, name: str) -> bytes:
+        """A record's content, inflated if it is compressed."""
+        info = self._info(name)
+        if info.compress_type == zipfile.ZIP_STORED:
+            return self.source.bytes(self._offset(info), info.file_size)
+        if info.file_size > MAX_INFLATED or info.file_size > MAX_RATIO * max(info.compress_size, 1):
+            raise MalformedFile(
+                f"{self.path.name}: the record {name!r} claims to inflate from {info.compress_size:,} to "
+                f"{info.file_size:,} bytes"
+            )
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(info) as record:
+                content = record.read(info.file_size + 1)
+        except Exception as error:  # noqa: BLE001  # zipfile raises anything on damaged data: zlib.error, RuntimeError...
+            raise MalformedFile(f"{self.path.name}: the record {name!r} can't be inflated ({error})") from None
+        if len(content) != info.file_size:
+            raise MalformedFile(f"{self.path.name}: the record {name!r} is not as long as it claims")
+        return content
+
+    def text(self, name: str) -> str:
+        return self.bytes(name).decode("utf-8", "replace").strip()
+
+    def storage(self, name: str) -> torch.UntypedStorage:
+        """A record's content as a torch storage; mapped unless it is compressed."""
+        info = self._info(name)
+        if info.compress_type == zipfile.ZIP_STORED:
+            return self.source.storage(self._offset(info), info.file_size)
+        content: Any = bytearray(self.bytes(name))
+        return torch.frombuffer(content, dtype=torch.uint8).untyped_storage() if content else torch.UntypedStorage(0)

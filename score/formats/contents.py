@@ -1,0 +1,95 @@
+"""What opening a file gives: plain values, inert stand-ins, and tensors that are not in memory yet."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRef:
+    """A tensor in a file: its description, and how to bring it in.
+
+    `nbytes` is what its elements take, `storage` identifies the bytes it views (equal for tensors that share memory),
+    and `load` maps or reads them.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    nbytes: int
+    storage: object
+    load: Callable[[], torch.Tensor] = field(repr=False)
+    layout: str = "strided"
+
+    @property
+    def numel(self) -> int:
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+@dataclass(eq=False)
+class StandIn:
+    """An object of a class that is not ours to import: its class path, and whatever the file says it holds.
+
+    `args` are those it was made with, `state` what BUILD set, `items` what was appended, `mapping` what was set by key.
+    """
+
+    path: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    state: Any = None
+    items: list[Any] = field(default_factory=list)
+    mapping: dict[Any, Any] = field(default_factory=dict)
+
+    def attributes(self) -> dict[Any, Any]:
+        """The instance's attributes, from a `__dict__` or a `(dict, slots)` state."""
+        parts = self.state if isinstance(self.state, tuple) else (self.state,)
+        return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+
+    def children(self) -> Iterator[tuple[Any, Any]]:
+        """Everything it holds, by attribute, key or position."""
+        yield from self.attributes().items()
+        yield from self.mapping.items()
+        yield from enumerate(self.items)
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalName:
+    """A class or function that a file mentions and that was not imported."""
+
+    path: str
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A model that carries its own computation. `build(device)` gives a module that is ready to be called.
+
+    `code` says what building it would run that the file brought along; a program without is safe to build as it is.
+    """
+
+    build: Callable[[torch.device], nn.Module]
+    class_path: str
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """An opened checkpoint.
+
+    `tree` is what the file holds (dicts, lists, scalars, `TensorRef`s, `StandIn`s). `program` is there for files that
+    can be served as they are. `revive` reads the file again with its own classes imported and called; only
+    `score.trust` may decide to. `unsafe_globals` names what the file mentions and was not imported.
+    """
+
+    format: str
+    path: Path
+    tree: Any
+    program: Program | None = None
+    revive: Callable[[], Any] | None = None
+    unsafe_globals: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,162 @@
+"""`foreign`: files that are no PyTorch checkpoint, known by name so that the refusal can say what they are.
+
+To add one, add a row: what people call it, how its content is told, and the way out.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from score.errors import ForeignFormat, LoadError, TruncatedFile, UnsupportedFormat
+from score.formats.contents import Contents
+from score.formats.probe import Probe
+
+NAME = "foreign"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """One kind of foreign file: its name, the test of its content, the way out, and the error it is refused with."""
+
+    name: str
+    test: Callable[[Probe], bool]
+    way_out: str
+    error: type[LoadError] = ForeignFormat
+
+
+def _starts(*magics: bytes, at: int = 0) -> Callable[[Probe], bool]:
+    return lambda probe: probe.head[at:].startswith(magics)
+
+
+def _folder_has(*names: str) -> Callable[[Probe], bool]:
+    return lambda probe: probe.is_dir and all((probe.path / name).exists() for name in names)
+
+
+_ONNX = "Serve it with onnxruntime, or save the PyTorch model it was exported from."
+_AGAIN = "Download or copy the file again; check what the source really sends."
+_SYMLINK = re.compile(rb"(\.{1,2}/)+[\w./\-]+\n?\Z")
+
+KINDS = (
+    Foreign("an empty file", lambda probe: not probe.is_dir and probe.size == 0, _AGAIN, TruncatedFile),
+    Foreign(
+        "a git-lfs pointer, not the file it points to",
+        _starts(b"version https://git-lfs"),
+        "Run `git lfs pull` where the file comes from, and register the real file.",
+    ),
+    Foreign(
+        "the text of a symbolic link, not the file it points to",
+        lambda probe: probe.size < 512 and bool(_SYMLINK.match(probe.head)),
+        "Copy the file that the link points to (cp -L), and register that.",
+    ),
+    Foreign("an HTML page", lambda probe: _looks_like_html(probe.head), _AGAIN),
+    Foreign("an XML document, such as a storage service's error", _starts(b"<?xml"), _AGAIN),
+    Foreign(
+        "a file of zeros",
+        lambda probe: len(probe.head) >= 64 and not any(probe.head),
+        "The space was reserved and never written: copy the file again.",
+        TruncatedFile,
+    ),
+    Foreign(
+        "a zip archive that is cut short or damaged",
+        lambda probe: probe.head.startswith(b"PK\x03\x04") and not probe.names,
+        TruncatedFile.hint,
+        TruncatedFile,
+    ),
+    Foreign("a GGUF model (llama.cpp)", _starts(b"GGUF"), "Serve it with llama.cpp, or take the original safetensors."),
+    Foreign("a GGML model (llama.cpp)", _starts(b"lmgg", b"tjgg", b"fmgg"), "Take the original safetensors."),
+    Foreign(
+        "an HDF5 file (Keras or TensorFlow weights)",
+        _starts(b"\x89HDF\r\n\x1a\n"),
+        "Load it in Keras and export it to ONNX, or port the weights to a PyTorch model.",
+    ),
+    Foreign(
+        "a Keras 3 archive",
+        lambda probe: probe.has("config.json", "metadata.json") and probe.has_under("model.weights.h5"),
+        "Load it in Keras and export it to ONNX.",
+    ),
+    Foreign("a TensorFlow SavedModel", _folder_has("saved_model.pb"), "Convert it with tf2onnx, or use TF Serving."),
+    Foreign("a TensorFlow Lite model", _starts(b"TFL3", at=4), "Take the model that it was converted from."),
+    Foreign(
+        "a TensorFlow checkpoint",
+        lambda probe: probe.is_dir and (probe.path / "checkpoint").is_file() and any(probe.path.glob("*.index")),
+        "Export it to a SavedModel and convert that with tf2onnx.",
+    ),
+    Foreign(
+        "a Core ML package",
+        lambda probe: probe.is_dir and (probe.path / "Manifest.json").is_file() and (probe.path / "Data").is_dir(),
+        "Take the PyTorch model that it was converted from.",
+    ),
+    Foreign("a TensorRT engine", _starts(b"ptrt", b"ftrt"), "Take the PyTorch or ONNX model that it was built from."),
+    Foreign("an ExecuTorch program", _starts(b"ET1", at=4), "Take the torch.export program that it was made from."),
+    Foreign("a LightGBM model", _starts(b"tree\nversion="), "Serve it with MLflow or MLServer."),
+    Foreign("a single numpy array", _starts(b"\x93NUMPY"), "Save the weights by name: numpy.savez(path, **weights)."),
+    Foreign(
+        "a compressed file",
+        _starts(b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", b"BZh", b"7z\xbc\xaf\x27\x1c", b"Rar!"),
+        "Unpack it and register what is inside.",
+    ),
+    Foreign(
+        "a Stable-Baselines archive",
+        lambda probe: probe.has("data") and any(name.endswith(("policy.pth", "parameters")) for name in probe.names),
+        "Unpack it and serve policy.pth, with the policy's class in models/.",
+    ),
+    Foreign("torch-tar, torch.save before 0.1.10", lambda probe: _is_torch_tar(probe), "", UnsupportedFormat),
+    Foreign(
+        "aot-inductor, a compiled package", lambda probe: probe.has_under("data/aotinductor"), "", UnsupportedFormat
+    ),
+    Foreign("torch-package", lambda probe: probe.has(".data/extern_modules"), "", UnsupportedFormat),
+    Foreign("mar, a TorchServe archive", lambda probe: probe.has("MAR-INF/MANIFEST.json"), "", UnsupportedFormat),
+    Foreign("npz, a numpy archive", lambda probe: _is_npz(probe), "", UnsupportedFormat),
+    Foreign("mlflow, an MLflow model", _folder_has("MLmodel"), "", UnsupportedFormat),
+    Foreign("distcp, a distributed checkpoint", _folder_has(".metadata"), "", UnsupportedFormat),
+    Foreign("safetensors-sharded", _folder_has("model.safetensors.index.json"), "", UnsupportedFormat),
+    Foreign("torch-bin-sharded", _folder_has("pytorch_model.bin.index.json"), "", UnsupportedFormat),
+    Foreign("onnx, an ONNX graph", lambda probe: _is_onnx(probe.head), _ONNX, UnsupportedFormat),
+    Foreign("pickle, one that torch.save did not write", lambda probe: _is_pickle(probe), "", UnsupportedFormat),
+    Foreign(
+        "a zip archive that no known format writes",
+        lambda probe: bool(probe.names) and not _is_ours(probe),
+        "Unpack it and register the checkpoint inside.",
+    ),
+)
+
+
+def detect(probe: Probe) -> bool:
+    return _kind(probe) is not None
+
+
+def open(path: Path, read: str) -> Contents:
+    kind = _kind(Probe(path))
+    assert kind is not None, "open is called after detect"
+    raise kind.error(f"{path.name} is {kind.name}", hint=kind.way_out or None)
+
+
+def _kind(probe: Probe) -> Foreign | None:
+    return next((kind for kind in KINDS if kind.test(probe)), None)
+
+
+def _looks_like_html(head: bytes) -> bool:
+    return head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A protobuf whose first field is `ir_version` (1 to 20), followed by a field of ModelProto."""
+    return len(head) > 4 and head[0] == 0x08 and 1 <= head[1] <= 20 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
+
+
+def _is_torch_tar(probe: Probe) -> bool:
+    return probe.head[257:262] == b"ustar" and probe.head[:100].rstrip(b"\0") in (b"sys", b"./sys", b"storages")
+
+
+def _is_npz(probe: Probe) -> bool:
+    return bool(probe.names) and all(name.endswith(".npy") for name in probe.names)
+
+
+def _is_pickle(probe: Probe) -> bool:
+    head = probe.head
+    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[2:4] != b"\x8a\n"
+
+
+def _is_ours(probe: Probe) -> bool:
+    return probe.has("data.pkl") or probe.has("models/model.json") or probe.has("serialized_exported_program.json")

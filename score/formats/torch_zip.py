@@ -1,0 +1,76 @@
+"""`torch-zip`: torch.save since 1.6. A zip with `data.pkl` and one record per storage in `data/`.
+
+The records are stored, not compressed, so each storage is mapped where it lies. Source: torch/serialization.py.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from score.errors import MalformedFile, TruncatedFile, VersionTooOld
+from score.formats._pickled import FindStorage, foreign_byte_order, metadata, read_pickle, swapped
+from score.formats._tensors import StorageRef
+from score.formats._trusted import Trusted
+from score.formats._zip import Archive
+from score.formats.contents import Contents
+from score.formats.probe import Probe
+
+NAME = "torch-zip"
+NEWEST_VERSION = 10  # caffe2/serialize/versions.h, kMaxSupportedFileFormatVersion
+
+
+def detect(probe: Probe) -> bool:
+    return probe.has("data.pkl") and not probe.has("constants.pkl") and not probe.has(".data/extern_modules")
+
+
+def open(path: Path, read: str) -> Contents:
+    archive = Archive(path, read)
+    require_version(archive)
+    find = storages(archive)
+    pickled = read_pickle(archive.bytes("data.pkl"), find, name=f"{path.name}:data.pkl")
+
+    def revive() -> Any:
+        data = archive.bytes("data.pkl")
+        return read_pickle(data, find, name=f"{path.name}:data.pkl", policy=Trusted(pickled.unsafe)).value
+
+    return Contents(
+        NAME,
+        path,
+        pickled.value,
+        revive=revive,
+        unsafe_globals=pickled.unsafe,
+        metadata={"devices": list(pickled.locations), **metadata(pickled.value)},
+    )
+
+
+def require_version(archive: Archive) -> None:
+    """Raise `VersionTooOld` for an archive of a newer torch."""
+    text = archive.text("version") if "version" in archive else ""
+    if text.isdigit() and int(text) > NEWEST_VERSION:
+        raise VersionTooOld(
+            f"{archive.path.name}: archive version {text}, but torch {torch.__version__} reads up to {NEWEST_VERSION}",
+            hint="Use a newer torch (see requirements.lock), or save the file again with the version used here.",
+        )
+
+
+def storages(archive: Archive, folder: str = "data/") -> FindStorage:
+    """Where an archive keeps the storages that its pickle names."""
+    swap = foreign_byte_order(archive.text("byteorder") if "byteorder" in archive else "")
+
+    def find(key: str, dtype: torch.dtype, nbytes: int) -> StorageRef:
+        record = folder + key
+        if record not in archive:
+            raise MalformedFile(f"{archive.path.name}: the pickle names a storage {key!r} that is not in the archive")
+        if archive.size(record) < nbytes:
+            raise TruncatedFile(
+                f"{archive.path.name}: the storage {key!r} has {archive.size(record):,} bytes instead of {nbytes:,}"
+            )
+
+        def fetch() -> torch.UntypedStorage:
+            raw = archive.storage(record)
+            return swapped(raw, dtype) if swap else raw
+
+        return StorageRef(dtype, archive.size(record), fetch)
+
+    return find

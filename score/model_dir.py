@@ -1,0 +1,161 @@
+"""From AZUREML_MODEL_DIR to one checkpoint: a file, a folder, a folder in a folder. Never a silent guess."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from score.errors import (
+    LoadError,
+    ModelDirEmpty,
+    ModelDirMissing,
+    ModelDirUnreadable,
+    ModelDirUnset,
+    NoCheckpoint,
+    SeveralCheckpoints,
+)
+from score.formats import registry
+from score.settings import Settings
+
+TREE_LINES = 40
+# Plainly no checkpoints, whatever is in them; this only saves time, since formats are told by content.
+_SKIPPED_SUFFIXES = frozenset(
+    {".py", ".pyc", ".md", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".csv", ".tsv", ".log"}
+    | {".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".ipynb", ".sh", ".lock", ".html", ".css", ".js", ".parquet"}
+    | {".npy", ".whl", ".proto"}
+)
+_SKIPPED_FOLDERS = frozenset(("__pycache__", "node_modules", "site-packages", "venv"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint and its format, and the folder that was searched."""
+
+    path: Path
+    format: str
+    root: Path
+
+
+def find_checkpoint(settings: Settings) -> Found:
+    """The one checkpoint in the model folder, or the one that `SCORE_CHECKPOINT` names.
+
+    Raises a `LoadError` with the folder's tree: unset, missing, empty, unreadable, none, or several.
+    """
+    if settings.model_dir is None:
+        raise ModelDirUnset("AZUREML_MODEL_DIR is not set")
+    root = Path(os.path.abspath(settings.model_dir))  # noqa: PTH100  # resolve() would follow links
+    if not _exists(root):
+        raise ModelDirMissing(f"{root} does not exist", detail=_nearest(root))
+    if settings.checkpoint:
+        return _named(root, settings.checkpoint)
+    if root.is_file():
+        return Found(root, registry.detect(root) or _unknown(root, root), root.parent)
+    found = list(_search(root))
+    ours = [(path, format) for path, format in found if format not in ("foreign", "pickle")]
+    candidates = ours or found
+    if not candidates:
+        raise _nothing(root)
+    if len(candidates) > 1:
+        listed = "\n".join(f"{path.relative_to(root)}  ({format})" for path, format in candidates[:TREE_LINES])
+        kind = SeveralCheckpoints if ours else NoCheckpoint
+        what = "checkpoints" if ours else "files that look like models, none of which is a PyTorch checkpoint"
+        raise kind(f"{root} holds {len(candidates)} {what}", detail=f"{listed}\n\n{tree(root)}")
+    path, format = candidates[0]
+    return Found(path, format, root)
+
+
+def _named(root: Path, name: str) -> Found:
+    folder = root if root.is_dir() else root.parent
+    path = Path(os.path.normpath(folder / name))
+    if not path.is_relative_to(folder):
+        raise NoCheckpoint(f"SCORE_CHECKPOINT={name} leaves the model folder {folder}")
+    if not path.exists():
+        raise NoCheckpoint(f"SCORE_CHECKPOINT={name}: there is no such file in {folder}", detail=tree(folder))
+    return Found(path, registry.detect(path) or _unknown(path, folder), folder)
+
+
+def _unknown(path: Path, root: Path) -> str:
+    raise NoCheckpoint(f"{path} is not a checkpoint of any kind that is known here", detail=tree(root))
+
+
+def _search(root: Path) -> Iterator[tuple[Path, str]]:
+    """Every checkpoint below `root`: a folder that is one as a whole, else the files in it."""
+    format = registry.detect(root)
+    if format is not None:
+        yield root, format
+        return
+    for entry in _listed(root):
+        if entry.name.startswith(".") or _leaves(entry):
+            continue
+        if entry.is_dir():
+            if entry.name not in _SKIPPED_FOLDERS:
+                yield from _search(entry)
+        elif entry.is_file() and entry.suffix.lower() not in _SKIPPED_SUFFIXES:
+            format = registry.detect(entry)
+            if format is not None:
+                yield entry, format
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        raise _unreadable(folder) from None
+
+
+def _leaves(entry: Path) -> bool:
+    """A link that makes a loop."""
+    return entry.is_symlink() and entry.is_dir() and entry.resolve() in entry.parents
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() and (path.is_file() or bool(_listed(path)) or True)
+    except PermissionError:
+        raise _unreadable(path) from None
+
+
+def _unreadable(path: Path) -> LoadError:
+    return ModelDirUnreadable(f"this user (uid {os.getuid()}) may not read {path}")
+
+
+def _nothing(root: Path) -> LoadError:
+    if not any(path.is_file() for path in root.rglob("*")):
+        return ModelDirEmpty(f"{root} holds no files", detail=tree(root))
+    return NoCheckpoint(f"none of the files in {root} is a checkpoint", detail=tree(root))
+
+
+def _nearest(path: Path) -> str:
+    """The part of a missing path that does exist, and what is in it: most wrong paths are wrong at the end."""
+    above = next((parent for parent in path.parents if parent.exists()), Path("/"))
+    return f"it exists up to {above}, which holds:\n{tree(above, depth=1)}"
+
+
+def tree(root: Path, depth: int = 6) -> str:
+    """A folder's files and their sizes, indented, at most `TREE_LINES` of them."""
+    lines = list(_tree(root, 0, depth))
+    more = len(lines) - TREE_LINES
+    return "\n".join([*lines[:TREE_LINES], *([f"... and {more:,} more"] if more > 0 else [])])
+
+
+def _tree(path: Path, level: int, depth: int) -> Iterator[str]:
+    indent = "  " * level
+    try:
+        if path.is_dir():
+            yield f"{indent}{path.name}/"
+            if level < depth:
+                for child in sorted(path.iterdir()):
+                    yield from _tree(child, level + 1, depth)
+        else:
+            yield f"{indent}{path.name}  {size(path.stat().st_size)}"
+    except OSError as error:
+        yield f"{indent}{path.name}  ({error.strerror})"
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people: `512 B`, `4.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"

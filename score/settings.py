@@ -1,0 +1,152 @@
+"""Every setting, from one place: environment variables over `score.toml` in the model folder over defaults."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from score.errors import InvalidSetting
+
+TOML_NAME = "score.toml"
+
+
+def _words(value: Any) -> Any:
+    """`a, b c` as a list, since that is how several values are put into one environment variable."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _object(value: Any) -> Any:
+    """A JSON object given as text; anything else is left for the type to judge."""
+    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+
+
+class _ModelFolderToml(TomlConfigSettingsSource):
+    """`score.toml` travels with the checkpoint, so it is as untrusted as the checkpoint: it can't grant trust, nor
+    name a class outside the registry (which would import and call whatever it names)."""
+
+    def __call__(self) -> dict[str, Any]:
+        values = super().__call__()
+        granting = [name for name in values if name.startswith("trust_")]
+        if ":" in str(values.get("architecture", "")):
+            granting.append("architecture")
+        if granting:
+            raise InvalidSetting(
+                f"{TOML_NAME} may not set {', '.join(granting)}"
+                + (f" to {values['architecture']!r}" if "architecture" in granting else ""),
+                hint="Set it as a SCORE_ variable of the deployment: a model folder can't grant trust to itself.",
+            )
+        return values
+
+
+class Settings(BaseSettings):
+    """What decides how a checkpoint is found, loaded and served.
+
+    Each field is read from `SCORE_<NAME>`, then from `score.toml` in the model folder. `model_dir` comes from
+    `AZUREML_MODEL_DIR`, as Azure ML sets it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SCORE_", extra="forbid", env_ignore_empty=True)
+
+    model_dir: Path | None = Field(
+        None,
+        validation_alias="AZUREML_MODEL_DIR",
+        description="The file or folder that holds the checkpoint.",
+    )
+    checkpoint: str | None = Field(
+        None, description="Which checkpoint, as a path below the model folder, where there are several."
+    )
+    weights: str | None = Field(
+        None, description="Which weights inside the checkpoint: a dotted path, `ema`, or `.` for the root."
+    )
+    prefix: str | None = Field(
+        None, description="The key prefix to strip from the weights, where two prefixes match equally well."
+    )
+    architecture: str | None = Field(
+        None,
+        description="The model's class: a registered name, `package.module:Class`, or `path/to/file.py:Class`.",
+    )
+    architecture_kwargs: Annotated[dict[str, Any], NoDecode, BeforeValidator(_object)] = Field(
+        {}, description="The constructor's keyword arguments, as a JSON object."
+    )
+    inputs: Annotated[str | dict[str, str] | None, NoDecode, BeforeValidator(_object)] = Field(
+        None,
+        description="What the model takes, such as `float32[N, 1, 8, 8]`; for several inputs a JSON object by name.",
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    read: Literal["auto", "mmap", "read"] = Field(
+        "auto", description="How weights are brought in: mapped, read, or by the file system (network mounts: read)."
+    )
+    trust_code: bool = Field(False, description="Whether code from any file in the model folder may run.")
+    trust_sha256: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = Field(
+        frozenset(), description="SHA-256 digests of the files whose code may run."
+    )
+    max_body_mb: float = Field(100, gt=0, description="The largest request body, in megabytes.")
+
+    @field_validator("trust_sha256")
+    @classmethod
+    def _digests(cls, digests: frozenset[str]) -> frozenset[str]:
+        lowered = frozenset(digest.lower().removeprefix("sha256:") for digest in digests)
+        for digest in lowered:
+            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise ValueError(f"{digest!r} is not a SHA-256 digest (64 hexadecimal digits)")
+        return lowered
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        folder = init_settings().get("AZUREML_MODEL_DIR") or os.environ.get("AZUREML_MODEL_DIR") or ""
+        toml = Path(folder) / TOML_NAME
+        found = toml if folder and toml.is_file() else None
+        return init_settings, env_settings, _ModelFolderToml(settings_cls, toml_file=found)
+
+    @classmethod
+    def load(cls, model_dir: Path | None = None, **overrides: Any) -> "Settings":
+        """Read the settings. Raises `InvalidSetting` naming each wrong one and what it may be."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        if model_dir is not None:
+            given["AZUREML_MODEL_DIR"] = model_dir
+        try:
+            settings = cls(**given)
+        except ValidationError as error:
+            raise InvalidSetting("; ".join(map(_explain, error.errors()))) from None
+        except ValueError as error:  # score.toml that is not TOML, JSON that is not JSON
+            raise InvalidSetting(f"{TOML_NAME} or a SCORE_ variable can't be read: {error}") from None
+        _refuse_unknown_variables()
+        return settings
+
+
+def variable(field: str) -> str:
+    """The environment variable a field is read from."""
+    return "AZUREML_MODEL_DIR" if field in ("model_dir", "AZUREML_MODEL_DIR") else f"SCORE_{field.upper()}"
+
+
+def _explain(error: Any) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{TOML_NAME} has an unknown setting {name!r}"
+    return f"{variable(name)}={error['input']!r}: {error['msg']}"
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt `SCORE_` variable would otherwise be ignored in silence, which is how deployments go wrong."""
+    known = {variable(field) for field in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith("SCORE_") and name not in known)
+    if unknown:
+        raise InvalidSetting(
+            f"unknown setting {', '.join(unknown)}", detail="known settings:\n  " + "\n  ".join(sorted(known))
+        )

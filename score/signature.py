@@ -1,0 +1,140 @@
+"""What a model takes: names, dtypes and shapes, and the check of a request against them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from score.errors import InvalidSetting, NotNumeric, WrongDtype, WrongInputs, WrongShape
+
+Shape = tuple[int | None, ...]
+Arrays = np.ndarray | Mapping[str, np.ndarray]
+
+_SPEC = re.compile(r"(?P<dtype>\w+)(?:\[(?P<dims>[^\]]*)\])?\Z")
+_SCALARS = {"int": int, "float": float, "bool": bool}  # TorchScript takes Python values beside tensors
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input. `shape` counts the batch first and has None where any size goes; None as a whole means unknown.
+
+    `example` is a shape that the model is known or expected to take.
+    """
+
+    name: str
+    dtype: str
+    shape: Shape | None = None
+    example: tuple[int, ...] | None = None
+    required: bool = True
+
+    @property
+    def scalar(self) -> bool:
+        return self.dtype in _SCALARS
+
+    def __str__(self) -> str:
+        if self.scalar or self.shape is None:
+            return self.dtype
+        dims = [
+            "N" if size is None and axis == 0 else "?" if size is None else size for axis, size in enumerate(self.shape)
+        ]
+        return f"{self.dtype}[{', '.join(map(str, dims))}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """All inputs in the order that the model takes them; `source` says how that is known."""
+
+    inputs: tuple[InputSpec, ...]
+    source: str
+
+    @property
+    def known(self) -> bool:
+        """Whether every required input has a shape, so that one can be made up."""
+        return bool(self.inputs) and all(spec.scalar or spec.shape is not None for spec in self.inputs if spec.required)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"inputs": {spec.name: str(spec) for spec in self.inputs}, "source": self.source}
+
+
+def parse(spec: str | Mapping[str, str], names: list[str], source: str) -> Signature:
+    """`float32[N, 1, 8, 8]`, or a mapping from input names to such, as a signature.
+
+    A dimension is a number, or a word, `?` or `-1` for any size. A single spec is for the model's first input.
+    """
+    given = {names[0] if names else "input": spec} if isinstance(spec, str) else dict(spec)
+    return Signature(tuple(_input(name, text) for name, text in given.items()), source)
+
+
+def _input(name: str, text: str) -> InputSpec:
+    match = _SPEC.match(text.strip())
+    dtype = getattr(torch, match["dtype"], None) if match else None
+    if match is None or not (isinstance(dtype, torch.dtype) or match["dtype"] in _SCALARS):
+        raise InvalidSetting(f"{text!r} does not describe an input; one looks like float32[N, 3, 224, 224]")
+    if match["dims"] is None:
+        return InputSpec(name, match["dtype"])
+    dims = [dim.strip() for dim in match["dims"].split(",") if dim.strip()]
+    shape = tuple(int(dim) if dim.isdigit() else None for dim in dims)
+    return InputSpec(name, match["dtype"], shape)
+
+
+def validate(signature: Signature, arrays: Arrays) -> dict[str, Any]:
+    """The arrays of a request as the tensors (or Python scalars) that the model takes, by input name.
+
+    Raises `WrongInputs`, `WrongShape`, `WrongDtype` or `NotNumeric`.
+    """
+    specs = {spec.name: spec for spec in signature.inputs}
+    if not isinstance(arrays, Mapping):
+        first = next(iter(specs), "input")
+        arrays = {first: arrays}
+    unknown = [name for name in arrays if name not in specs]
+    missing = [name for name, spec in specs.items() if spec.required and name not in arrays]
+    if unknown or missing:
+        raise WrongInputs(f"the model takes {', '.join(specs) or 'no inputs'}; received {', '.join(arrays) or 'none'}")
+    return {name: _convert(spec, arrays[name]) for name, spec in specs.items() if name in arrays}
+
+
+def _convert(spec: InputSpec, array: np.ndarray) -> Any:
+    if array.dtype.kind not in "biufc":
+        raise NotNumeric(f"{spec.name}: received {array.dtype.kind!r} values where numbers belong")
+    if spec.scalar:
+        if array.size != 1:
+            raise WrongShape(f"{spec.name}: expected one {spec.dtype}, received {_shown(array.shape)}")
+        return _SCALARS[spec.dtype](array.reshape(()).item())
+    if spec.shape is not None and not _fits(spec.shape, array.shape):
+        raise WrongShape(f"{spec.name}: expected {spec}, received {_shown(array.shape)}")
+    return _cast(spec, array)
+
+
+def _fits(wanted: Shape, shape: tuple[int, ...]) -> bool:
+    return len(wanted) == len(shape) and all(
+        size is None or size == got for size, got in zip(wanted, shape, strict=True)
+    )
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _cast(spec: InputSpec, array: np.ndarray) -> torch.Tensor:
+    """The array in the model's dtype. Values may lose precision, never their meaning: no fraction is cut from a number
+    meant for an integer, and nothing finite becomes infinite."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if array.dtype.kind == "f" and not dtype.is_floating_point and not dtype.is_complex:
+        if not np.all(np.mod(array, 1) == 0):
+            raise WrongDtype(f"{spec.name}: expected {spec.dtype}, received numbers with a fraction")
+        if array.size and np.abs(array).max() >= 2.0**63:
+            raise WrongDtype(f"{spec.name}: {array.flat[np.abs(array).argmax()]:g} does not fit into {spec.dtype}")
+        array = array.astype(np.int64)
+    if array.dtype.kind in "iu" and not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool:
+        limits = torch.iinfo(dtype)
+        if array.size and not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
+            raise WrongDtype(f"{spec.name}: values from {array.min()} to {array.max()} do not fit into {spec.dtype}")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64) if not array.size or array.max() < 1 << 63 else array.astype(np.float64)
+    tensor = torch.from_numpy(np.array(array, order="C", copy=True)).to(dtype)
+    if dtype.is_floating_point and array.size and bool(torch.isinf(tensor).any()) and bool(np.isfinite(array).all()):
+        raise WrongDtype(f"{spec.name}: a value is too large for {spec.dtype}")
+    return tensor
