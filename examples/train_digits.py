@@ -7,6 +7,7 @@ is written to FOLDER (default `examples/digits`), a folder for each format. What
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -105,11 +106,16 @@ def main() -> None:
     print(f"accuracy on {HELD_BACK} held-back images: {accuracy:.1%}", file=sys.stderr)
     if accuracy < LEAST_ACCURACY:
         sys.exit(f"that is less than {LEAST_ACCURACY:.0%}: the example is broken")
+    folder.mkdir(parents=True, exist_ok=True)
     for name, write in writers(model, optimizer).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
         print(f"wrote {path}", file=sys.stderr)
+    _, _, images, labels = digits()
+    body = json.dumps({"data": images[:1].astype(int).tolist()})
+    (folder / "request.json").write_text(body)
+    print(f"wrote {folder / 'request.json'}: a request with an image of the digit {labels[0]}", file=sys.stderr)
 
 
 if __name__ == "__main__":

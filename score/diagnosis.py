@@ -6,11 +6,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import orjson
+import torch
+
+from score import probing
 from score.errors import LoadError
 from score.served import Served
 
 log = logging.getLogger("azmlinfsrv.score")
 
+LARGEST_EXAMPLE = 256  # numbers in a command that people paste
 BOOT_ERROR = 3  # gunicorn stops its master on this exit code, instead of forking for ever
 
 
@@ -24,7 +29,7 @@ def diagnosed() -> Iterator[None]:
     try:
         yield
     except LoadError as error:
-        log.error("the model can't be served\n\n%s\n", error.screen())
+        log.error("the model can't be served\n\n%s", error.screen())
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -33,10 +38,26 @@ def diagnosed() -> Iterator[None]:
 
 def report(served: Served) -> None:
     """Log what was loaded and what it takes; at the end as JSON, for machines."""
-    import orjson
-
     for line in served.report.lines():
         log.info("%s", line)
     takes = ", ".join(f"{spec.name}: {spec}" for spec in served.signature.inputs)
     log.info("takes %s (%s)", takes, served.signature.source)
     log.info("load report %s", orjson.dumps(served.report.as_dict(), default=str).decode())
+    log.info("try it:\n\n%s\n", curl(served, os.environ.get("SERVER_PORT", "5001")))
+
+
+def curl(served: Served, port: str) -> str:
+    """A command to paste that gets a prediction; for large or unknown inputs, one that shows the model card."""
+    url = f"http://127.0.0.1:{port}/score"
+    spec = served.signature.inputs[0] if len(served.signature.inputs) == 1 else None
+    if spec is None or spec.scalar or not served.signature.known:
+        return f"curl -s {url}"
+    value = probing.synthetic(served.signature)[spec.name]
+    assert isinstance(value, torch.Tensor)
+    if value.numel() <= LARGEST_EXAMPLE:
+        numbers = value.round(decimals=2).numpy() if value.dtype == torch.float32 else value.tolist()
+        data = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+        return f"curl -s {url} -d '{{\"data\": {data}}}'"
+    shape, number = list(value.shape), 0.5 if value.is_floating_point() else 0
+    body = f"import json, numpy; print(json.dumps({{\"data\": numpy.full({shape}, {number}).tolist()}}))"
+    return f"python3 -c '{body}' | curl -s {url} -d @-"

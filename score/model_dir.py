@@ -1,7 +1,7 @@
 """From AZUREML_MODEL_DIR to one checkpoint: a file, a folder, a folder in a folder. Never a silent guess."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +56,9 @@ def find_checkpoint(settings: Settings) -> Found:
     if not candidates:
         raise _nothing(root)
     if len(candidates) > 1:
-        listed = "\n".join(f"{path.relative_to(root)}  ({format})" for path, format in candidates[:TREE_LINES])
         kind = SeveralCheckpoints if ours else NoCheckpoint
         what = "checkpoints" if ours else "files that look like models, none of which is a PyTorch checkpoint"
-        raise kind(f"{root} holds {len(candidates)} {what}", detail=f"{listed}\n\n{tree(root)}")
+        raise kind(f"{root} holds {len(candidates)} {what}", detail=tree(root, notes=dict(found)))
     path, format = candidates[0]
     return Found(path, format, root)
 
@@ -131,23 +130,23 @@ def _nearest(path: Path) -> str:
     return f"it exists up to {above}, which holds:\n{tree(above, depth=1)}"
 
 
-def tree(root: Path, depth: int = 6) -> str:
-    """A folder's files and their sizes, indented, at most `TREE_LINES` of them."""
-    lines = list(_tree(root, 0, depth))
+def tree(root: Path, depth: int = 6, notes: Mapping[Path, str] | None = None) -> str:
+    """A folder's files with their sizes, indented, at most `TREE_LINES` of them; `notes` says more of some paths."""
+    lines = list(_tree(root, 0, depth, notes or {}))
     more = len(lines) - TREE_LINES
     return "\n".join([*lines[:TREE_LINES], *([f"... and {more:,} more"] if more > 0 else [])])
 
 
-def _tree(path: Path, level: int, depth: int) -> Iterator[str]:
-    indent = "  " * level
+def _tree(path: Path, level: int, depth: int, notes: Mapping[Path, str]) -> Iterator[str]:
+    indent, note = "  " * level, f"  <- {notes[path]}" if path in notes else ""
     try:
         if path.is_dir():
-            yield f"{indent}{path.name}/"
+            yield f"{indent}{path.name}/{note}"
             if level < depth:
                 for child in sorted(path.iterdir()):
-                    yield from _tree(child, level + 1, depth)
+                    yield from _tree(child, level + 1, depth, notes)
         else:
-            yield f"{indent}{path.name}  {size(path.stat().st_size)}"
+            yield f"{indent}{path.name}  {size(path.stat().st_size)}{note}"
     except OSError as error:
         yield f"{indent}{path.name}  ({error.strerror})"
 

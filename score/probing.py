@@ -44,7 +44,7 @@ def synthetic(signature: Signature, rows: int = 1) -> dict[str, torch.Tensor | i
 
 def _made_up(spec: InputSpec, rows: int, generator: torch.Generator) -> Any:
     if spec.scalar:
-        return {"int": 1, "float": 1.0, "bool": False}[spec.dtype]
+        return {"py_int": 1, "py_float": 1.0, "py_bool": False}[spec.dtype]
     dtype: torch.dtype = getattr(torch, spec.dtype)
     shape = spec.example or tuple(1 if size is None else size for size in spec.shape or (1,))
     if spec.shape is None or (spec.shape and spec.shape[0] is None):
@@ -85,7 +85,7 @@ def _input_names(module: nn.Module) -> list[InputSpec]:
 
 def _script_input(argument: Any, dtype: str) -> InputSpec:
     kind = str(argument.type)
-    scalar = {"int": "int", "float": "float", "bool": "bool"}.get(kind, dtype)
+    scalar = f"py_{kind}" if kind in ("int", "float", "bool") else dtype
     return InputSpec(argument.name, scalar, required=not argument.has_default_value() and "Optional" not in kind)
 
 

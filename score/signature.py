@@ -14,7 +14,7 @@ Shape = tuple[int | None, ...]
 Arrays = np.ndarray | Mapping[str, np.ndarray]
 
 _SPEC = re.compile(r"(?P<dtype>\w+)(?:\[(?P<dims>[^\]]*)\])?\Z")
-_SCALARS = {"int": int, "float": float, "bool": bool}  # TorchScript takes Python values beside tensors
+_SCALARS = {"py_int": int, "py_float": float, "py_bool": bool}  # TorchScript takes Python values beside tensors
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ def _input(name: str, text: str) -> InputSpec:
     dtype = getattr(torch, match["dtype"], None) if match else None
     if match is None or not (isinstance(dtype, torch.dtype) or match["dtype"] in _SCALARS):
         raise InvalidSetting(f"{text!r} does not describe an input; one looks like float32[N, 3, 224, 224]")
+    label = str(dtype).removeprefix("torch.") if dtype else match["dtype"]
     if match["dims"] is None:
-        return InputSpec(name, match["dtype"])
+        return InputSpec(name, label)
     dims = [dim.strip() for dim in match["dims"].split(",") if dim.strip()]
     shape = tuple(int(dim) if dim.isdigit() else None for dim in dims)
-    return InputSpec(name, match["dtype"], shape)
+    return InputSpec(name, label, shape)
 
 
 def validate(signature: Signature, arrays: Arrays) -> dict[str, Any]:

@@ -105,7 +105,11 @@ def metadata(value: Any, limit: int = 64) -> Mapping[str, Any]:
     """The plain values at the top of a checkpoint (epoch, versions, hyper-parameters) that JSON can show."""
     if not isinstance(value, dict):
         return {}
-    shown = ((str(key), plain(item)) for key, item in list(value.items())[:limit])
+    shown = (
+        (str(key), plain(item))
+        for key, item in list(value.items())[:limit]
+        if not (isinstance(item, dict) and "param_groups" in item)  # an optimizer's state is no one's metadata
+    )
     return {key: item for key, item in shown if item is not None}
 
 

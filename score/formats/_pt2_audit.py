@@ -22,6 +22,7 @@ _OPERATOR = re.compile(
     r"(torch\.ops\.(?!_?load_)(?!.*__)\w+\.\w+(\.\w+)?"  # an operator by namespace, name and overload
     r"|torch\.sym_\w+|_operator\.(?!.*__)(?!call|attrgetter|methodcaller)\w+|math\.\w+)\Z"
 )
+_SYMBOL = re.compile(r"[a-z]{1,3}\d+\Z")  # sympy evaluates strings too, where a function takes an expression
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _QUALIFIED = re.compile(r"[\w.\-]*\Z")
 _NAME_KEYS = {"name", "user_input_name", "input_name", "output_name"}
@@ -149,9 +150,11 @@ def is_plain_expression(text: str) -> bool:
 
 def _is_plain_node(node: ast.AST) -> bool:
     if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and not node.keywords
+        return isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
+    if isinstance(node, ast.keyword):  # Symbol('s0', positive=True, integer=True)
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, bool)
     if isinstance(node, ast.Constant):
-        return isinstance(node.value, (int, float, bool))
+        return isinstance(node.value, (int, float)) or (isinstance(node.value, str) and bool(_SYMBOL.match(node.value)))
     if isinstance(node, ast.Name):
         return "__" not in node.id
     return isinstance(node, _EXPRESSION)

@@ -16,18 +16,29 @@ MAX_INFLATED = 256 << 20
 MAX_RATIO = 1100  # deflate can't do better than 1:1032 on honest data
 
 
+def directory(path: Path) -> list[zipfile.ZipInfo]:
+    """The directory of a zip, without its folders. Raises `TruncatedFile`.
+
+    An archive that is cut short can end in a whole one that was inside of it; Python would read that, so the first
+    record has to be where the file starts.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        raise TruncatedFile(f"{path.name}: a zip archive cut short or damaged ({error})") from None
+    if infos and min(info.header_offset for info in infos) != 0:
+        raise TruncatedFile(f"{path.name}: a zip archive cut short: only one that lies inside of it is whole")
+    return [info for info in infos if not info.is_dir()]
+
+
 class Archive:
     """The records of a zip, by their name below the archive's top folder. Raises `MalformedFile`, `TruncatedFile`."""
 
     def __init__(self, path: Path, read: str) -> None:
         self.path, self.source = path, Source(path, read)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                infos = [info for info in archive.infolist() if not info.is_dir()]
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-            raise TruncatedFile(f"{path.name}: a zip archive cut short or damaged ({error})") from None
         self.entries: dict[str, zipfile.ZipInfo] = {}
-        for info in infos:
+        for info in directory(path):
             if info.filename in self.entries:
                 raise MalformedFile(f"{path.name}: two records are named {info.filename!r}")
             parts = PurePosixPath(info.filename).parts

@@ -1,11 +1,12 @@
 """What the detectors look at: the first bytes of a file, or the names inside an archive. Never the extension."""
 
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from score.errors import TruncatedFile
 from score.formats._source import readable
+from score.formats._zip import directory
 
 HEAD_BYTES = 4096
 
@@ -38,9 +39,8 @@ class Probe:
         if not self.head.startswith(b"PK\x03\x04"):
             return frozenset()
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                return frozenset(archive.namelist())
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError):
+            return frozenset(info.filename for info in directory(self.path))
+        except TruncatedFile:
             return frozenset()
 
     def member(self, name: str) -> str | None:

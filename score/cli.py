@@ -1,0 +1,201 @@
+"""The command line: `score inspect`, `check`, `serve`, `predict`, `convert`.
+
+Exit codes: 0 done; 2 wrong usage; 3 the checkpoint can't be loaded; 4 the request was refused.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from score.errors import LoadError, RequestError, ScoreError
+from score.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, help="Serve any PyTorch checkpoint.", rich_markup_mode="rich"
+)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+Model = Annotated[Path, typer.Argument(help="The checkpoint, or the folder that holds it.")]
+
+
+class Target(Enum):
+    """What `convert` writes."""
+
+    safetensors = "safetensors"
+    torch_export = "torch-export"
+
+
+@app.command()
+def inspect(
+    path: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Say what a file is and holds, without running anything from it."""
+    with _errors_shown(), _working(f"reading {path.name}"):
+        from score.inspection import inspect as look
+
+        found = look(path, Settings.load(path))
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2, default=str) + b"\n")
+    if "error" in found:
+        if not as_json:
+            err.print(_screen(found["error"]))
+        raise typer.Exit(LoadError.exit_code)
+    if not as_json:
+        _show(found)
+
+
+@app.command()
+def check(path: Model) -> None:
+    """Load a checkpoint and answer one made-up request, exactly as the server would."""
+    with _errors_shown():
+        with _working(f"loading {path.name}"):
+            from score import probing
+            from score.codecs import json_dialects
+            from score.errors import InputsUnknown
+            from score.main import load_model
+            from score.signature import validate
+
+            served = load_model(Settings.load(path))
+        for line in served.report.lines():
+            out.print(escape(line))
+        takes = ", ".join(f"{spec.name}: {spec}" for spec in served.signature.inputs)
+        out.print(escape(f"takes {takes} ({served.signature.source})"))
+        if not served.signature.known:
+            raise InputsUnknown(f"{path.name} is loaded, but nothing says what shape of input it takes")
+        body = orjson.dumps({"inputs": _as_lists(probing.synthetic(served.signature))})
+        decoded = json_dialects.decode(body)
+        answer = json_dialects.encode(served.predict(validate(served.signature, decoded.arrays)), decoded)
+        out.print(escape(f"answers {_shortened(answer.body)}"))
+        out.print("[green]ready to serve[/green]")
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="The request's body; - for standard input.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="The checkpoint, or its folder.")],
+) -> None:
+    """Answer one request from a file, without a server."""
+    with _errors_shown():
+        with _working(f"loading {model.name}"):
+            from score.codecs import registry as codecs
+            from score.main import load_model
+            from score.signature import validate
+
+            served = load_model(Settings.load(model))
+        body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        codec = codecs.choose("", body)
+        decoded = codec.decode(body)
+        answer = codec.encode(served.predict(validate(served.signature, decoded.arrays)), decoded)
+    sys.stdout.buffer.write(answer.body + b"\n")
+
+
+@app.command()
+def serve(
+    path: Model,
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 5001,
+) -> None:
+    """Serve a checkpoint over HTTP, with the server that Azure ML runs."""
+    root = Path(__file__).resolve().parent.parent
+    server = Path(sys.executable).parent / "azmlinfsrv"
+    os.environ["AML_APP_ROOT"] = str(root)
+    os.environ["AZUREML_MODEL_DIR"] = str(path.absolute())
+    entry = str(root / "score" / "main.py")
+    os.execv(server, [str(server), "--entry_script", entry, "--model_dir", str(path.absolute()), "--port", str(port)])
+
+
+@app.command()
+def convert(
+    path: Model,
+    output: Annotated[Path, typer.Argument(help="The file to write.")],
+    to: Annotated[Target, typer.Option(help="The format to write.")] = Target.safetensors,
+) -> None:
+    """Write a checkpoint's weights as safetensors, or the whole model as a torch.export program."""
+    with _errors_shown(), _working(f"converting {path.name}"):
+        from score import conversion
+
+        settings = Settings.load(path)
+        if to is Target.safetensors:
+            written = conversion.to_safetensors(settings, output)
+        else:
+            written = conversion.to_torch_export(settings, output)
+    out.print(escape(f"wrote {output}: {written}"))
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """Any error of ours on one screen, on standard error, and its exit code."""
+    try:
+        yield
+    except ScoreError as error:
+        err.print(_screen(error.as_dict()))
+        raise typer.Exit(4 if isinstance(error, RequestError) else error.exit_code) from None
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """A spinner for people while something takes its time; nothing where the output is no terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        progress.add_task(escape(what), total=None)
+        yield
+
+
+def _screen(error: dict[str, str]) -> str:
+    """`ScoreError.screen`, with the code in colour."""
+    parts = [f"[bold red]ERROR {error['code']}[/]: {escape(error['message'])}"]
+    parts += [f"  {escape(line)}" for line in error.get("detail", "").splitlines()]
+    return "\n".join([*parts, f"[bold]What to do[/]: {escape(error['hint'])}"])
+
+
+def _show(found: dict[str, Any]) -> None:
+    from score.model_dir import size
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    weights = found["weights_path"]
+    rows = {
+        "file": f"{found['path']} ({size(found['bytes'])})",
+        "format": found["format"],
+        "sha256": found["sha256"],
+        "weights at": "ambiguous: set SCORE_WEIGHTS" if weights is None else weights or "the root",
+        "tensors": f"{found['tensors']:,} ({', '.join(f'{name} x {count}' for name, count in found['dtypes'].items())})",
+        "parameters": f"{found['parameters']:,}",
+        "prefix": found["prefix"] or "none",
+        "architecture": found["architecture"] or "not recognised: set SCORE_ARCHITECTURE",
+        "would import": ", ".join(found["unsafe_globals"]) or "nothing: plain data",
+    }
+    for name, value in rows.items():
+        table.add_row(name, escape(str(value)))
+    for candidate in found["candidates"] if len(found["candidates"]) > 1 else ():
+        shown = f"{candidate['path'] or '(root)'}: {candidate['tensors']:,} tensors, {size(candidate['bytes'])}"
+        table.add_row("candidate", escape(f"{shown}, {candidate['kind']}"))
+    for name, value in found["metadata"].items():
+        table.add_row(f"  {name}", escape(_shortened(orjson.dumps(value, default=str))))
+    out.print(table)
+
+
+def _as_lists(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in inputs.items()}
+
+
+def _shortened(text: bytes, limit: int = 300) -> str:
+    shown = text.decode()
+    return shown if len(shown) <= limit else shown[:limit] + " ..."
+
+
+if __name__ == "__main__":
+    app()

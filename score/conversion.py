@@ -1,0 +1,46 @@
+"""Write a checkpoint in another format: `score convert`."""
+
+from pathlib import Path
+
+import torch
+
+from score import checkpoint, probing
+from score.errors import InputsUnknown, ModelRejected, UnsupportedFormat
+from score.formats.registry import open_checkpoint
+from score.main import load_model
+from score.model_dir import find_checkpoint, size
+from score.settings import Settings
+
+
+def to_safetensors(settings: Settings, output: Path) -> str:
+    """Write the chosen weights, under their own names, as one safetensors file. Says what was written."""
+    from safetensors.torch import save_file
+
+    found = find_checkpoint(settings)
+    weights = checkpoint.weights_of(open_checkpoint(found.path, settings.read), settings.weights)
+    if weights is None:
+        raise UnsupportedFormat(f"{found.path.name} holds no weights that safetensors could hold")
+    odd = [name for name, tensor in weights.tensors.items() if tensor.layout != "strided"]
+    if odd:
+        raise UnsupportedFormat(f"safetensors holds dense tensors only, and {odd[0]} is {weights.tensors[odd[0]].layout}")
+    # safetensors refuses tensors that share memory or skip elements, so each is written on its own
+    save_file({name: tensor.load().contiguous().clone() for name, tensor in weights.tensors.items()}, output)
+    return f"{len(weights.tensors):,} tensors, {size(output.stat().st_size)}"
+
+
+def to_torch_export(settings: Settings, output: Path) -> str:
+    """Export the loaded model with a free batch dimension. Raises `InputsUnknown` where no example can be made up."""
+    served = load_model(settings)
+    if not served.signature.known:
+        raise InputsUnknown("exporting traces the model on an example, and nothing says what it takes")
+    examples = probing.synthetic(served.signature, rows=2)
+    free = {
+        name: {0: torch.export.Dim.AUTO} if isinstance(value, torch.Tensor) and value.ndim else None
+        for name, value in examples.items()
+    }
+    try:
+        program = torch.export.export(served.module, tuple(examples.values()), dynamic_shapes=tuple(free.values()))
+    except Exception as error:
+        raise ModelRejected(f"torch.export can't trace {served.report.architecture}: {error}") from error
+    torch.export.save(program, output)
+    return f"{served.report.architecture}, {size(output.stat().st_size)}"

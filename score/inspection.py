@@ -1,0 +1,84 @@
+"""What a file is and holds, as one object: `score inspect`. Runs nothing from the file, and reads no tensor's values."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from score import architecture, checkpoint
+from score.align import common_wrapper
+from score.checkpoint import Candidate
+from score.errors import ArchitectureAmbiguous, LoadError, SeveralWeights
+from score.formats.contents import Contents
+from score.formats.registry import open_checkpoint
+from score.model_dir import find_checkpoint
+from score.settings import Settings
+from score.trust import file_sha256
+
+
+def inspect(path: Path, settings: Settings) -> dict[str, Any]:
+    """The object that `score inspect --json` prints. A refused file gives `path`, `format` and `error` instead."""
+    format = None
+    try:
+        found = find_checkpoint(settings)
+        path, format = found.path, found.format
+        contents = open_checkpoint(found.path, settings.read)
+        return _describe(contents, settings)
+    except LoadError as error:
+        return {"path": str(path), "format": format, "error": error.as_dict()}
+
+
+def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
+    try:
+        weights = checkpoint.weights_of(contents, settings.weights)
+        path = weights.path if weights else ""
+    except SeveralWeights:
+        weights, path = None, None
+    files = sorted(item for item in contents.path.rglob("*") if item.is_file()) if contents.path.is_dir() else []
+    return {
+        "path": str(contents.path),
+        "format": contents.format,
+        "bytes": sum(file.stat().st_size for file in files or [contents.path]),
+        "sha256": _sha256(contents.path, files),
+        "weights_path": path,
+        "tensors": len(weights.tensors) if weights else 0,
+        "parameters": weights.parameters if weights else 0,
+        "dtypes": weights.dtypes if weights else {},
+        "prefix": common_wrapper(weights.tensors) if weights else "",
+        "candidates": [_candidate(candidate) for candidate in checkpoint.candidates(contents)],
+        "unsafe_globals": list(contents.unsafe_globals),
+        "architecture": _architecture(contents, weights),
+        "metadata": dict(contents.metadata),
+    }
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "path": candidate.path,
+        "kind": candidate.kind,
+        "tensors": len(candidate.tensors),
+        "parameters": candidate.parameters,
+        "bytes": candidate.nbytes,
+    }
+
+
+def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
+    """The class that the file names, or the registered one that it is recognised as."""
+    if contents.program is not None:
+        return contents.program.class_path
+    if weights is None:
+        return None
+    if weights.class_path:
+        return weights.class_path
+    try:
+        found = architecture.recognise(weights)
+    except ArchitectureAmbiguous:
+        return None
+    return found.name if found else None
+
+
+def _sha256(path: Path, files: list[Path]) -> str:
+    """A file's digest; for a folder, the digest of its files' names and digests, in the manner of `sha256sum`."""
+    if not files:
+        return file_sha256(path)
+    lines = (f"{file_sha256(file)}  {file.relative_to(path)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,59 @@
+"""When it can't serve it says why: the same diagnosis in the server's log and on the command line, as the last lines."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.simple_model import SimpleModel
+from tests.server import environment, refused
+
+
+def _truncated(folder: Path) -> None:
+    torch.save(SimpleModel().state_dict(), folder / "model.pt")
+    content = (folder / "model.pt").read_bytes()
+    (folder / "model.pt").write_bytes(content[: len(content) // 2])
+
+
+def _mismatched(folder: Path) -> None:
+    state = SimpleModel().state_dict()
+    torch.save({"lin.weight": state["linear.weight"], "linear.bias": torch.zeros(3)}, folder / "model.pt")
+
+
+CASES: dict[str, tuple[Callable[[Path], object], dict[str, str], str, str]] = {
+    "several": (
+        lambda folder: [torch.save(SimpleModel().state_dict(), folder / name) for name in ("a.pt", "b.pt")],
+        {}, "several_checkpoints", "SCORE_CHECKPOINT",
+    ),
+    "truncated": (_truncated, {}, "truncated_file", "copied whole"),
+    "mismatch": (_mismatched, {"SCORE_ARCHITECTURE": "SimpleModel"}, "weights_mismatch", "another class"),
+    "no such gpu": (
+        lambda folder: torch.save(SimpleModel().state_dict(), folder / "model.pt"),
+        {"SCORE_DEVICE": "cuda:99"}, "device_unavailable", "SCORE_DEVICE",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_log_ends_with_the_diagnosis_that_the_command_line_shows(name: str, tmp_path: Path) -> None:
+    make, settings, code, hint = CASES[name]
+    model, logs = tmp_path / "model", tmp_path / "logs"
+    model.mkdir()
+    logs.mkdir()
+    make(model)
+    status, log = refused(model, logs, **settings)
+    assert status == 3
+    assert "Traceback" not in log.partition("Invoking user's init function")[2]
+    command = [Path(sys.executable).parent / "score", "check", model]
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment(**settings))
+    assert shown.returncode == 3
+    assert shown.stderr.startswith(f"ERROR {code}: ")
+    assert hint in shown.stderr
+    assert shown.stderr.strip() in log
+    # gunicorn's master says three lines more; nothing else follows
+    after = log.partition(shown.stderr.strip())[2].strip().splitlines()
+    assert all("gunicorn.error" in line for line in after), after
+    assert len(shown.stderr.splitlines()) <= 40

@@ -1,0 +1,83 @@
+"""What holds of every format: it is told by content, read as torch reads it, and nothing in it runs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from score import checkpoint
+from score.errors import LoadError
+from score.formats import registry
+from score.formats.probe import Probe
+from tests.makers import MAKERS
+
+REFUSED = {"foreign"}
+
+
+def test_every_format_has_a_maker_and_a_row_in_the_readme() -> None:
+    names = set(registry.formats()) - REFUSED
+    assert names == set(MAKERS)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    missing = [name for name in registry.formats() if f"| `{name}` |" not in readme]
+    assert not missing
+
+
+@pytest.fixture(params=MAKERS)
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, dict[str, torch.Tensor]]:
+    state = MAKERS[request.param](tmp_path)
+    (path,) = tmp_path.iterdir()
+    return request.param, path, state
+
+
+def test_it_is_told_by_content_alone(made: tuple[str, Path, object], tmp_path: Path) -> None:
+    name, path, _ = made
+    disguised = path.rename(tmp_path / "weights.t7")
+    assert [format for format, module in registry.formats().items() if module.detect(Probe(disguised))] == [name]
+
+
+def test_the_weights_are_what_torch_reads(made: tuple[str, Path, dict[str, torch.Tensor]]) -> None:
+    name, path, state = made
+    contents = registry.open_checkpoint(path)
+    assert contents.format == name
+    weights = checkpoint.weights_of(contents)
+    assert weights is not None
+    assert weights.path == ""
+    assert set(weights.tensors) == set(state)
+    assert weights.parameters == sum(tensor.numel() for tensor in state.values())
+    for key, ref in weights.tensors.items():
+        loaded = ref.load()
+        assert loaded.dtype == ref.dtype == state[key].dtype
+        assert tuple(loaded.shape) == ref.shape == tuple(state[key].shape)
+        assert torch.equal(loaded, state[key])
+
+
+@pytest.mark.parametrize("read", ["mmap", "read"])
+def test_mapping_and_reading_give_the_same(made: tuple[str, Path, dict[str, torch.Tensor]], read: str) -> None:
+    _, path, state = made
+    weights = checkpoint.weights_of(registry.open_checkpoint(path, read))
+    assert weights is not None
+    for key, ref in weights.tensors.items():
+        assert torch.equal(ref.load(), state[key])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 0.9, 0.999])
+def test_a_file_cut_short_is_refused_with_a_typed_error(made: tuple[str, Path, object], share: float) -> None:
+    _, path, _ = made
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(LoadError) as caught:
+        contents = registry.open_checkpoint(path)
+        for ref in (checkpoint.weights_of(contents) or pytest.fail("no weights")).tensors.values():
+            ref.load()
+    assert caught.value.code in ("truncated_file", "malformed_file", "no_checkpoint", "foreign_format", "unsupported_format")
+    assert path.name in caught.value.message
+
+
+def test_weights_never_change_the_file(made: tuple[str, Path, object]) -> None:
+    _, path, _ = made
+    before = path.read_bytes()
+    weights = checkpoint.weights_of(registry.open_checkpoint(path, "mmap"))
+    assert weights is not None
+    for ref in weights.tensors.values():
+        ref.load().zero_()
+    assert path.read_bytes() == before

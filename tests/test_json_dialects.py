@@ -1,0 +1,100 @@
+"""The JSON decoder: whatever is sent, it gives arrays or says what is wrong."""
+
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from score.codecs.json_dialects import accepts, decode, encode
+from score.codecs.registry import Decoded
+from score.errors import NotNumeric, RaggedRows, RequestError, UnknownBody, WrongInputs
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=20,
+)
+DIALECTS = st.sampled_from(["data", "inputs", "instances", "input_data", "dataframe_split"])
+FLOATS = hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=4), elements=st.floats(-1e6, 1e6, width=32))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
+    try:
+        decode(body)
+    except RequestError as error:
+        assert error.status == 400
+        assert error.message
+
+
+@given(DIALECTS, JSON)
+def test_any_json_is_decoded_or_refused(dialect: str, value: Any) -> None:
+    try:
+        decoded = decode(json.dumps({dialect: value}).encode())
+    except RequestError as error:
+        assert error.status == 400
+    else:
+        arrays = decoded.arrays.values() if isinstance(decoded.arrays, dict) else [decoded.arrays]
+        assert all(array.dtype.kind in "biuf" for array in arrays)
+
+
+@given(DIALECTS, FLOATS)
+def test_arrays_survive_the_way_in(dialect: str, array: np.ndarray) -> None:
+    value = {"data": array.tolist()} if dialect == "dataframe_split" else array.tolist()
+    decoded = decode(orjson.dumps({dialect: value}))
+    assert decoded.dialect == dialect
+    np.testing.assert_array_equal(decoded.arrays, array)
+
+
+@given(FLOATS)
+def test_arrays_survive_the_way_out(array: np.ndarray) -> None:
+    body = encode(array, Decoded(array, "data")).body
+    np.testing.assert_array_equal(np.array(json.loads(body)["predictions"], np.float32), array)
+
+
+@given(hnp.arrays(np.float32, hnp.array_shapes(max_side=3)))
+def test_every_answer_is_valid_json(array: np.ndarray) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in an answer")
+
+    json.loads(encode({"scores": array}, Decoded(array, "inputs")).body, parse_constant=refuse)
+
+
+def test_named_inputs_and_records() -> None:
+    columns = decode(b'{"inputs": {"a": [1, 2], "b": [[1.5], [2.5]]}}').arrays
+    records = decode(b'{"instances": [{"a": 1, "b": [1.5]}, {"a": 2, "b": [2.5]}]}').arrays
+    assert isinstance(columns, dict)
+    assert isinstance(records, dict)
+    for name in ("a", "b"):
+        np.testing.assert_array_equal(columns[name], records[name])
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "says"),
+    [
+        (b'{"data": [[1, 2], [3]]}', RaggedRows, r"data\[1\] has 1 values, data\[0\] has 2"),
+        (b'{"data": [[[1], [2]], [[1], [2, 3]]]}', RaggedRows, r"data\[1\]\[1\] has 2"),
+        (b'{"data": [1, [2]]}', RaggedRows, r"data\[0\] is a number, its neighbour a list"),
+        (b'{"data": [[1, null]]}', NotNumeric, r"data\[0\]\[1\] is null"),
+        (b'{"data": ["a"]}', NotNumeric, r"data\[0\] is a string"),
+        (b'{"inputs": {"x": [true, "1"]}}', NotNumeric, r"x\[1\] is a string"),
+        (b'{"instances": [{"a": 1}, {"b": 1}]}', WrongInputs, r"instances\[1\] has b"),
+        (b'{"dataframe_split": {"columns": ["a"], "data": [[1, 2]]}}', RaggedRows, "2 values for 1 columns"),
+        (b'"data"', UnknownBody, "a JSON string"),
+        (b"{}", UnknownBody, "no keys"),
+    ],
+)
+def test_what_is_wrong_is_said_by_place(body: bytes, error: type[RequestError], says: str) -> None:
+    with pytest.raises(error, match=says):
+        decode(body)
+
+
+def test_json_is_told_by_its_content() -> None:
+    assert accepts("image/png", b'  {"data": []}')
+    assert accepts("application/x-www-form-urlencoded", b"nonsense")
+    assert not accepts("image/png", b"\x89PNG")
