@@ -13,7 +13,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from torch import nn
 
@@ -32,8 +32,12 @@ class Registered:
 _REGISTERED: dict[str, Registered] = {}
 
 
+@overload
+def register(cls: Model, /) -> Model: ...
+@overload
+def register(*, inputs: str | dict[str, str] | None = None) -> Callable[[Model], Model]: ...
 def register(
-    cls: Model | None = None, *, inputs: str | dict[str, str] | None = None
+    cls: Model | None = None, /, *, inputs: str | dict[str, str] | None = None
 ) -> Model | Callable[[Model], Model]:
     """Class decorator: make a `torch.nn.Module` known by its name. Two classes can't share one (`ValueError`)."""
 

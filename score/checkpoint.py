@@ -205,6 +205,4 @@ def _why_none(contents: Contents) -> tuple[str]:
         return (f"{name} holds an object of class {tree.path} that has no weights in it",)
     if not keys:
         return (f"{name} holds {type(tree).__name__ if tree not in ({}, [], ()) else 'nothing'}, and no weights",)
-    return (
-        f"{name}: nothing in it is a mapping of names to tensors. It holds: {', '.join(sorted(keys)[:12])}",
-    )
+    return (f"{name}: nothing in it is a mapping of names to tensors. It holds: {', '.join(sorted(keys)[:12])}",)

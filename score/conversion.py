@@ -22,7 +22,9 @@ def to_safetensors(settings: Settings, output: Path) -> str:
         raise UnsupportedFormat(f"{found.path.name} holds no weights that safetensors could hold")
     odd = [name for name, tensor in weights.tensors.items() if tensor.layout != "strided"]
     if odd:
-        raise UnsupportedFormat(f"safetensors holds dense tensors only, and {odd[0]} is {weights.tensors[odd[0]].layout}")
+        raise UnsupportedFormat(
+            f"safetensors holds dense tensors only, and {odd[0]} is {weights.tensors[odd[0]].layout}"
+        )
     # safetensors refuses tensors that share memory or skip elements, so each is written on its own
     save_file({name: tensor.load().contiguous().clone() for name, tensor in weights.tensors.items()}, output)
     return f"{len(weights.tensors):,} tensors, {size(output.stat().st_size)}"

@@ -36,7 +36,7 @@ def diagnosed() -> Iterator[None]:
         os._exit(BOOT_ERROR)
 
 
-def report(served: Served) -> None:
+def tell(served: Served) -> None:
     """Log what was loaded and what it takes; at the end as JSON, for machines."""
     for line in served.report.lines():
         log.info("%s", line)
@@ -59,5 +59,5 @@ def curl(served: Served, port: str) -> str:
         data = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY).decode()
         return f"curl -s {url} -d '{{\"data\": {data}}}'"
     shape, number = list(value.shape), 0.5 if value.is_floating_point() else 0
-    body = f"import json, numpy; print(json.dumps({{\"data\": numpy.full({shape}, {number}).tolist()}}))"
+    body = f'import json, numpy; print(json.dumps({{"data": numpy.full({shape}, {number}).tolist()}}))'
     return f"python3 -c '{body}' | curl -s {url} -d @-"

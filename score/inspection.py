@@ -1,4 +1,4 @@
-"""What a file is and holds, as one object: `score inspect`. Runs nothing from the file, and reads no tensor's values."""
+"""What a file is and holds, as one object: `score inspect`. Runs nothing from it, and reads no tensor's values."""
 
 import hashlib
 from pathlib import Path

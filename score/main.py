@@ -8,9 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs th
 from azureml_inference_server_http.api.aml_request import rawhttp
 from flask import Request, Response
 
-from score import architecture, checkpoint, device, http, load, probing
+from score import architecture, checkpoint, device, http, load
 from score.codecs import registry as codecs
-from score.diagnosis import diagnosed, report
+from score.diagnosis import diagnosed, tell
 from score.errors import MethodNotAllowed
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
@@ -30,9 +30,8 @@ def load_model(settings: Settings) -> Served:
     design = architecture.find(contents, weights, settings)
     alignment = architecture.match(design, weights, settings.prefix)
     where = device.choose(settings.device, weights.nbytes if weights else 0)
-    module, loaded = load.load(contents, weights, design, alignment, where)
-    signature = probing.find(module, *design.declared_inputs(settings.inputs))
-    return Served(module, signature, loaded)
+    module, report = load.load(contents, weights, design, alignment, where)
+    return Served(module, report, *design.declared_inputs(settings.inputs))
 
 
 def init() -> None:
@@ -40,7 +39,7 @@ def init() -> None:
     with diagnosed():
         settings = Settings.load()
         served = load_model(settings)
-    report(served)
+        tell(served)
     served.warm_up()
     http.own_the_errors_of_routing()
 

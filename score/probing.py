@@ -69,7 +69,8 @@ def _input_names(module: nn.Module) -> list[InputSpec]:
     """The parameters of `forward`, without shapes."""
     dtype = _default_dtype(module)
     if isinstance(module, torch.jit.ScriptModule):
-        arguments = list(module.forward.schema.arguments)[1:]
+        forward: Any = module.forward
+        arguments = list(forward.schema.arguments)[1:]
         return [_script_input(argument, dtype) for argument in arguments]
     placeholders = _placeholders(module)
     if placeholders:

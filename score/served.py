@@ -4,6 +4,7 @@ import logging
 import platform
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,17 @@ log = logging.getLogger("azmlinfsrv.score")
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A module on its device, with its signature and the report of how it was loaded."""
+    """A module on its device, the report of how it was loaded, and what it was said to take, and by whom."""
 
     module: nn.Module
-    signature: Signature
     report: LoadReport
+    declared: str | dict[str, str] | None = None
+    declared_by: str = ""
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What the model takes. Where nobody said, this tries the model, so it is found on first use."""
+        return probing.find(self.module, self.declared, self.declared_by)
 
     def predict(self, inputs: dict[str, Any]) -> np.ndarray | dict[str, np.ndarray]:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said."""

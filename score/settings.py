@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         folder = init_settings().get("AZUREML_MODEL_DIR") or os.environ.get("AZUREML_MODEL_DIR") or ""
         toml = Path(folder) / TOML_NAME
-        found = toml if folder and toml.is_file() else None
+        found = toml if folder and os.path.isfile(toml) else None  # noqa: PTH113  # False where it can't be read
         return init_settings, env_settings, _ModelFolderToml(settings_cls, toml_file=found)
 
     @classmethod

@@ -41,9 +41,7 @@ class Server:
 
     def request(self, path: str = "/score", body: bytes | None = None, method: str = "POST", **headers: str) -> Answer:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", data=body, method=method, headers=sent
-        )
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=body, method=method, headers=sent)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return Answer(answer.status, dict(answer.headers), answer.read())

@@ -36,9 +36,7 @@ def test_integers_are_cast() -> None:
 
 @given(
     st.sampled_from(["float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool"]),
-    hnp.arrays(
-        st.sampled_from([np.int64, np.float64, np.uint64, np.bool_]), hnp.array_shapes(max_dims=3, max_side=3)
-    ),
+    hnp.arrays(st.sampled_from([np.int64, np.float64, np.uint64, np.bool_]), hnp.array_shapes(max_dims=3, max_side=3)),
 )
 def test_a_cast_keeps_the_values_or_is_refused(dtype: str, array: np.ndarray) -> None:
     signature = Signature((InputSpec("x", dtype),), "test")

@@ -29,7 +29,7 @@ class DtypeShell:
     def dtype(self) -> np.dtype[Any]:
         if not _PLAIN_DTYPE.match(self.name):
             raise MalformedFile(f"a numpy value of dtype {self.name!r} can't be read without running code")
-        return np.dtype(self.name).newbyteorder(self.order)  # type: ignore[call-overload]
+        return np.dtype(self.name).newbyteorder(self.order)  # type: ignore[arg-type]
 
 
 @dataclass(eq=False)

@@ -133,7 +133,9 @@ def _judge(key: str, value: str) -> Iterator[str]:
         yield f"the operator {value[:80]!r}"
     elif key == "expr_str" and not is_plain_expression(value):
         yield f"the expression {value[:80]!r}"
-    elif (key in _NAME_KEYS and value and not _NAME.match(value)) or (key in _QUALIFIED_KEYS and not _QUALIFIED.match(value)):
+    elif (key in _NAME_KEYS and value and not _NAME.match(value)) or (
+        key in _QUALIFIED_KEYS and not _QUALIFIED.match(value)
+    ):
         yield f"the name {value[:80]!r}, as Python source"
     elif key in ("in_spec", "out_spec") and value and not _is_plain_tree(value):
         yield f"the input or output types {value[:80]!r}"

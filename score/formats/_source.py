@@ -59,7 +59,7 @@ class Source:
             view = torch.frombuffer(self._map, dtype=torch.uint8, count=nbytes, offset=offset)
             return view.untyped_storage()
         buffer = torch.empty(nbytes, dtype=torch.uint8)
-        window, done = memoryview(buffer.numpy()), 0
+        window, done = memoryview(buffer.numpy()).cast("B"), 0  # type: ignore[arg-type]  # numpy's stubs lag
         with readable(self.path) as descriptor:
             while done < nbytes:
                 got = os.preadv(descriptor, [window[done : done + (1 << 30)]], offset + done)

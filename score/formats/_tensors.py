@@ -127,35 +127,28 @@ def rebuild_quantized(storage: Any, offset: Any, size: Any, stride: Any, quantiz
 def rebuild_sparse(layout: Any, data: Any) -> TensorRef:
     """`_rebuild_sparse_tensor`: COO as (indices, values, size, is_coalesced?), CSR and kin as (compressed, plain,
     values, size). Indices are validated by torch when the tensor is built."""
-    if layout == torch.sparse_coo:
-        indices, values, size, *rest = data
-        coalesced = rest[0] if rest else None
-        parts = (indices, values)
-
-        def load() -> torch.Tensor:
-            return torch.sparse_coo_tensor(
-                indices.load(), values.load(), shape, check_invariants=True, is_coalesced=coalesced
-            )
-    else:
-        compressed, plain, values, size = data
-        parts = (compressed, plain, values)
-
-        def load() -> torch.Tensor:
-            return torch.sparse_compressed_tensor(
-                *(part.load() for part in parts), size=shape, layout=layout, check_invariants=True
-            )
-
-    shape = _wholes(size)
-    if not all(isinstance(part, TensorRef) for part in parts):
+    coo = layout == torch.sparse_coo
+    parts, size, rest = (data[:2], data[2], data[3:]) if coo else (data[:3], data[3], ())
+    shape, values = _wholes(size), parts[-1]
+    if not all(isinstance(part, (TensorRef, torch.Tensor)) for part in parts):
         raise MalformedFile("a sparse tensor's parts are not tensors")
-    return TensorRef(
-        values.dtype,
-        shape,
-        sum(part.nbytes for part in parts),
-        object(),
-        load,
-        layout=str(layout).removeprefix("torch."),
-    )
+
+    def load() -> torch.Tensor:
+        brought: Any = [loaded(part) for part in parts]
+        try:
+            if coo:
+                coalesced = bool(rest[0]) if rest and rest[0] is not None else None
+                return torch.sparse_coo_tensor(
+                    brought[0], brought[1], shape, check_invariants=True, is_coalesced=coalesced
+                )
+            return torch.sparse_compressed_tensor(
+                brought[0], brought[1], brought[2], shape, layout=layout, check_invariants=True
+            )
+        except (RuntimeError, ValueError) as error:
+            raise MalformedFile(f"a sparse tensor's parts do not fit together: {error}") from None
+
+    nbytes = sum(part.nbytes for part in parts)
+    return TensorRef(values.dtype, shape, nbytes, object(), load, layout=str(layout).removeprefix("torch."))
 
 
 def loaded(value: Any) -> torch.Tensor:

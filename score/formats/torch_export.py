@@ -74,7 +74,7 @@ def _dtype(name: str, code: Any) -> torch.dtype:
     """torch._export.serde.schema.ScalarType, by number."""
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 
-    dtype = _SERIALIZE_TO_TORCH_DTYPE.get(code)
+    dtype: torch.dtype | None = _SERIALIZE_TO_TORCH_DTYPE.get(code)
     if dtype is None:
         raise VersionTooOld(
             f"the weight {name!r} has dtype number {code!r}, which torch {torch.__version__} does not know"

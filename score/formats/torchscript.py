@@ -7,7 +7,6 @@ Source: torch/csrc/jit/serialization, docs/serialization.md.
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -72,7 +71,7 @@ def _collect(module: StandIn, prefix: str, names: dict[str, list[str]], into: di
 
 def _load(path: Path, device: torch.device) -> nn.Module:
     try:
-        module: Any = torch.jit.load(str(path), map_location=device)
+        module: nn.Module = torch.jit.load(str(path), map_location=device)
     except RuntimeError as error:
         raise explained(path, error) from None
     return module

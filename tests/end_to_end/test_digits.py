@@ -28,7 +28,9 @@ SAVED = [
 
 
 @pytest.fixture(scope="module", params=SAVED)
-def server(request: pytest.FixtureRequest, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    request: pytest.FixtureRequest, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     # Half of them by their folder, half by the file itself: both are how Azure mounts a model.
     path = digits_folder / request.param
     given = path if SAVED.index(request.param) % 2 else path.parent

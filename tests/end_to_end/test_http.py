@@ -155,7 +155,17 @@ def test_the_log_tells_the_load_report(server: Server) -> None:
     assert "architecture SimpleModel (recognised by keys and shapes)" in server.log
     line = next(line for line in server.log.splitlines() if "load report {" in line)
     report = json.loads(line.partition("load report ")[2])
-    assert {"format", "weights_path", "prefix", "tensors", "parameters", "dtypes", "device", "gb_per_s", "ignored"} <= set(report)
+    assert {
+        "format",
+        "weights_path",
+        "prefix",
+        "tensors",
+        "parameters",
+        "dtypes",
+        "device",
+        "gb_per_s",
+        "ignored",
+    } <= set(report)
 
 
 def test_nan_and_infinity_in_an_answer_become_null(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""When it can't serve it says why: the same diagnosis in the server's log and on the command line, as the last lines."""
+"""When it can't serve it says why: the same in the server's log, as its last lines, and on the command line."""
 
 import subprocess
 import sys

@@ -69,7 +69,13 @@ def test_a_file_cut_short_is_refused_with_a_typed_error(made: tuple[str, Path, o
         contents = registry.open_checkpoint(path)
         for ref in (checkpoint.weights_of(contents) or pytest.fail("no weights")).tensors.values():
             ref.load()
-    assert caught.value.code in ("truncated_file", "malformed_file", "no_checkpoint", "foreign_format", "unsupported_format")
+    assert caught.value.code in (
+        "truncated_file",
+        "malformed_file",
+        "no_checkpoint",
+        "foreign_format",
+        "unsupported_format",
+    )
     assert path.name in caught.value.message
 
 

@@ -79,7 +79,10 @@ def _nested() -> dict[str, tuple[Any, str]]:
         "with an optimizer": ({"net": state, "optim": {"state": {0: {"m": torch.ones(3)}}, "param_groups": []}}, "net"),
         "with optimizers of any name": ({"w": state, "g": [{"state": {}, "param_groups": [{"lr": 1}]}]}, "w"),
         "beside EMA": ({"params": state, "params_ema": state.copy()}, "params"),
-        "step, model, opt, ema": ({"step": 1, "model": state, "opt": {"m": torch.ones(2)}, "ema": state.copy()}, "model"),
+        "step, model, opt, ema": (
+            {"step": 1, "model": state, "opt": {"m": torch.ones(2)}, "ema": state.copy()},
+            "model",
+        ),
         "with RNG state": ({"weights": state, "rng_state": torch.get_rng_state(), "cuda_rng": []}, "weights"),
         "with a loss": ({"model_state": state, "best": {"loss": torch.tensor(0.1)}}, "model_state"),
         "element of a list": ([state, {"epoch": 2}], "0"),
@@ -142,7 +145,7 @@ def test_a_dtype_that_this_torch_lacks_is_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.pt") as old, zipfile.ZipFile(tmp_path / "new.pt", "w") as new:
         for name in old.namelist():
             new.writestr(name, old.read(name).replace(b"uint16", b"uint99"))
-    with pytest.raises(VersionTooOld, match="torch.uint99"):
+    with pytest.raises(VersionTooOld, match="uint99"):
         open_checkpoint(tmp_path / "new.pt")
 
 

@@ -1,0 +1,97 @@
+"""Choosing the weights, and saying what a file without weights is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from score import checkpoint
+from score.errors import NoWeights, SeveralWeights, WeightsNotFound
+from score.formats.registry import open_checkpoint
+from tests.makers import net
+
+LINEAR = nn.Linear(3, 2).state_dict()
+
+
+def choose(value: Any, folder: Path, wanted: str | None = None) -> checkpoint.Candidate:
+    torch.save(value, folder / "model.pt")
+    return checkpoint.choose(open_checkpoint(folder / "model.pt"), wanted)
+
+
+def adam() -> dict[str, Any]:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (adam(), "optimizer's state only"),
+        ({"optimizer": adam(), "epoch": 3}, "training state only"),
+        ({"lr_scheduler": {"last_epoch": 3}, "rng_state": torch.get_rng_state()}, "training state only"),
+        (torch.ones(3, 4), "a single tensor of shape [3, 4]"),
+        ({}, "nothing"),
+        ({"accuracy": 0.9, "name": "x"}, "nothing in it is a mapping of names to tensors. It holds: accuracy, name"),
+        (nn.ReLU(), "a module of class torch.nn.modules.activation.ReLU that has no parameters"),
+        (3, "holds int"),
+    ],
+)
+def test_a_file_without_weights_is_told_for_what_it_is(tmp_path: Path, value: Any, says: str) -> None:
+    with pytest.raises(NoWeights) as caught:
+        choose(value, tmp_path)
+    assert says in caught.value.message
+
+
+def test_a_tie_lists_the_candidates_with_their_sizes(tmp_path: Path) -> None:
+    with pytest.raises(SeveralWeights) as caught:
+        choose({"generator": LINEAR, "critic": nn.Linear(5, 4).state_dict()}, tmp_path)
+    lines = caught.value.detail.splitlines()
+    assert ["generator", "2", "8"] == [lines[0].split()[at] for at in (0, 1, 3)]
+    assert ["critic", "2", "24"] == [lines[1].split()[at] for at in (0, 1, 3)]
+
+
+def test_the_setting_decides(tmp_path: Path) -> None:
+    value = {"generator": LINEAR, "critic": nn.Linear(5, 4).state_dict(), "model_ema": LINEAR.copy()}
+    assert choose(value, tmp_path, "critic").path == "critic"
+    assert choose(value, tmp_path, "ema").path == "model_ema"
+    with pytest.raises(WeightsNotFound) as caught:
+        choose(value, tmp_path, "net")
+    assert "generator" in caught.value.detail
+    assert choose(LINEAR, tmp_path, ".").path == ""
+
+
+def test_an_ema_copy_that_is_alone_is_taken(tmp_path: Path) -> None:
+    assert choose({"ema": LINEAR, "step": 3}, tmp_path).kind == "ema"
+
+
+def test_a_pickled_module_yields_its_state_dict(tmp_path: Path) -> None:
+    model = net()
+    found = choose(model, tmp_path)
+    assert found.class_path == "tests.makers.Net"
+    state = model.state_dict()  # without `scale`, which is not persistent
+    assert list(found.tensors) == list(state)
+    for name, tensor in state.items():
+        assert torch.equal(found.tensors[name].load(), tensor)
+
+
+def test_tied_weights_of_a_pickled_module_are_both_there(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    found = choose(model, tmp_path)
+    assert list(found.tensors) == list(model.state_dict())
+    assert found.tensors["0.weight"].storage is found.tensors["1.weight"].storage
+
+
+def test_a_mapping_that_holds_itself(tmp_path: Path) -> None:
+    value: dict[str, Any] = {"state_dict": LINEAR}
+    value["self"] = value
+    assert choose(value, tmp_path).path == "state_dict"
+
+
+def test_the_same_mapping_twice_is_one_candidate(tmp_path: Path) -> None:
+    assert choose({"model": LINEAR, "best": LINEAR}, tmp_path).path == "model"

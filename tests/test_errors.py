@@ -1,0 +1,39 @@
+"""Every error has a code, a status and a hint, and reads the same everywhere."""
+
+import re
+
+from score import errors
+from score.errors import LoadError, RequestError, ScoreError, WeightsMismatch, every_error
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    assert errors.__doc__ is not None
+    drawn = re.findall(r"[├└]── (\w+)", errors.__doc__)
+    abstract = {"LoadError", "RequestError"}
+    assert set(drawn) - abstract == {kind.__name__ for kind in every_error()}
+    assert len(drawn) == len(set(drawn))
+
+
+def test_every_error_has_all_that_a_user_needs() -> None:
+    codes = [kind.code for kind in every_error()]
+    assert len(codes) == len(set(codes))
+    for kind in every_error():
+        error = kind("what was found")
+        assert re.fullmatch(r"[a-z_]+", kind.code)
+        assert error.hint.endswith((".", "?")), kind
+        assert set(error.as_dict()) == {"code", "message", "hint"}
+        expected = 503 if issubclass(kind, LoadError) else kind.status
+        assert error.status == expected
+        assert issubclass(kind, (LoadError, RequestError))
+
+
+def test_statuses_are_those_that_the_docstring_says() -> None:
+    assert errors.__doc__ is not None
+    for name, status in re.findall(r"── (\w+) +(\d{3})", errors.__doc__):
+        assert getattr(errors, name).status == int(status), name
+
+
+def test_one_screen() -> None:
+    error: ScoreError = WeightsMismatch("keys differ", hint="Do this.", detail="a\nb")
+    assert error.screen() == "ERROR weights_mismatch: keys differ\n  a\n  b\nWhat to do: Do this."
+    assert error.as_dict()["detail"] == "a\nb"
