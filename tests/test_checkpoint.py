@@ -51,8 +51,8 @@ def test_a_tie_lists_the_candidates_with_their_sizes(tmp_path: Path) -> None:
     with pytest.raises(SeveralWeights) as caught:
         choose({"generator": LINEAR, "critic": nn.Linear(5, 4).state_dict()}, tmp_path)
     lines = caught.value.detail.splitlines()
-    assert ["generator", "2", "8"] == [lines[0].split()[at] for at in (0, 1, 3)]
-    assert ["critic", "2", "24"] == [lines[1].split()[at] for at in (0, 1, 3)]
+    assert [lines[0].split()[at] for at in (0, 1, 3)] == ["generator", "2", "8"]
+    assert [lines[1].split()[at] for at in (0, 1, 3)] == ["critic", "2", "24"]
 
 
 def test_the_setting_decides(tmp_path: Path) -> None:

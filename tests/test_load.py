@@ -12,7 +12,9 @@ from score.errors import DeviceUnavailable, Uninitialised
 from score.settings import Settings
 
 
-def served(model: nn.Module, folder: Path, cls: str, state: dict[str, torch.Tensor] | None = None, **kwargs: Any) -> nn.Module:
+def served(
+    model: nn.Module, folder: Path, cls: str, state: dict[str, torch.Tensor] | None = None, **kwargs: Any
+) -> nn.Module:
     torch.save(model.state_dict() if state is None else state, folder / "model.pt")
     settings = Settings.load(folder / "model.pt", architecture=f"{__name__}:{cls}", device="cpu", **kwargs)
     return main.load_model(settings).module
@@ -169,9 +171,7 @@ def test_the_gpu_is_taken_if_there_is_one(tmp_path: Path) -> None:
     model = Tied()
     torch.save(model.state_dict(), tmp_path / "model.pt")
     for setting in ("auto", "cuda", "cuda:0"):
-        found = main.load_model(
-            Settings.load(tmp_path / "model.pt", architecture=f"{__name__}:Tied", device=setting)
-        )
+        found = main.load_model(Settings.load(tmp_path / "model.pt", architecture=f"{__name__}:Tied", device=setting))
         assert all(value.is_cuda for value in found.module.state_dict().values())
         assert torch.equal(found.module.state_dict()["head.weight"].cpu(), model.head.weight)
 

@@ -26,6 +26,7 @@ _KNOWN: dict[str, Callable[..., Any]] = {
     "builtins.dict": lambda pairs=(): dict(pairs),
     "builtins.tuple": lambda items=(): tuple(_list(items)),
     "builtins.complex": lambda real=0.0, imag=0.0: complex(float(real), float(imag)),
+    "builtins.bytes": lambda data=b"", encoding="latin-1": _numpy._raw(data),
     "builtins.bytearray": lambda data=b"", encoding="latin-1": bytearray(_numpy._raw(data)),
     "_codecs.encode": lambda text, encoding="latin-1": _encode(text, encoding),
     "torch.Size": lambda sizes=(): tuple(_list(sizes)),

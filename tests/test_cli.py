@@ -1,0 +1,132 @@
+"""The command line, as a user types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from models.digits_cnn import DigitsCNN
+from models.simple_model import SimpleModel
+from score.cli import app
+from score.trust import file_sha256
+from tests.server import environment
+
+KEYS = ["path", "format", "bytes", "sha256", "weights_path", "tensors", "parameters", "dtypes", "prefix", "candidates",
+        "unsafe_globals", "architecture", "metadata"]  # fmt: skip
+
+
+def score(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_inspect_prints_one_object_with_the_designs_keys(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    state = {f"module.{name}": value for name, value in SimpleModel().state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3, "hyper_parameters": {"lr": 0.1}}, path)
+    command = [Path(sys.executable).parent / "score", "inspect", path, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    found = json.loads(done.stdout)
+    assert list(found) == KEYS
+    assert found == {
+        "path": str(path),
+        "format": "torch-zip",
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+        "weights_path": "state_dict",
+        "tensors": 2,
+        "parameters": 22,
+        "dtypes": {"float32": 2},
+        "prefix": "module.",
+        "candidates": [{"path": "state_dict", "kind": "weights", "tensors": 2, "parameters": 22, "bytes": 88}],
+        "unsafe_globals": [],
+        "architecture": "SimpleModel",
+        "metadata": {"devices": ["cpu"], "epoch": 3, "hyper_parameters": {"lr": 0.1}},
+    }
+
+
+def test_inspect_refuses_with_the_same_keys_each_time(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"GGUF" + bytes(20))
+    done = score("inspect", tmp_path, "--json")
+    assert done.exit_code == 3
+    found = json.loads(done.stdout)
+    assert list(found) == ["path", "format", "error"]
+    assert found["format"] == "foreign"
+    assert {"code", "message", "hint"} <= set(found["error"])
+    assert "GGUF" in found["error"]["message"]
+
+
+def test_inspect_for_people(digits_folder: Path) -> None:
+    done = score("inspect", digits_folder / "torch-zip-training")
+    assert done.exit_code == 0
+    for said in ("torch-zip", "model_state_dict", "85,452", "DigitsCNN", "nothing: plain data"):
+        assert said in done.stdout
+
+
+def test_inspect_lists_the_candidates_of_a_tie(tmp_path: Path) -> None:
+    state = SimpleModel().state_dict()
+    torch.save({"a": state, "b": {k: v.clone() for k, v in state.items()}}, tmp_path / "model.pt")
+    found = json.loads(score("inspect", tmp_path, "--json").stdout)
+    assert found["weights_path"] is None
+    assert [candidate["path"] for candidate in found["candidates"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["torch-zip", "torch-legacy-module", "torchscript", "torch-export"])
+def test_check_answers_a_made_up_request(digits_folder: Path, name: str) -> None:
+    done = score("check", digits_folder / name)
+    assert done.exit_code == 0, done.output
+    assert "float32[N, 1, 8, 8]" in done.stdout
+    assert "answers {" in done.stdout
+    assert "ready to serve" in done.stdout
+
+
+def test_check_says_when_it_has_nothing_to_try(tmp_path: Path) -> None:
+    torch.save(torch.nn.LSTM(3, 4).state_dict(), tmp_path / "model.pt")
+    kwargs = {"SCORE_ARCHITECTURE": "torch.nn:LSTM", "SCORE_ARCHITECTURE_KWARGS": '{"input_size": 3, "hidden_size": 4}'}
+    done = CliRunner().invoke(app, ["check", str(tmp_path)], env=kwargs)
+    assert done.exit_code == 3
+    assert "ERROR inputs_unknown" in done.stderr
+    done = CliRunner().invoke(app, ["check", str(tmp_path)], env=kwargs | {"SCORE_INPUTS": "float32[L, 1, 3]"})
+    assert done.exit_code == 0, done.output
+
+
+def test_predict(tmp_path: Path, digits_folder: Path, held_back: tuple[torch.Tensor, torch.Tensor],
+                 trained: tuple[DigitsCNN, Any]) -> None:  # fmt: skip
+    body = tmp_path / "request.json"
+    body.write_text(json.dumps({"data": held_back[0][:2].tolist()}))
+    done = score("predict", body, "--model", digits_folder / "safetensors")
+    assert done.exit_code == 0, done.output
+    with torch.inference_mode():
+        wanted = trained[0](held_back[0][:2])
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)["predictions"]), wanted, rtol=1e-4, atol=1e-4)
+    body.write_text('{"data": [[1, 2], [3]]}')
+    done = score("predict", body, "--model", digits_folder / "safetensors")
+    assert done.exit_code == 4
+    assert "ERROR ragged_rows" in done.stderr
+
+
+@pytest.mark.parametrize("source", ["torch-zip-training", "torch-legacy", "torch-zip-module", "torchscript"])
+@pytest.mark.parametrize("to", ["safetensors", "torch-export"])
+def test_convert(tmp_path: Path, digits_folder: Path, source: str, to: str, trained: tuple[DigitsCNN, Any]) -> None:
+    if (source, to) == ("torchscript", "torch-export"):
+        pytest.skip("torch.export takes no TorchScript")
+    output = tmp_path / "out"
+    done = score("convert", digits_folder / source, output, "--to", to)
+    assert done.exit_code == 0, done.output
+    found = json.loads(score("inspect", output, "--json").stdout)
+    assert (found["format"], found["tensors"], found["parameters"]) == (to, 18, 85452)
+    assert score("check", output).exit_code == 0
+
+
+def test_wrong_usage_is_2() -> None:
+    assert score("inspect").exit_code == 2
+    assert score("fly").exit_code == 2
+
+
+def test_help_names_every_command() -> None:
+    shown = score("--help").stdout
+    assert all(name in shown for name in ("inspect", "check", "serve", "predict", "convert"))
