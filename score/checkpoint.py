@@ -12,7 +12,7 @@ from typing import Any
 
 from score.errors import NoWeights, SeveralWeights, WeightsNotFound
 from score.formats._restricted import settled
-from score.formats.contents import Contents, StandIn, TensorRef
+from score.formats.contents import Contents, GlobalName, StandIn, TensorRef
 
 MAX_DEPTH = 40
 
@@ -203,6 +203,8 @@ def _why_none(contents: Contents) -> tuple[str]:
         return (f"{name} holds a module of class {tree.path} that has no parameters",)
     if isinstance(tree, StandIn):
         return (f"{name} holds an object of class {tree.path} that has no weights in it",)
+    if isinstance(tree, GlobalName):
+        return (f"{name} holds the class {tree.path} itself, an architecture without weights",)
     if not keys:
         return (f"{name} holds {type(tree).__name__ if tree not in ({}, [], ()) else 'nothing'}, and no weights",)
     return (f"{name}: nothing in it is a mapping of names to tensors. It holds: {', '.join(sorted(keys)[:12])}",)

@@ -38,6 +38,7 @@ def adam() -> dict[str, Any]:
         ({}, "nothing"),
         ({"accuracy": 0.9, "name": "x"}, "nothing in it is a mapping of names to tensors. It holds: accuracy, name"),
         (nn.ReLU(), "a module of class torch.nn.modules.activation.ReLU that has no parameters"),
+        (nn.Linear, "the class torch.nn.modules.linear.Linear itself, an architecture without weights"),
         (3, "holds int"),
     ],
 )

@@ -98,7 +98,7 @@ def test_what_the_constructor_computes_is_computed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cls", [Random, RandomByInit])
 def test_what_the_constructor_draws_at_random_is_refused(tmp_path: Path, cls: type[nn.Module]) -> None:
-    with pytest.raises(Uninitialised, match="draws 1 tensors at random .*: projection"):
+    with pytest.raises(Uninitialised, match=r"draws 1 tensors at random .*: projection"):
         served(cls(), tmp_path, cls.__name__)
 
 
