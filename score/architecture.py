@@ -61,6 +61,9 @@ def find(contents: Contents, weights: Candidate | None, settings: Settings) -> A
             )
         return Architecture(contents.program.class_path, contents.format, program=contents.program.build)
     assert weights is not None, "files without a program have weights"
+    design = contents.design
+    if design is not None and (not design.code or trust.allows(contents.path)):
+        return skeleton(design.name, design.build, {}, source=contents.format)
     if weights.class_path and trust.allows(contents.path):
         return _revived(contents, weights)
     found = recognise(weights)
@@ -68,6 +71,8 @@ def find(contents: Contents, weights: Candidate | None, settings: Settings) -> A
         return found
     if weights.class_path:
         _refuse_module(contents, weights, trust)
+    if design is not None:
+        trust.require(contents.path, what=f"its class is in {design.name}, which it brings along", imports=design.code)
     raise ArchitectureNeeded(
         f"the weights were read ({len(weights.tensors)} tensors, {weights.parameters:,} parameters), "
         "but no registered architecture fits them",

@@ -1,6 +1,5 @@
 """What a file is and holds, as one object: `score inspect`. Runs nothing from it, and reads no tensor's values."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from score.formats.contents import Contents
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
 from score.settings import Settings
-from score.trust import file_sha256
+from score.trust import sha256
 
 
 def inspect(path: Path, settings: Settings) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
         "path": str(contents.path),
         "format": contents.format,
         "bytes": sum(file.stat().st_size for file in files or [contents.path]),
-        "sha256": _sha256(contents.path, files),
+        "sha256": sha256(contents.path),
         "weights_path": path,
         "tensors": len(weights.tensors) if weights else 0,
         "parameters": weights.parameters if weights else 0,
@@ -74,11 +73,3 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
     except ArchitectureAmbiguous:
         return None
     return found.name if found else None
-
-
-def _sha256(path: Path, files: list[Path]) -> str:
-    """A file's digest; for a folder, the digest of its files' names and digests, in the manner of `sha256sum`."""
-    if not files:
-        return file_sha256(path)
-    lines = (f"{file_sha256(file)}  {file.relative_to(path)}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

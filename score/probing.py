@@ -22,6 +22,7 @@ _LARGEST_TO_PROBE = 2_000_000_000  # bytes of weights; each trial reads all of t
 def find(module: nn.Module, declared: str | dict[str, str] | None, source: str) -> Signature:
     """The signature: as declared, as an exported program says, as found by trying, or just the inputs' names."""
     names = _input_names(module)
+    declared, source = (declared, source) if declared else (getattr(module, "takes", None), "the file")
     if declared:
         return _with_examples(module, parse(declared, [spec.name for spec in names], source))
     exported = _exported(module)
@@ -75,6 +76,8 @@ def _input_names(module: nn.Module) -> list[InputSpec]:
     placeholders = _placeholders(module)
     if placeholders:
         return [InputSpec(str(node.target), dtype) for node in placeholders]
+    if isinstance(takes := getattr(module, "takes", None), dict):  # a session that knows its inputs
+        return [InputSpec(name, dtype) for name in takes]
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(module.forward).parameters.values()
     return [

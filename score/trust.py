@@ -17,13 +17,13 @@ class Trust:
 
     def allows(self, path: Path) -> bool:
         """Whether code from the file at `path` may run. The file is hashed only if digests are set."""
-        return self.code or (bool(self.sha256) and file_sha256(path) in self.sha256)
+        return self.code or (bool(self.sha256) and sha256(path) in self.sha256)
 
     def require(self, path: Path, *, what: str, imports: Sequence[str] = ()) -> None:
         """Raise `UntrustedCode`, saying `what` would run and naming `imports`, unless `path` is allowed."""
         if self.allows(path):
             return
-        digest = file_sha256(path)
+        digest = sha256(path)
         detail = [f"it would import or run: {name}" for name in imports] + [f"sha256: {digest}"]
         raise UntrustedCode(
             f"{path.name}: {what}, which runs code from the file",
@@ -37,3 +37,12 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """A file's digest; for a folder, that of its files' names and digests, as `sha256sum` lists them by name."""
+    if not path.is_dir():
+        return file_sha256(path)
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    lines = (f"{file_sha256(file)}  {file.relative_to(path)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,9 +1,18 @@
 """Files of every format, made here: what a format's tests, and the tests of all formats, read."""
 
+import io
+import json
+import pickle
+import struct
+import tarfile
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -64,10 +73,180 @@ def torch_export(folder: Path) -> State:
     return dict(program.state_dict)
 
 
+def torch_tar(folder: Path) -> State:
+    """As torch 0.1.9 wrote it; torch itself has long lost the writer, and still reads it."""
+    state = {name: tensor for name, tensor in net().state_dict().items() if tensor.dim()}
+    kinds = {torch.float32: "FloatStorage", torch.int64: "LongStorage"}
+    storages, tensors = pickle.dumps(len(state), 2), pickle.dumps(len(state), 2)
+    for key, tensor in enumerate(state.values()):
+        kind = _name(f"torch {kinds[tensor.dtype]}")
+        storages += _tuple(_int(key), pickle.dumps("cpu", 2)[2:-1], kind) + struct.pack("<q", tensor.numel())
+        storages += tensor.numpy().tobytes()
+        tensors += _tuple(_int(100 + key), _int(key), _name("torch FloatTensor"))
+        tensors += struct.pack("<ii", tensor.dim(), 0)
+        tensors += struct.pack(f"<{2 * tensor.dim() + 1}q", *tensor.shape, *tensor.stride(), 0)
+    storages += pickle.dumps([], 2)
+    items = b"".join(
+        pickle.dumps(name, 2)[2:-1] + b"U\x03" + str(100 + key).encode() + b"Q" for key, name in enumerate(state)
+    )
+    content = {
+        "sys": pickle.dumps({}, 2),
+        "pickle": b"\x80\x02}(" + items + b"u.",
+        "tensors": tensors,
+        "storages": storages,
+    }
+    with tarfile.open(folder / "model.pt", "w:", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in content.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return state
+
+
+def _name(text: str) -> bytes:
+    module, name = text.split()
+    return f"c{module}\n{name}\n".encode()
+
+
+def _int(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+def _tuple(*parts: bytes) -> bytes:
+    """A pickle of a tuple, from its parts' opcodes."""
+    return b"\x80\x02(" + b"".join(parts) + b"t."
+
+
+def safetensors_sharded(folder: Path) -> State:
+    state = net().state_dict()
+    return _sharded(folder / "model", state, "model.safetensors.index.json", save_file, "safetensors")
+
+
+def torch_bin_sharded(folder: Path) -> State:
+    state = net().state_dict()
+    return _sharded(folder / "model", state, "pytorch_model.bin.index.json", torch.save, "bin")
+
+
+def _sharded(folder: Path, state: State, index: str, save: Callable[..., Any], suffix: str) -> State:
+    folder.mkdir()
+    places = {name: f"model-{1 + at % 2:05}-of-00002.{suffix}" for at, name in enumerate(state)}
+    for shard in set(places.values()):
+        save({name: state[name] for name in state if places[name] == shard}, folder / shard)
+    (folder / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    return state
+
+
+def hf_dir(folder: Path) -> State:
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps({"model_type": "net", "architectures": ["NoSuchModel"]}))
+    return safetensors(folder / "model")
+
+
+def mlflow(folder: Path) -> State:
+    data = folder / "model" / "data"
+    data.mkdir(parents=True)
+    model = net()
+    torch.save(model, data / "model.pth")
+    flavor = "  pytorch:\n    model_data: data\n    pytorch_version: 2.13.0\n    code: null\n"
+    (folder / "model" / "MLmodel").write_text(
+        f"artifact_path: model\nflavors:\n{flavor}  python_function:\n    data: data\n"
+    )
+    (folder / "model" / "requirements.txt").write_text("torch==2.13.0\nnumpy==1.0.0\nnot-a-package==1\n")
+    (data / "pickle_module_info.txt").write_text("mlflow.pytorch.pickle_module")
+    return dict(model.state_dict())
+
+
+def distcp(folder: Path) -> State:
+    import torch.distributed.checkpoint as dcp
+
+    state = net().state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(dict(state), checkpoint_id=str(folder / "model"))
+    return state
+
+
+def mar(folder: Path) -> State:
+    state = net().state_dict()
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    manifest = {"model": {"modelName": "net", "serializedFile": "net.pt", "handler": "image_classifier"}}
+    with zipfile.ZipFile(folder / "model.mar", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net.pt", buffer.getvalue())
+        archive.writestr("handler.py", "raise SystemExit('a handler was run')")
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+    return state
+
+
+def torch_package(folder: Path) -> State:
+    from torch.package import PackageExporter
+
+    model = net()
+    with PackageExporter(str(folder / "model.pt")) as exporter:
+        exporter.intern("tests.makers")
+        exporter.intern("tests")
+        exporter.extern("**")
+        exporter.save_pickle("model", "model.pkl", model)
+    return dict(model.state_dict())
+
+
+def npz(folder: Path) -> State:
+    state = net().state_dict()
+    numpy.savez(folder / "model.npz", **{name: tensor.numpy() for name, tensor in state.items()})
+    return state
+
+
+def onnx(folder: Path) -> State:
+    """A graph of one matrix product and an addition, its weights as raw and as typed data."""
+    torch.manual_seed(3)
+    state = {"weight": torch.randn(3, 2), "bias": torch.randn(2)}
+    builder = pytest.importorskip("onnx")
+    helper, float_type = builder.helper, builder.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["xw"]), helper.make_node("Add", ["xw", "bias"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", float_type, ["N", 3])],
+        [helper.make_tensor_value_info("y", float_type, ["N", 2])],
+        [
+            helper.make_tensor("weight", float_type, [3, 2], state["weight"].numpy().tobytes(), raw=True),
+            helper.make_tensor("bias", float_type, [2], state["bias"].tolist()),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="tests")
+    model.ir_version = 8
+    builder.save(model, str(folder / "model.onnx"))
+    return state
+
+
+def aot_inductor(folder: Path) -> State:
+    """The layout of a compiled package, with a library that is none: it is never loaded in a fast test."""
+    with zipfile.ZipFile(folder / "model.pt2", "w") as archive:
+        archive.writestr("model/archive_format", "pt2")
+        archive.writestr("model/data/aotinductor/model/model.wrapper.so", b"\x7fELF" + bytes(60))
+    return {}
+
+
+def plain_pickle(folder: Path) -> State:
+    (folder / "model.pkl").write_bytes(pickle.dumps({"coefficients": [1.0, 2.0]}))
+    return {}
+
+
 MAKERS: dict[str, Maker] = {
     "torch-zip": torch_zip,
     "torch-legacy": torch_legacy,
+    "torch-tar": torch_tar,
     "safetensors": safetensors,
+    "safetensors-sharded": safetensors_sharded,
+    "torch-bin-sharded": torch_bin_sharded,
     "torchscript": torchscript,
     "torch-export": torch_export,
+    "aot-inductor": aot_inductor,
+    "torch-package": torch_package,
+    "hf-dir": hf_dir,
+    "mlflow": mlflow,
+    "distcp": distcp,
+    "mar": mar,
+    "onnx": onnx,
+    "npz": npz,
+    "pickle": plain_pickle,
 }

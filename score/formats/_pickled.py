@@ -12,7 +12,7 @@ from score.errors import MalformedFile
 from score.formats._restricted import Restricted
 from score.formats._tensors import StorageRef, storage_dtype
 from score.formats._unpickler import Policy, Unpickler
-from score.formats.contents import GlobalName
+from score.formats.contents import GlobalName, StandIn
 
 # (key, dtype, bytes) -> the storage; the caller knows where in the file it lies
 FindStorage = Callable[[str, torch.dtype, int], StorageRef]
@@ -32,6 +32,8 @@ class Storages:
     def __call__(self, pid: Any) -> Any:
         if isinstance(pid, tuple) and pid[:1] == ("module",) and len(pid) == 4:
             return pid[1]  # torch-legacy: a class with its source code, which stays where it is
+        if isinstance(pid, tuple) and pid[:1] == ("reduce_package",):
+            return StandIn("torch.package.reduce_package", pid[1:])  # an object that only the package's code can make
         if not isinstance(pid, tuple) or pid[:1] != ("storage",) or len(pid) not in (5, 6):
             raise MalformedFile(f"a persistent id {pid!r:.80} that is no storage")
         _, kind, key, location, numel, *view = pid
@@ -53,15 +55,23 @@ def _typed(root: StorageRef, dtype: torch.dtype) -> StorageRef:
 def _view(root: StorageRef, view: Any) -> StorageRef:
     """torch 0.1 to 1.5 could save a storage that is a window (key, offset, length in elements) of another."""
     _key, offset, length = view
+    return window(root, offset, length)
+
+
+def window(root: StorageRef, offset: Any, length: Any) -> StorageRef:
+    """`length` elements of a storage from `offset`, as a storage of its own."""
+    if not isinstance(offset, int) or not isinstance(length, int):
+        raise MalformedFile("a storage view without numbers")
     start, stop = offset * root.dtype.itemsize, (offset + length) * root.dtype.itemsize
     if not 0 <= start <= stop <= root.nbytes:
         raise MalformedFile("a storage view reaches past its storage")
-    return StorageRef(root.dtype, stop - start, lambda: _window(root.untyped, start, stop))
 
+    def fetch() -> torch.UntypedStorage:
+        whole = torch.empty(0, dtype=torch.uint8).set_(root.untyped)  # type: ignore[call-overload]
+        part: torch.Tensor = whole[start:stop]
+        return part.clone().untyped_storage()
 
-def _window(storage: torch.UntypedStorage, start: int, stop: int) -> torch.UntypedStorage:
-    whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
-    return whole[start:stop].clone().untyped_storage()
+    return StorageRef(root.dtype, stop - start, fetch)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class Pickled:
     unsafe: tuple[str, ...]
     locations: tuple[str, ...]
     end: int
+    mentioned: tuple[str, ...] = ()
 
 
 def read_pickle(data: Any, find: FindStorage, *, name: str, position: int = 0, policy: Policy | None = None) -> Pickled:
@@ -80,7 +91,9 @@ def read_pickle(data: Any, find: FindStorage, *, name: str, position: int = 0, p
     restricted = Restricted()
     machine = Unpickler(data, policy or restricted, storages, position=position, name=name)
     value = machine.load()
-    return Pickled(value, tuple(restricted.unsafe), tuple(storages.locations), machine.position)
+    return Pickled(
+        value, tuple(restricted.unsafe), tuple(storages.locations), machine.position, tuple(restricted.mentioned)
+    )
 
 
 def no_storages(key: str, dtype: torch.dtype, nbytes: int) -> StorageRef:

@@ -61,14 +61,17 @@ _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class Restricted:
-    """Stand-ins for everything unknown; `unsafe` collects their class paths in the order they appear."""
+    """Stand-ins for everything unknown; `unsafe` collects their class paths in the order they appear, `mentioned` all
+    names."""
 
     def __init__(self) -> None:
         self.unsafe: dict[str, None] = {}
+        self.mentioned: dict[str, None] = {}
 
     def find(self, module: str, name: str) -> Any:
         module = _PYTHON_2.get(module, module).replace("numpy._core", "numpy.core")
         path = f"{module}.{name}"
+        self.mentioned[path] = None
         if path in _KNOWN or path in _INERT or _is_storage(module, name) or _is_legacy_tensor(module, name):
             return GlobalName(path)
         if module == "torch" and (constant := _attribute(name)) is not None:

@@ -1,15 +1,20 @@
-"""Bytes of a file, brought in by mapping or by reading.
+"""Bytes of a file, or of a window of it, brought in by mapping or by reading.
 
 Mapping costs nothing until a page is touched, and pages are shared between processes. On a network mount each touched
 page is a round trip, so there the bytes are read in one go.
 """
 
+import copy
+import io
 import mmap
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
@@ -19,36 +24,52 @@ NETWORK_FILE_SYSTEMS = ("fuse", "nfs", "cifs", "smb", "9p", "ceph", "lustre", "a
 
 
 class Source:
-    """The bytes of one file. `read` is `auto`, `mmap` or `read` (the setting `SCORE_READ`)."""
+    """The bytes of a file, kept open; or, by `window`, of a part of it. Offsets count from where it starts.
+
+    `read` is `auto`, `mmap` or `read` (the setting `SCORE_READ`).
+    """
 
     def __init__(self, path: Path, read: str = "auto") -> None:
-        self.path = path
-        self.size = path.stat().st_size
+        self.path, self.name, self.start = path, path.name, 0
+        self._opened = _Opened(path)
+        self.size = self._opened.size
         self.mapped = read == "mmap" or (read == "auto" and not on_network_mount(path))
 
-    @cached_property
-    def _map(self) -> mmap.mmap:
-        # Copy-on-write: torch wants writable memory, and the file must never change.
-        with readable(self.path) as descriptor:
-            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    def window(self, start: int, size: int, name: str = "") -> "Source":
+        """`size` bytes from `start`, as a source of its own on the same open file."""
+        self.check(start, size, name or "a part")
+        part = copy.copy(self)
+        part.start, part.size, part.name = self.start + start, size, name or self.name
+        return part
 
-    def view(self) -> mmap.mmap:
-        """The whole file, to be read from where needed. Only the pages that are touched are brought in."""
-        return self._map
+    @property
+    def _map(self) -> mmap.mmap:
+        return self._opened.map
+
+    def view(self) -> memoryview | mmap.mmap:
+        """The bytes, to be read from where needed. Only the pages that are touched are brought in."""
+        if self.size == 0:
+            return memoryview(b"")
+        whole = self.start == 0 and self.size == len(self._map)
+        return self._map if whole else memoryview(self._map)[self.start : self.start + self.size]
+
+    def file(self) -> BinaryIO:
+        """The bytes as a file, for libraries that want one."""
+        if self.start == 0 and self.size == self._opened.size:
+            return _Positioned(self)  # type: ignore[return-value]  # a BinaryIO in all that matters
+        return io.BytesIO(self.bytes(0, self.size))
 
     def check(self, offset: int, nbytes: int, what: str) -> None:
         """Raise `TruncatedFile` unless the range lies in the file."""
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
             raise TruncatedFile(
-                f"{self.path.name}: {what} takes bytes {offset:,} to {offset + nbytes:,}, "
-                f"but the file has {self.size:,}"
+                f"{self.name}: {what} takes bytes {offset:,} to {offset + nbytes:,}, but the file has {self.size:,}"
             )
 
     def bytes(self, offset: int, nbytes: int) -> bytes:
         """The bytes of a range, copied."""
         self.check(offset, nbytes, "a record")
-        with readable(self.path) as descriptor:
-            return os.pread(descriptor, nbytes, offset)
+        return os.pread(self._opened.descriptor, nbytes, self.start + offset)
 
     def storage(self, offset: int, nbytes: int) -> torch.UntypedStorage:
         """The bytes of a range as a torch storage: a view of the mapping, or a copy that was read."""
@@ -56,17 +77,78 @@ class Source:
         if nbytes == 0:
             return torch.UntypedStorage(0)
         if self.mapped:
-            view = torch.frombuffer(self._map, dtype=torch.uint8, count=nbytes, offset=offset)
+            view = torch.frombuffer(self._map, dtype=torch.uint8, count=nbytes, offset=self.start + offset)
             return view.untyped_storage()
         buffer = torch.empty(nbytes, dtype=torch.uint8)
-        window, done = memoryview(buffer.numpy()).cast("B"), 0  # type: ignore[arg-type]  # numpy's stubs lag
-        with readable(self.path) as descriptor:
-            while done < nbytes:
-                got = os.preadv(descriptor, [window[done : done + (1 << 30)]], offset + done)
-                if got == 0:
-                    raise TruncatedFile(f"{self.path.name}: the file shrank while it was read")
-                done += got
+        window = memoryview(buffer.numpy()).cast("B")  # type: ignore[arg-type]  # numpy's stubs lag
+        done = 0
+        while done < nbytes:
+            place = self.start + offset + done
+            got = os.preadv(self._opened.descriptor, [window[done : done + (1 << 30)]], place)
+            if got == 0:
+                raise TruncatedFile(f"{self.name}: the file shrank while it was read")
+            done += got
         return buffer.untyped_storage()
+
+
+class _Opened:
+    """An open file; closed when nothing refers to it any more."""
+
+    def __init__(self, path: Path) -> None:
+        with readable(path) as descriptor:
+            self.descriptor = os.dup(descriptor)
+        self.size = os.fstat(self.descriptor).st_size
+
+    @cached_property
+    def map(self) -> mmap.mmap:
+        # Copy-on-write: torch wants writable memory, and the file must never change.
+        return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class _Positioned(io.RawIOBase):
+    """A source as a file with a position of its own, since a shared descriptor has but one."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.position = source, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.position = max(0, offset + (0, self.position, self.source.size)[whence])
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self.source.size - self.position))
+        content = self.source.bytes(self.position, count) if count else b""
+        buffer[: len(content)] = content
+        self.position += len(content)
+        return len(content)
+
+
+def in_memory(content: BinaryIO, name: str) -> tuple[Path, BinaryIO]:
+    """Content as a path that can be opened and mapped, without writing to any disk; it lives as long as the file object
+    that comes with it (Linux). Elsewhere it is a temporary file."""
+    if sys.platform == "linux":
+        file: BinaryIO = os.fdopen(os.memfd_create(name), "w+b")
+        path = Path(f"/proc/self/fd/{file.fileno()}")
+    else:
+        file = tempfile.NamedTemporaryFile(prefix="score-")  # noqa: SIM115  # closed with its owner
+        path = Path(file.name)
+    while chunk := content.read(1 << 20):
+        file.write(chunk)
+    file.flush()
+    return path, file
 
 
 @contextmanager

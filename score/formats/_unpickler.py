@@ -90,12 +90,15 @@ class Unpickler:
         return struct.unpack(form, self.take(size))[0]
 
     def line(self) -> bytes:
-        end = self.data.find(b"\n", self.position)
-        if end < 0:
-            raise TruncatedFile(f"{self.name}: the pickle ends in the middle of a line")
-        line = bytes(self.data[self.position : end])
-        self.position = end + 1
-        return line
+        """Up to the next line's end, which is not far: lines hold names and numbers."""
+        start, stop = self.position, self.position
+        while stop < len(self.data):
+            found = bytes(self.data[stop : stop + 4096]).find(b"\n")
+            if found >= 0:
+                self.position = stop + found + 1
+                return bytes(self.data[start : stop + found])
+            stop += 4096
+        raise TruncatedFile(f"{self.name}: the pickle ends in the middle of a line")
 
     def since_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.marks.pop()

@@ -4,46 +4,46 @@ import struct
 import zipfile
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from score.errors import MalformedFile, TruncatedFile
-from score.formats._source import Source
+from score.formats._source import Source, in_memory
 
 # What torch compresses is source code and debug information; weights are stored as they are.
 MAX_INFLATED = 256 << 20
 MAX_RATIO = 1100  # deflate can't do better than 1:1032 on honest data
 
 
-def directory(path: Path) -> list[zipfile.ZipInfo]:
+def directory(source: Source) -> list[zipfile.ZipInfo]:
     """The directory of a zip, without its folders. Raises `TruncatedFile`.
 
     An archive that is cut short can end in a whole one that was inside of it; Python would read that, so the first
     record has to be where the file starts.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with source.file() as file, zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-        raise TruncatedFile(f"{path.name}: a zip archive cut short or damaged ({error})") from None
+        raise TruncatedFile(f"{source.name}: a zip archive cut short or damaged ({error})") from None
     if infos and min(info.header_offset for info in infos) != 0:
-        raise TruncatedFile(f"{path.name}: a zip archive cut short: only one that lies inside of it is whole")
+        raise TruncatedFile(f"{source.name}: a zip archive cut short: only one that lies inside of it is whole")
     return [info for info in infos if not info.is_dir()]
 
 
 class Archive:
     """The records of a zip, by their name below the archive's top folder. Raises `MalformedFile`, `TruncatedFile`."""
 
-    def __init__(self, path: Path, read: str) -> None:
-        self.path, self.source = path, Source(path, read)
+    def __init__(self, source: Source) -> None:
+        self.path, self.source = source.path, source
         self.entries: dict[str, zipfile.ZipInfo] = {}
-        for info in directory(path):
+        for info in directory(source):
             if info.filename in self.entries:
-                raise MalformedFile(f"{path.name}: two records are named {info.filename!r}")
+                raise MalformedFile(f"{source.name}: two records are named {info.filename!r}")
             parts = PurePosixPath(info.filename).parts
             if info.filename.startswith("/") or ".." in parts or "\\" in info.filename:
-                raise MalformedFile(f"{path.name}: a record is named {info.filename!r}, which leaves the archive")
+                raise MalformedFile(f"{source.name}: a record is named {info.filename!r}, which leaves the archive")
             self.entries[info.filename] = info
         self._refuse_overlaps()
 
@@ -67,11 +67,12 @@ class Archive:
         """Record names below the top folder, in the order of the archive."""
         return [name.removeprefix(self.root) for name in self.entries]
 
-    def size(self, name: str) -> int:
-        return self._info(name).file_size
+    def size(self, name: str, *, whole: bool = False) -> int:
+        """A record's length in bytes. `whole` takes the name as the archive has it, with its top folder."""
+        return self._info(name, whole=whole).file_size
 
-    def _info(self, name: str) -> zipfile.ZipInfo:
-        info = self.entries.get(self.root + name)
+    def _info(self, name: str, *, whole: bool = False) -> zipfile.ZipInfo:
+        info = self.entries.get(name if whole else self.root + name)
         if info is None:
             raise MalformedFile(f"{self.path.name}: the record {name!r} is missing")
         return info
@@ -84,9 +85,17 @@ class Archive:
             raise MalformedFile(f"{self.path.name}: no record where the directory says {info.filename!r} is")
         return info.header_offset + 30 + int(name_length) + int(extra_length)
 
-    def bytes(self, name: str) -> bytes:
+    def head(self, name: str, count: int) -> bytes:
+        """At most the first `count` bytes of a record, by its whole name."""
+        info = self._info(name, whole=True)
+        if info.compress_type == zipfile.ZIP_STORED:
+            return self.source.bytes(self._offset(info), min(count, info.file_size))
+        start: bytes = self._inflated(info, count)
+        return start
+
+    def bytes(self, name: str, *, whole: bool = False) -> bytes:
         """A record's content, inflated if it is compressed."""
-        info = self._info(name)
+        info = self._info(name, whole=whole)
         if info.compress_type == zipfile.ZIP_STORED:
             return self.source.bytes(self._offset(info), info.file_size)
         if info.file_size > MAX_INFLATED or info.file_size > MAX_RATIO * max(info.compress_size, 1):
@@ -94,22 +103,36 @@ class Archive:
                 f"{self.path.name}: the record {name!r} claims to inflate from {info.compress_size:,} to "
                 f"{info.file_size:,} bytes"
             )
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(info) as record:
-                content = record.read(info.file_size + 1)
-        except Exception as error:  # noqa: BLE001  # zipfile raises anything on damaged data: zlib.error, RuntimeError...
-            raise MalformedFile(f"{self.path.name}: the record {name!r} can't be inflated ({error})") from None
+        content: bytes = self._inflated(info, info.file_size + 1)
         if len(content) != info.file_size:
             raise MalformedFile(f"{self.path.name}: the record {name!r} is not as long as it claims")
         return content
 
+    def _inflated(self, info: zipfile.ZipInfo, count: int) -> Any:
+        try:
+            with self.source.file() as file, zipfile.ZipFile(file) as archive, archive.open(info) as record:
+                return record.read(count)
+        except Exception as error:  # noqa: BLE001  # zipfile raises anything on damaged data: zlib.error, RuntimeError...
+            raise MalformedFile(f"{self.path.name}: {info.filename!r} can't be inflated ({error})") from None
+
+    def extracted(self, name: str) -> tuple[Path, BinaryIO]:
+        """A record as a file in memory, for what can only be opened by path; see `in_memory`."""
+        info = self._info(name)
+        if info.file_size > MAX_RATIO * max(info.compress_size, 1):
+            raise MalformedFile(f"{self.path.name}: the record {name!r} claims to inflate to {info.file_size:,} bytes")
+        try:
+            with self.source.file() as file, zipfile.ZipFile(file) as archive, archive.open(info) as record:
+                return in_memory(record, name.rpartition("/")[2])  # type: ignore[arg-type]  # it has read()
+        except Exception as error:  # noqa: BLE001  # zipfile raises anything on damaged data
+            raise MalformedFile(f"{self.path.name}: the record {name!r} can't be read ({error})") from None
+
     def text(self, name: str) -> str:
         return self.bytes(name).decode("utf-8", "replace").strip()
 
-    def storage(self, name: str) -> torch.UntypedStorage:
+    def storage(self, name: str, *, whole: bool = False) -> torch.UntypedStorage:
         """A record's content as a torch storage; mapped unless it is compressed."""
-        info = self._info(name)
+        info = self._info(name, whole=whole)
         if info.compress_type == zipfile.ZIP_STORED:
             return self.source.storage(self._offset(info), info.file_size)
-        content: Any = bytearray(self.bytes(name))
+        content: Any = bytearray(self.bytes(name, whole=whole))
         return torch.frombuffer(content, dtype=torch.uint8).untyped_storage() if content else torch.UntypedStorage(0)

@@ -78,18 +78,30 @@ class Program:
 
 
 @dataclass(frozen=True, eq=False)
+class Design:
+    """A class that the file names for its weights. `build()` makes it without values; `code` is as in `Program`."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Contents:
     """An opened checkpoint.
 
     `tree` is what the file holds (dicts, lists, scalars, `TensorRef`s, `StandIn`s). `program` is there for files that
-    can be served as they are. `revive` reads the file again with its own classes imported and called; only
-    `score.trust` may decide to. `unsafe_globals` names what the file mentions and was not imported.
+    can be served as they are, `design` for those that name the class of their weights. `revive` reads the file again
+    with its own classes imported and called; only `score.trust` may decide to. `unsafe_globals` names what the file
+    mentions and was not imported.
     """
 
     format: str
     path: Path
     tree: Any
     program: Program | None = None
+    design: Design | None = None
     revive: Callable[[], Any] | None = None
     unsafe_globals: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    held: object = None  # what has to live as long as the tensors, such as an unpacked file in memory

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from score.errors import ForeignFormat, LoadError, TruncatedFile, UnsupportedFormat
+from score.errors import ForeignFormat, LoadError, TruncatedFile
 from score.formats.contents import Contents
 from score.formats.probe import Probe
 
@@ -33,7 +33,6 @@ def _folder_has(*names: str) -> Callable[[Probe], bool]:
     return lambda probe: probe.is_dir and all((probe.path / name).exists() for name in names)
 
 
-_ONNX = "Serve it with onnxruntime, or save the PyTorch model it was exported from."
 _AGAIN = "Download or copy the file again; check what the source really sends."
 _SYMLINK = re.compile(rb"(\.{1,2}/)+[\w./\-]+\n?\Z")
 
@@ -101,19 +100,6 @@ KINDS = (
         lambda probe: probe.has("data") and any(name.endswith(("policy.pth", "parameters")) for name in probe.names),
         "Unpack it and serve policy.pth, with the policy's class in models/.",
     ),
-    Foreign("torch-tar, torch.save before 0.1.10", lambda probe: _is_torch_tar(probe), "", UnsupportedFormat),
-    Foreign(
-        "aot-inductor, a compiled package", lambda probe: probe.has_under("data/aotinductor"), "", UnsupportedFormat
-    ),
-    Foreign("torch-package", lambda probe: probe.has(".data/extern_modules"), "", UnsupportedFormat),
-    Foreign("mar, a TorchServe archive", lambda probe: probe.has("MAR-INF/MANIFEST.json"), "", UnsupportedFormat),
-    Foreign("npz, a numpy archive", lambda probe: _is_npz(probe), "", UnsupportedFormat),
-    Foreign("mlflow, an MLflow model", _folder_has("MLmodel"), "", UnsupportedFormat),
-    Foreign("distcp, a distributed checkpoint", _folder_has(".metadata"), "", UnsupportedFormat),
-    Foreign("safetensors-sharded", _folder_has("model.safetensors.index.json"), "", UnsupportedFormat),
-    Foreign("torch-bin-sharded", _folder_has("pytorch_model.bin.index.json"), "", UnsupportedFormat),
-    Foreign("onnx, an ONNX graph", lambda probe: _is_onnx(probe.head), _ONNX, UnsupportedFormat),
-    Foreign("pickle, one that torch.save did not write", lambda probe: _is_pickle(probe), "", UnsupportedFormat),
     Foreign(
         "a zip archive that no known format writes",
         lambda probe: bool(probe.names) and not _is_ours(probe),
@@ -140,23 +126,11 @@ def _looks_like_html(head: bytes) -> bool:
     return head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
 
 
-def _is_onnx(head: bytes) -> bool:
-    """A protobuf whose first field is `ir_version` (1 to 20), followed by a field of ModelProto."""
-    return len(head) > 4 and head[0] == 0x08 and 1 <= head[1] <= 20 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
-
-
-def _is_torch_tar(probe: Probe) -> bool:
-    return probe.head[257:262] == b"ustar" and probe.head[:100].rstrip(b"\0") in (b"sys", b"./sys", b"storages")
-
-
-def _is_npz(probe: Probe) -> bool:
-    return bool(probe.names) and all(name.endswith(".npy") for name in probe.names)
-
-
-def _is_pickle(probe: Probe) -> bool:
-    head = probe.head
-    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[2:4] != b"\x8a\n"
-
-
 def _is_ours(probe: Probe) -> bool:
-    return probe.has("data.pkl") or probe.has("models/model.json") or probe.has("serialized_exported_program.json")
+    """Whether a zip is one that another module of this package reads."""
+    names = ("data.pkl", "models/model.json", "serialized_exported_program.json", ".data/extern_modules")
+    return (
+        any(probe.has(name) for name in (*names, "MAR-INF/MANIFEST.json"))
+        or probe.has_under("data/aotinductor")
+        or all(name.endswith(".npy") for name in probe.names)
+    )

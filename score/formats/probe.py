@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from score.errors import TruncatedFile
-from score.formats._source import readable
+from score.formats._source import Source, readable
 from score.formats._zip import directory
 
 HEAD_BYTES = 4096
@@ -39,7 +39,7 @@ class Probe:
         if not self.head.startswith(b"PK\x03\x04"):
             return frozenset()
         try:
-            return frozenset(info.filename for info in directory(self.path))
+            return frozenset(info.filename for info in directory(Source(self.path)))
         except TruncatedFile:
             return frozenset()
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from score.errors import MalformedFile, VersionTooOld
 from score.formats import _pt2_audit
+from score.formats._source import Source
 from score.formats._tensors import StorageRef, strided
 from score.formats._zip import Archive
 from score.formats.contents import Contents, Program, TensorRef
@@ -28,7 +29,7 @@ def detect(probe: Probe) -> bool:
 
 
 def open(path: Path, read: str) -> Contents:
-    archive = Archive(path, read)
+    archive = Archive(Source(path, read))
     code = _pt2_audit.findings(archive)
     program = Program(build=lambda device: _load(path, device), class_path="torch.export.ExportedProgram", code=code)
     return Contents(NAME, path, _weights(archive), program=program, metadata=_metadata(archive))

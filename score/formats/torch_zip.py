@@ -3,13 +3,15 @@
 The records are stored, not compressed, so each storage is mapped where it lies. Source: torch/serialization.py.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from score.errors import MalformedFile, TruncatedFile, VersionTooOld
-from score.formats._pickled import FindStorage, foreign_byte_order, metadata, read_pickle, swapped
+from score.formats._pickled import FindStorage, Pickled, foreign_byte_order, metadata, read_pickle, swapped
+from score.formats._source import Source
 from score.formats._tensors import StorageRef
 from score.formats._trusted import Trusted
 from score.formats._zip import Archive
@@ -25,23 +27,28 @@ def detect(probe: Probe) -> bool:
 
 
 def open(path: Path, read: str) -> Contents:
-    archive = Archive(path, read)
-    require_version(archive)
-    find = storages(archive)
-    pickled = read_pickle(archive.bytes("data.pkl"), find, name=f"{path.name}:data.pkl")
-
-    def revive() -> Any:
-        data = archive.bytes("data.pkl")
-        return read_pickle(data, find, name=f"{path.name}:data.pkl", policy=Trusted(pickled.unsafe)).value
-
+    archive = Archive(Source(path, read))
+    pickled, again = read_archive(archive)
     return Contents(
         NAME,
         path,
         pickled.value,
-        revive=revive,
+        revive=again,
         unsafe_globals=pickled.unsafe,
         metadata={"devices": list(pickled.locations), **metadata(pickled.value)},
     )
+
+
+def read_archive(archive: Archive) -> tuple[Pickled, Callable[[], Any]]:
+    """The content of one torch.save archive, and how to read it again with its classes imported."""
+    require_version(archive)
+    find, name = storages(archive), f"{archive.path.name}:data.pkl"
+    pickled = read_pickle(archive.bytes("data.pkl"), find, name=name)
+
+    def revive() -> Any:
+        return read_pickle(archive.bytes("data.pkl"), find, name=name, policy=Trusted(pickled.unsafe)).value
+
+    return pickled, revive
 
 
 def require_version(archive: Archive) -> None:

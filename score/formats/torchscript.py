@@ -13,6 +13,7 @@ from torch import nn
 
 from score.errors import LoadError, MalformedFile, VersionTooOld
 from score.formats._pickled import read_pickle
+from score.formats._source import Source
 from score.formats._zip import Archive
 from score.formats.contents import Contents, Program, StandIn, TensorRef
 from score.formats.probe import Probe
@@ -32,7 +33,7 @@ def detect(probe: Probe) -> bool:
 
 
 def open(path: Path, read: str) -> Contents:
-    archive = Archive(path, read)
+    archive = Archive(Source(path, read))
     require_version(archive)
     pickled = read_pickle(archive.bytes("data.pkl"), storages(archive), name=f"{path.name}:data.pkl")
     root = pickled.value

@@ -1,0 +1,51 @@
+"""`aot-inductor`: a `.pt2` with a compiled shared library. Native code: loaded only when trusted.
+
+Source: torch/_inductor/package/package.py.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from score.errors import MalformedFile, VersionTooOld
+from score.formats._source import Source
+from score.formats._zip import Archive
+from score.formats.contents import Contents, Program
+from score.formats.probe import Probe
+
+NAME = "aot-inductor"
+FOLDER = "data/aotinductor/"
+
+
+def detect(probe: Probe) -> bool:
+    return probe.has_under("data/aotinductor")
+
+
+def open(path: Path, read: str) -> Contents:
+    """Its weights are constants inside the library, which only running it could show: there are none to read."""
+    archive = Archive(Source(path, read))
+    libraries = tuple(name for name in archive.names() if name.endswith((".so", ".pyd", ".dll", ".cubin")))
+    program = Program(lambda device: _load(path, device), "torch._inductor.AOTICompiledModel", libraries or (FOLDER,))
+    return Contents(NAME, path, {}, program=program, metadata={"libraries": list(libraries)})
+
+
+class Compiled(nn.Module):
+    """A compiled model behind the interface of a module."""
+
+    def __init__(self, package: Any) -> None:
+        super().__init__()
+        self.package = package
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.package(*inputs)
+
+
+def _load(path: Path, device: torch.device) -> nn.Module:
+    index = (device.index or 0) if device.type == "cuda" else -1
+    try:
+        return Compiled(torch._inductor.aoti_load_package(str(path), device_index=index))
+    except (RuntimeError, ValueError) as error:
+        kind = VersionTooOld if "version" in str(error) else MalformedFile
+        raise kind(f"{path.name}: torch {torch.__version__} can't load it: {str(error).splitlines()[0]}") from None

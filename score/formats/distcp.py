@@ -1,0 +1,143 @@
+"""`distcp`: a torch.distributed.checkpoint folder. A pickled `.metadata`, and `.distcp` files with the shards.
+
+Merged without a process group: a tensor in one piece is mapped where it lies; one in several pieces is put together
+when it is loaded. Source: torch/distributed/checkpoint/filesystem.py and metadata.py.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from score.errors import MalformedFile
+from score.formats._pickled import no_storages, read_pickle
+from score.formats._restricted import settled
+from score.formats._shards import within
+from score.formats._source import Source
+from score.formats._zip import Archive
+from score.formats.contents import Contents, StandIn, TensorRef
+from score.formats.probe import Probe
+from score.formats.torch_zip import read_archive
+
+NAME = "distcp"
+
+Item = tuple[str, int, int]  # file, offset, length
+Size = tuple[int, ...]
+
+
+def detect(probe: Probe) -> bool:
+    return probe.is_dir and (probe.path / ".metadata").is_file()
+
+
+def open(path: Path, read: str) -> Contents:
+    pickled = read_pickle((path / ".metadata").read_bytes(), no_storages, name=f"{path.name}/.metadata")
+    described = _attributes(pickled.value)
+    entries, paths = _mapping(described, "state_dict_metadata"), described.get("planner_data")
+    items = _items(path, _mapping(described, "storage_data"))
+    tree: dict[Any, Any] = {}
+    files: dict[str, Source] = {}
+    for name, entry in entries.items():
+        parts = paths.get(name) if isinstance(paths, dict) else None
+        value = _value(path, read, name, entry, items, files)
+        if value is not None:
+            _put(tree, parts if isinstance(parts, tuple) and parts else (name,), value)
+    return Contents(NAME, path, tree, metadata={"version": described.get("version")})
+
+
+def _attributes(value: Any) -> dict[Any, Any]:
+    if isinstance(value, StandIn):
+        return value.attributes()
+    raise MalformedFile("the .metadata is not that of a distributed checkpoint")
+
+
+def _mapping(described: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
+    found = described.get(name)
+    if isinstance(found, dict):
+        return found
+    raise MalformedFile(f"the .metadata has no {name}")
+
+
+def _items(folder: Path, storage: Mapping[Any, Any]) -> dict[tuple[str, tuple[int, ...]], Item]:
+    """Where each piece lies, by the tensor's name and the piece's offsets in it."""
+    found = {}
+    for index, info in storage.items():
+        at, place = _attributes(index), _attributes(info)
+        if place.get("transform_descriptors"):
+            raise MalformedFile(f"{folder.name}: shards written with transforms (such as compression) can't be read")
+        key = (str(at.get("fqn")), tuple(at.get("offset") or ()))
+        found[key] = (str(place.get("relative_path")), place.get("offset"), place.get("length"))
+    return found  # type: ignore[return-value]  # numbers are checked where they are used
+
+
+def _value(
+    folder: Path, read: str, name: str, entry: Any, items: dict[tuple[str, Size], Item], files: dict[str, Source]
+) -> Any:
+    """A tensor, put together from its pieces; or any other value, read from its one."""
+    described = _attributes(entry)
+    if "chunks" not in described:
+        item = items.get((name, ()))
+        return _read(folder, read, item, files) if item else None
+    size = tuple(described["size"])
+    pieces = []
+    for chunk in described["chunks"]:
+        at = _attributes(chunk)
+        offsets, sizes = tuple(at["offsets"]), tuple(at["sizes"])
+        item = items.get((name, offsets)) or (items.get((name, ())) if len(described["chunks"]) == 1 else None)
+        if item is None:
+            raise MalformedFile(f"{folder.name}: no file holds the piece of {name!r} at {list(offsets)}")
+        ref = settled(_read(folder, read, item, files))
+        if not isinstance(ref, TensorRef) or ref.shape != sizes:
+            raise MalformedFile(f"{folder.name}: the piece of {name!r} at {list(offsets)} is not of size {list(sizes)}")
+        pieces.append((offsets, ref))
+    return _merged(folder, name, size, pieces)
+
+
+def _read(folder: Path, read: str, item: Item, files: dict[str, Source]) -> Any:
+    """One item of a `.distcp` file: a torch.save archive in a window of it."""
+    name, offset, length = item
+    if not isinstance(offset, int) or not isinstance(length, int):
+        raise MalformedFile(f"{folder.name}: an item of {name} has no place")
+    if name not in files:
+        files[name] = Source(within(folder, name), read)
+    return read_archive(Archive(files[name].window(offset, length, name)))[0].value
+
+
+def _merged(folder: Path, name: str, size: Size, pieces: list[tuple[Size, TensorRef]]) -> TensorRef:
+    if not pieces:
+        raise MalformedFile(f"{folder.name}: {name!r} has no pieces")
+    first = pieces[0][1]
+    if len(pieces) == 1 and first.shape == size:
+        return first
+    total = 1
+    for length in size:
+        total *= length
+    fits = all(len(offsets) == len(size) and _inside(offsets, ref.shape, size) for offsets, ref in pieces)
+    if not fits or sum(ref.numel for _, ref in pieces) != total:
+        raise MalformedFile(f"{folder.name}: the pieces of {name!r} do not make up its size {list(size)}")
+
+    def load() -> torch.Tensor:
+        whole = torch.empty(size, dtype=first.dtype)
+        seen = torch.zeros(size, dtype=torch.bool)
+        for offsets, ref in pieces:
+            place = tuple(slice(o, o + n) for o, n in zip(offsets, ref.shape, strict=True))
+            whole[place] = ref.load()
+            seen[place] = True
+        if not bool(seen.all()):
+            raise MalformedFile(f"{folder.name}: the pieces of {name!r} overlap, and leave a gap")
+        return whole
+
+    return TensorRef(first.dtype, size, total * first.dtype.itemsize, object(), load)
+
+
+def _inside(offsets: Size, shape: Size, size: Size) -> bool:
+    return all(at >= 0 and at + length <= total for at, length, total in zip(offsets, shape, size, strict=True))
+
+
+def _put(tree: dict[Any, Any], parts: tuple[Any, ...], value: Any) -> None:
+    """Set a value at its nested place."""
+    for part in parts[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise MalformedFile("the .metadata nests values in a tensor")
+    tree[parts[-1]] = value

@@ -1,0 +1,73 @@
+"""`mar`: a TorchServe archive. Its serialized file is served; its model file gives the class, if trusted; its handler
+is reported and never run.
+
+Source: https://github.com/pytorch/serve, model-archiver, `MAR-INF/MANIFEST.json`.
+"""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from score.errors import ArchitectureBroken, NoWeights
+from score.formats._pt2_audit import json_record
+from score.formats._source import Source
+from score.formats._zip import Archive
+from score.formats.contents import Contents, Design
+from score.formats.probe import Probe
+
+NAME = "mar"
+MANIFEST = "MAR-INF/MANIFEST.json"
+
+
+def detect(probe: Probe) -> bool:
+    return MANIFEST in probe.names
+
+
+def open(path: Path, read: str) -> Contents:
+    from score.formats.registry import open_checkpoint  # the serialized file may be of any format
+
+    archive = Archive(Source(path, read))
+    manifest = json_record(archive, MANIFEST)
+    model = manifest.get("model")
+    described: dict[str, Any] = model if isinstance(model, dict) else {}
+    serialized, code = described.get("serializedFile"), described.get("modelFile")
+    if not isinstance(serialized, str):
+        raise NoWeights(f"{path.name} has no serialized file; its handler makes the model: {described.get('handler')}")
+    inner_path, held = archive.extracted(serialized)
+    inner = open_checkpoint(inner_path, "mmap")
+    design = _design(path, archive, code) if isinstance(code, str) else None
+    metadata = {
+        "model": described.get("modelName"),
+        "serialized_file": serialized,
+        "inner_format": inner.format,
+        "handler_not_run": described.get("handler"),
+        **inner.metadata,
+    }
+    return replace(inner, format=NAME, path=path, design=design, metadata=metadata, held=held)
+
+
+def _design(path: Path, archive: Archive, record: str) -> Design:
+    """The one nn.Module subclass that the model file defines. Importing the file is running code: only when trusted."""
+
+    def build() -> nn.Module:
+        name = f"score_mar_{abs(hash(path))}"
+        spec = importlib.util.spec_from_loader(name, loader=None)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        exec(compile(archive.text(record), record, "exec"), module.__dict__)  # noqa: S102  # behind the trust policy
+        found = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == name
+        ]
+        if len(found) != 1:
+            names = ", ".join(cls.__name__ for cls in found) or "none"
+            raise ArchitectureBroken(f"{record} in {path.name} should define one model class, and defines {names}")
+        return found[0]()
+
+    return Design(f"{path.name}:{record}", build, code=(f"the model file {record}",))

@@ -1,0 +1,101 @@
+"""`mlflow`: a folder with an `MLmodel` and a pytorch flavor; its inner checkpoint is what is served.
+
+Source: mlflow/pytorch/__init__.py, `_save_model`.
+"""
+
+import importlib.metadata
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from score.errors import MalformedFile, NoCheckpoint, UnsupportedFormat
+from score.formats._shards import within
+from score.formats.contents import Contents
+from score.formats.probe import Probe
+
+NAME = "mlflow"
+MAX_MLMODEL = 1 << 20
+
+
+def detect(probe: Probe) -> bool:
+    return probe.is_dir and (probe.path / "MLmodel").is_file()
+
+
+def open(path: Path, read: str) -> Contents:
+    """The inner checkpoint, with the flavor's versions, and which of its requirements are not met here."""
+    from score.formats.registry import open_checkpoint  # the inner file may be of any format
+
+    flavor = _flavor(path)
+    inner = open_checkpoint(_inner(path, flavor), read)
+    revive, code = inner.revive, flavor.get("code")
+
+    def with_code() -> Any:
+        assert revive is not None
+        sys.path.insert(0, str(_within_folder(path, code)))  # what the model was logged with; only when trusted
+        return revive()
+
+    metadata = {
+        "inner_format": inner.format,
+        "pytorch_version": flavor.get("pytorch_version"),
+        "requirements_not_met": unmet(path / "requirements.txt"),
+        **inner.metadata,
+    }
+    return replace(inner, format=NAME, path=path, revive=with_code if revive and code else revive, metadata=metadata)
+
+
+def _flavor(folder: Path) -> dict[str, Any]:
+    file = folder / "MLmodel"
+    if file.stat().st_size > MAX_MLMODEL:
+        raise MalformedFile(f"MLmodel takes {file.stat().st_size:,} bytes, too much for what it is")
+    try:
+        document = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MalformedFile(f"MLmodel is not valid YAML ({error})") from None
+    flavors = document.get("flavors") if isinstance(document, dict) else None
+    if not isinstance(flavors, dict):
+        raise MalformedFile("MLmodel has no flavors")
+    flavor = flavors.get("pytorch")
+    if not isinstance(flavor, dict):
+        raise UnsupportedFormat(
+            f"{folder.name} is an MLflow model of flavor {', '.join(map(str, flavors))}, not pytorch",
+            hint="Log it with mlflow.pytorch.log_model, or deploy it with MLflow's own server.",
+        )
+    return flavor
+
+
+def _within_folder(folder: Path, name: Any) -> Path:
+    path = folder / str(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise MalformedFile(f"MLmodel names {name!r}, which is not in the folder")
+    return path
+
+
+def _inner(folder: Path, flavor: dict[str, Any]) -> Path:
+    """`data/model.pth` below the flavor's model_data; older versions wrote other names."""
+    data = _within_folder(folder, flavor.get("model_data", "data"))
+    for name in ("model.pth", "model.pt2", "state_dict.pth"):
+        if (data / name).is_file():
+            return within(data, name)
+    raise NoCheckpoint(f"{folder.name}: MLmodel says the model is in {data.name}/, and there is no model.pth")
+
+
+def unmet(requirements: Path) -> list[str]:
+    """The pins of a requirements.txt that differ from what is installed, as `torch==2.1 (here 2.13)`."""
+    if not requirements.is_file():
+        return []
+    found = []
+    for line in requirements.read_text(errors="replace").splitlines()[:500]:
+        name, _, version = line.partition("==")
+        if not version or not name.strip() or name.strip() == "mlflow":
+            continue
+        try:
+            here = importlib.metadata.version(name.strip().partition("[")[0])
+        except (importlib.metadata.PackageNotFoundError, ValueError):
+            found.append(f"{line.strip()} (not installed)")
+            continue
+        if here.partition("+")[0] != version.strip().partition("+")[0]:
+            found.append(f"{line.strip()} (here {here})")
+    return found

@@ -1,0 +1,73 @@
+"""`npz`: a numpy archive of arrays by name, read without pickle.
+
+Specification: numpy/lib/format.py, "Format Version 1.0" and after.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+
+from score.errors import MalformedFile, UnsupportedFormat
+from score.formats._source import Source
+from score.formats._tensors import StorageRef, strided
+from score.formats._zip import Archive
+from score.formats.contents import Contents, TensorRef
+from score.formats.probe import Probe
+
+NAME = "npz"
+MAX_HEADER = 65536
+
+
+def detect(probe: Probe) -> bool:
+    return bool(probe.names) and all(name.endswith(".npy") for name in probe.names)
+
+
+def open(path: Path, read: str) -> Contents:
+    archive = Archive(Source(path, read))
+    return Contents(NAME, path, {name.removesuffix(".npy"): _array(archive, name) for name in archive.entries})
+
+
+def _array(archive: Archive, record: str) -> TensorRef:
+    """One `.npy` record as a tensor. Raises `UnsupportedFormat` for arrays of Python objects or text."""
+    shape, fortran, dtype, start = _header(archive, record)
+    if dtype.hasobject:
+        raise UnsupportedFormat(f"{archive.path.name}: {record} holds Python objects, which only a pickle can carry")
+    native = dtype.newbyteorder("=")
+    try:
+        kind = torch.from_numpy(np.empty(0, native)).dtype
+    except TypeError:
+        raise UnsupportedFormat(f"{archive.path.name}: {record} is of numpy dtype {dtype}, which torch lacks") from None
+    if start + int(np.prod(shape, dtype=np.float64)) * dtype.itemsize > archive.size(record, whole=True):
+        raise MalformedFile(f"{archive.path.name}: {record} of shape {shape} is larger than its record")
+    stored = StorageRef(kind, archive.size(record, whole=True) - start, lambda: _bytes(archive, record, start, dtype))
+    lengths = shape[::-1] if fortran else shape
+    steps = [1]
+    for length in reversed(lengths[1:]):
+        steps.insert(0, steps[0] * max(length, 1))
+    strides = (steps[::-1] if fortran else steps) if shape else []
+    return strided(stored, 0, shape, strides)
+
+
+def _bytes(archive: Archive, record: str, start: int, dtype: np.dtype[Any]) -> torch.UntypedStorage:
+    whole = torch.empty(0, dtype=torch.uint8).set_(archive.storage(record, whole=True))  # type: ignore[call-overload]
+    part: np.ndarray = whole.numpy()[start:]
+    turned = part.view(dtype).astype(dtype.newbyteorder("="))  # a copy, since the header leaves it unaligned
+    return torch.from_numpy(turned.view(np.uint8)).untyped_storage()
+
+
+def _header(archive: Archive, record: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """(shape, Fortran order, dtype, where the elements start)."""
+    head = io.BytesIO(archive.head(record, MAX_HEADER))
+    try:
+        version = npy.read_magic(head)
+        reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+        if reader is None:
+            raise ValueError(f"version {version} of the npy format")
+        shape, fortran, dtype = reader(head)
+    except (ValueError, TypeError, SyntaxError, KeyError) as error:
+        raise MalformedFile(f"{archive.path.name}: {record} has no valid header ({error})") from None
+    return tuple(int(size) for size in shape), bool(fortran), dtype, head.tell()

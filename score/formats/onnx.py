@@ -1,0 +1,220 @@
+"""`onnx`: an ONNX graph, served by onnxruntime where that is installed. Its weights are read without it.
+
+The file is one protobuf message, ModelProto; its initializers are found by walking the wire format, so that raw data is
+mapped where it lies. Specifications: onnx/onnx.proto, https://protobuf.dev/programming-guides/encoding.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from score.errors import MalformedFile, TruncatedFile, UnsupportedFormat, VersionTooOld
+from score.formats._shards import within
+from score.formats._source import Source
+from score.formats._tensors import StorageRef, strided
+from score.formats.contents import Contents, Program, TensorRef
+from score.formats.probe import Probe
+
+NAME = "onnx"
+
+# TensorProto.DataType by number; those that torch lacks are left out
+_DTYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
+    11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16",
+    17: "float8_e4m3fn", 18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "float8_e5m2fnuz",
+}  # fmt: skip
+_MODEL_PRODUCER, _MODEL_GRAPH, _GRAPH_INITIALIZER = 2, 7, 5
+_DIMS, _TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
+_TYPED_DATA = {4: "<f4", 5: "<i4", 7: "<i8", 10: "<f8", 11: "<u8"}  # float_data, int32_data, int64_data ...
+
+Field = tuple[int, int, int]  # number, where its content starts, where it ends (or its value, for a varint)
+
+
+def detect(probe: Probe) -> bool:
+    """`ir_version` (1 to 20) comes first, followed by another field of ModelProto."""
+    head = probe.head
+    return len(head) > 4 and head[0] == 0x08 and 1 <= head[1] <= 20 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
+
+
+def open(path: Path, read: str) -> Contents:
+    source = Source(path, read)
+    data = source.view()
+    model = list(_fields(data, 0, source.size))
+    graphs = [(start, end) for number, start, end in model if number == _MODEL_GRAPH]
+    if len(graphs) != 1:
+        raise MalformedFile(f"an ONNX model with {len(graphs)} graphs")
+    tree = dict(
+        _tensor(source, data, start, end)
+        for number, start, end in _fields(data, *graphs[0])
+        if number == _GRAPH_INITIALIZER
+    )
+    producer = _text(data, [(start, end) for number, start, end in model if number == _MODEL_PRODUCER])
+    program = Program(lambda device: _load(path, device), "an ONNX graph")
+    return Contents(NAME, path, tree, program=program, metadata={"ir_version": data[1], "producer": producer})
+
+
+def _varint(data: Any, position: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < end and shift < 70:
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, position
+    raise TruncatedFile("the ONNX message ends in the middle of a number")
+
+
+def _fields(data: Any, position: int, end: int) -> Iterator[Field]:
+    """The fields of a message between two offsets."""
+    while position < end:
+        key, position = _varint(data, position, end)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, position = _varint(data, position, end)
+            yield number, value, value
+            continue
+        if kind == 2:
+            length, position = _varint(data, position, end)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise MalformedFile(f"the ONNX message has a field of wire type {kind}")
+        if number == 0 or position + length > end:
+            raise TruncatedFile(f"the ONNX message ends inside field {number}")
+        yield number, position, position + length
+        position += length
+
+
+def _tensor(source: Source, data: Any, start: int, end: int) -> tuple[str, TensorRef]:
+    fields: dict[int, list[tuple[int, int]]] = {}
+    for number, first, last in _fields(data, start, end):
+        fields.setdefault(number, []).append((first, last))
+    name = _text(data, fields.get(_NAME, []))
+    code = fields.get(_TYPE, [(0, 0)])[0][0]
+    dtype = getattr(torch, _DTYPES.get(code, ""), None)
+    if dtype is None:
+        raise VersionTooOld(
+            f"the initializer {name!r} has ONNX data type {code}, which torch {torch.__version__} lacks"
+        )
+    shape = _integers(data, fields.get(_DIMS, []))
+    numel = int(np.prod(shape, dtype=np.float64)) if shape else 1
+    nbytes = numel * dtype.itemsize
+    if fields.get(_LOCATION, [(0, 0)])[0][0] == 1:
+        storage = _external(source, data, fields.get(_EXTERNAL, []), dtype, nbytes)
+    elif _RAW in fields:
+        first, last = fields[_RAW][0]
+        storage = StorageRef(dtype, last - first, partial(source.storage, first, last - first))
+    else:
+        storage = _typed(data, fields, dtype)
+    if storage.nbytes != nbytes:
+        raise MalformedFile(
+            f"the initializer {name!r} of shape {list(shape)} has {storage.nbytes:,} bytes, not {nbytes:,}"
+        )
+    steps = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
+    return name, strided(storage, 0, shape, steps)
+
+
+def _integers(data: Any, spans: list[tuple[int, int]]) -> tuple[int, ...]:
+    """Repeated integers: packed into one field, or a field each."""
+    found: list[int] = []
+    for first, last in spans:
+        if first == last:
+            found.append(first)
+            continue
+        while first < last:
+            value, first = _varint(data, first, last)
+            found.append(value)
+    if any(value >= 1 << 62 for value in found):
+        raise MalformedFile("an initializer has a negative or absurd size")
+    return tuple(found)
+
+
+def _text(data: Any, spans: list[tuple[int, int]]) -> str:
+    return bytes(data[spans[0][0] : spans[0][1]]).decode("utf-8", "replace") if spans else ""
+
+
+def _typed(data: Any, fields: dict[int, list[tuple[int, int]]], dtype: torch.dtype) -> StorageRef:
+    """Elements in one of the typed fields; small types travel in int32_data, half floats as their bits."""
+    number = next((number for number in _TYPED_DATA if number in fields), None)
+    if number is None:
+        return StorageRef(dtype, 0, lambda: torch.UntypedStorage(0))
+    if number in (5, 7, 11):
+        values = np.array(_signed(data, fields[number]), np.int64)
+        bits = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[dtype.itemsize]
+        array = values.astype(bits)
+    else:
+        array = np.frombuffer(b"".join(bytes(data[first:last]) for first, last in fields[number]), _TYPED_DATA[number])
+    content = bytearray(array.tobytes())
+    return StorageRef(dtype, len(content), lambda: torch.frombuffer(content, dtype=torch.uint8).untyped_storage())
+
+
+def _signed(data: Any, spans: list[tuple[int, int]]) -> list[int]:
+    found = []
+    for first, last in spans:
+        position, packed = first, first != last
+        while packed and position < last:
+            value, position = _varint(data, position, last)
+            found.append(value)
+        if not packed:
+            found.append(first)
+    return [value - (1 << 64) if value >= 1 << 63 else value for value in found]
+
+
+def _external(source: Source, data: Any, spans: list[tuple[int, int]], dtype: torch.dtype, nbytes: int) -> StorageRef:
+    """Elements in a file beside the model: key-value pairs `location`, `offset`, `length`."""
+    pairs: dict[str, str] = {}
+    for first, last in spans:
+        entry = {number: (start, end) for number, start, end in _fields(data, first, last)}
+        pairs[_text(data, [entry.get(1, (0, 0))])] = _text(data, [entry.get(2, (0, 0))])
+    beside = Source(within(source.path.parent, pairs.get("location", "")), "mmap" if source.mapped else "read")
+    try:
+        offset, length = int(pairs.get("offset", "0")), int(pairs.get("length", str(nbytes)))
+    except ValueError:
+        raise MalformedFile(f"an external initializer at {pairs}") from None
+    beside.check(offset, length, "an external initializer")
+    return StorageRef(dtype, length, partial(beside.storage, offset, length))
+
+
+class Session(nn.Module):
+    """An onnxruntime session behind the interface of a module. `takes` says its inputs, for the signature."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.session = session
+        self.names = [item.name for item in session.get_inputs()]
+        self.outputs = [item.name for item in session.get_outputs()]
+        self.takes = {item.name: _spec(item) for item in session.get_inputs()}
+
+    def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor] | torch.Tensor:
+        given = dict(zip(self.names, (item.cpu().numpy() for item in inputs), strict=True))
+        found = [torch.from_numpy(np.asarray(value)) for value in self.session.run(self.outputs, given)]
+        return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
+
+
+def _spec(item: Any) -> str:
+    """`tensor(float)` and its shape as `float32[N, 3]`; a size that is no number is any size."""
+    kind = item.type.removeprefix("tensor(").removesuffix(")")
+    names = {"float": "float32", "double": "float64"}
+    return f"{names.get(kind, kind)}[{', '.join(str(size) if isinstance(size, int) else '?' for size in item.shape)}]"
+
+
+def _load(path: Path, device: torch.device) -> nn.Module:
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise UnsupportedFormat(
+            f"{path.name} is an ONNX graph, and onnxruntime is not installed",
+            hint="pip install onnxruntime (the extra is called onnx), or serve the PyTorch model it was made from.",
+        )
+    import onnxruntime
+
+    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()]
+    try:
+        return Session(onnxruntime.InferenceSession(str(path), providers=providers))
+    except Exception as error:  # noqa: BLE001  # onnxruntime's own exception classes differ by version
+        raise MalformedFile(f"{path.name}: onnxruntime can't load it: {error}") from None

@@ -1,0 +1,51 @@
+"""`pickle`: a pickle that torch.save did not write. Refused, and named for what it is."""
+
+from pathlib import Path
+
+from score.errors import LoadError, UnsupportedFormat
+from score.formats._pickled import no_storages, read_pickle
+from score.formats._source import Source
+from score.formats.contents import Contents
+from score.formats.probe import Probe
+from score.formats.torch_legacy import MAGIC
+
+NAME = "pickle"
+
+# What a pickle is, by the package of the first class that it names and that is listed here.
+KINDS = {
+    "sklearn": ("a scikit-learn model", "Serve it with MLflow or MLServer, or convert it to ONNX with skl2onnx."),
+    "joblib": ("a joblib dump", "Serve it with MLflow or MLServer."),
+    "xgboost": ("an XGBoost model", "Save it with model.save_model and serve it with MLServer."),
+    "lightgbm": ("a LightGBM model", "Save it with booster.save_model and serve it with MLServer."),
+    "catboost": ("a CatBoost model", "Save it as ONNX."),
+    "keras": ("a Keras model", "Export it to ONNX."),
+    "tensorflow": ("a TensorFlow object", "Export it to ONNX with tf2onnx."),
+    "pandas": ("a pandas object", "That is data, not a model."),
+    "paddle": ("a PaddlePaddle checkpoint", "Convert it with paddle2onnx."),
+    "jax": ("a JAX checkpoint", "Save the arrays with numpy.savez and serve that."),
+    "numpy": ("numpy arrays", "Save them by name with numpy.savez, and serve that."),
+    "torch": ("torch objects written by pickle.dump", "Load it where it was made, and save it with torch.save."),
+}
+_TEXT_STARTS = (b"(dp", b"(lp", b"ccopy_reg\n", b"cnumpy", b"csklearn", b"c__builtin__\n", b"ccollections\n")
+
+
+def detect(probe: Probe) -> bool:
+    head = probe.head
+    if head.startswith(_TEXT_STARTS):
+        return True
+    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[4:14] != MAGIC
+
+
+def open(path: Path, read: str) -> Contents:
+    """Always raises `UnsupportedFormat`. The pickle is read without importing anything, to see what it names."""
+    try:
+        names = read_pickle(Source(path, read).view(), no_storages, name=path.name).mentioned
+    except LoadError:
+        names = ()
+    named = [name for name in names if name.partition(".")[0] in KINDS]
+    kind, way_out = KINDS[named[0].partition(".")[0]] if named else ("plain Python values", "")
+    raise UnsupportedFormat(
+        f"{path.name} is a pickle that torch.save did not write: {kind}",
+        hint=way_out or "Save the weights with torch.save(model.state_dict(), path), and serve that file.",
+        detail="\n".join(f"it names {name}" for name in names[:12]),
+    )

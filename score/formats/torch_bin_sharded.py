@@ -1,0 +1,26 @@
+"""`torch-bin-sharded`: `pytorch_model.bin.index.json` beside the torch.save files that it names."""
+
+from pathlib import Path
+
+from score.formats import _shards, torch_legacy, torch_zip
+from score.formats.contents import Contents
+from score.formats.probe import Probe
+
+NAME = "torch-bin-sharded"
+SUFFIX = ".bin.index.json"
+
+
+def detect(probe: Probe) -> bool:
+    if _shards.described(probe) or _shards.index(probe, ".safetensors.index.json") is not None:
+        return False
+    return _shards.index(probe, SUFFIX) is not None
+
+
+def open(path: Path, read: str) -> Contents:
+    return _shards.open_index(path, SUFFIX, read, NAME, open_shard)
+
+
+def open_shard(path: Path, read: str) -> Contents:
+    """One shard, of whichever generation of torch.save."""
+    legacy = torch_legacy.detect(Probe(path))
+    return torch_legacy.open(path, read) if legacy else torch_zip.open(path, read)

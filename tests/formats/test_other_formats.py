@@ -1,0 +1,404 @@
+"""The formats that are folders, archives of other tools, or other frameworks': what is particular to each."""
+
+import json
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from score import checkpoint, main
+from score.errors import (
+    ArchitectureNeeded,
+    ClassNotImportable,
+    LoadError,
+    MalformedFile,
+    NoCheckpoint,
+    NoWeights,
+    UnsupportedFormat,
+    UntrustedCode,
+)
+from score.formats.registry import detect, open_checkpoint
+from score.model_dir import find_checkpoint
+from score.probing import synthetic
+from score.settings import Settings
+from score.trust import sha256
+from tests import makers
+from tests.makers import net
+
+NET = "tests.makers:Net"
+
+
+def only(folder: Path) -> Path:
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in makers.MAKERS if name not in ("pickle", "aot-inductor", "onnx", "torch-tar")]
+)
+def test_check_serves_it_where_an_architecture_fits(tmp_path: Path, name: str) -> None:
+    makers.MAKERS[name](tmp_path)
+    setting = None if name in ("torchscript", "torch-export") else NET
+    served = main.load_model(Settings.load(tmp_path, architecture=setting))
+    images = torch.rand(3, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(served.module(images), net()(images))
+    assert served.report.format == name
+    assert served.predict(synthetic(served.signature)) is not None
+
+
+def test_torch_tar_is_what_torch_reads(tmp_path: Path) -> None:
+    state = makers.torch_tar(tmp_path)
+    wanted = torch.load(only(tmp_path), weights_only=False)
+    assert list(wanted) == list(state)
+    assert all(torch.equal(wanted[name], tensor) for name, tensor in state.items())
+
+
+# folders
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "link.safetensors", 5])
+def test_an_index_can_not_point_outside(tmp_path: Path, name: Any) -> None:
+    makers.safetensors(tmp_path)
+    makers.safetensors_sharded(tmp_path)
+    (tmp_path / "model" / "link.safetensors").symlink_to(tmp_path / "model.safetensors")
+    (tmp_path / "outside.safetensors").write_bytes(b"")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv.weight": name}}))
+    with pytest.raises(MalformedFile, match="not in the folder"):
+        open_checkpoint(tmp_path / "model")
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    makers.safetensors_sharded(tmp_path)
+    (tmp_path / "model" / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(NoCheckpoint, match="model-00002-of-00002"):
+        open_checkpoint(tmp_path / "model")
+
+
+def test_a_tensor_that_is_not_in_its_shard(tmp_path: Path) -> None:
+    makers.torch_bin_sharded(tmp_path)
+    index = tmp_path / "model" / "pytorch_model.bin.index.json"
+    document = json.loads(index.read_text())
+    document["weight_map"]["ghost"] = "model-00001-of-00002.bin"
+    index.write_text(json.dumps(document))
+    with pytest.raises(MalformedFile, match="'ghost'"):
+        open_checkpoint(tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(1)
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=3
+    )
+    model = transformers.BertForSequenceClassification(config).eval()
+    model.save_pretrained(folder / "model")
+    return folder / "model", model
+
+
+def test_hf_dir_through_transformers(bert: tuple[Path, nn.Module]) -> None:
+    folder, model = bert
+    assert detect(folder) == "hf-dir"
+    served = main.load_model(Settings.load(folder))
+    assert served.report.architecture == "transformers.BertForSequenceClassification"
+    assert served.report.ignored == ()
+    ids = torch.tensor([[3, 7, 9, 1]])
+    answer = served.predict({"input_ids": ids})
+    with torch.inference_mode():
+        wanted = model(ids).logits
+    found = answer["logits"] if isinstance(answer, dict) else answer
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_hf_dir_never_fills_what_is_missing(bert: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder, _ = bert
+    state = load_file(folder / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    save_file({k: v for k, v in state.items() if not k.startswith("classifier")}, tmp_path / "model.safetensors")
+    with pytest.raises(LoadError) as caught:  # transformers itself would draw the classifier at random
+        main.load_model(Settings.load(tmp_path))
+    assert caught.value.code == "weights_mismatch"
+    assert "classifier.weight [3, 16]" in caught.value.detail
+
+
+def test_hf_dir_without_transformers_still_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = makers.hf_dir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    contents = open_checkpoint(tmp_path / "model")
+    assert contents.design is None
+    assert set(contents.tree) == set(state)
+
+
+def test_an_adapter_alone_names_its_base(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base-7b"}))
+    torch.save({"base_model.model.q.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.bin")
+    assert detect(tmp_path) == "hf-dir"
+    with pytest.raises(NoWeights, match=r"adapter .*'org/base-7b'"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_configuration_alone_is_an_architecture_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(NoWeights, match="architecture without weights"):
+        open_checkpoint(tmp_path)
+
+
+def test_mlflow_reports_what_its_requirements_want(tmp_path: Path) -> None:
+    makers.mlflow(tmp_path)
+    contents = open_checkpoint(tmp_path / "model")
+    assert contents.metadata["inner_format"] == "torch-zip"
+    unmet = contents.metadata["requirements_not_met"]
+    assert unmet == [f"numpy==1.0.0 (here {np.__version__})", "not-a-package==1 (not installed)"]
+
+
+def test_mlflow_runs_its_class_only_when_the_folder_is_trusted(tmp_path: Path) -> None:
+    makers.mlflow(tmp_path)
+    with pytest.raises(UntrustedCode):
+        main.load_model(Settings.load(tmp_path))
+    served = main.load_model(Settings.load(tmp_path, trust_sha256=sha256(tmp_path / "model")))
+    assert served.report.source == "the pickled module, trusted"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("flavors:\n  sklearn: {}\n  python_function: {}\n", UnsupportedFormat, "flavor sklearn, python_function"),
+        ("a: [", MalformedFile, "not valid YAML"),
+        ("flavors: 3", MalformedFile, "no flavors"),
+        ("flavors:\n  pytorch: {model_data: ../../etc}\n", MalformedFile, "not in the folder"),
+        ("flavors:\n  pytorch: {model_data: data}\n", NoCheckpoint, "no model.pth"),
+        ("flavors: !!python/object/apply:os.system ['touch /tmp/score-was-here']", MalformedFile, "not valid YAML"),
+    ],
+)
+def test_mlflow_that_is_no_pytorch_model(tmp_path: Path, text: str, error: type[LoadError], says: str) -> None:
+    (tmp_path / "MLmodel").write_text(text)
+    with pytest.raises(error, match=says):
+        open_checkpoint(tmp_path)
+
+
+def _distributed(folder: Path, state: dict[str, Any]) -> Path:
+    import torch.distributed.checkpoint as dcp
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(state, checkpoint_id=str(folder / "dcp"))
+    return folder / "dcp"
+
+
+def test_distcp_keeps_the_nesting_and_the_values(tmp_path: Path) -> None:
+    state = nn.Linear(4, 3).state_dict()
+    contents = open_checkpoint(_distributed(tmp_path, {"model": dict(state), "epoch": 3, "name": "x"}))
+    weights = checkpoint.choose(contents)
+    assert weights.path == "model"
+    assert all(torch.equal(weights.tensors[name].load(), tensor) for name, tensor in state.items())
+    assert (contents.tree["epoch"], contents.tree["name"]) == (3, "x")
+
+
+def test_distcp_merges_shards_without_a_process_group(tmp_path: Path) -> None:
+    """Two ranks' shards of one tensor, by torch's own writer: metadata for both is what a planner would merge."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
+
+    whole = torch.arange(24.0).reshape(6, 4)
+    folder = _distributed(tmp_path, {"top": whole[:2].clone(), "rest": whole[2:].clone()})
+    reader = dcp.FileSystemReader(str(folder))
+    metadata = reader.read_metadata()
+    properties = metadata.state_dict_metadata["top"].properties
+    chunks = [
+        ChunkStorageMetadata(torch.Size([0, 0]), torch.Size([2, 4])),
+        ChunkStorageMetadata(torch.Size([2, 0]), torch.Size([4, 4])),
+    ]
+    places = {index.fqn: info for index, info in metadata.storage_data.items()}
+    metadata.state_dict_metadata = {"w": TensorStorageMetadata(properties, torch.Size([6, 4]), chunks)}
+    metadata.storage_data = {
+        MetadataIndex("w", torch.Size([0, 0])): places["top"],
+        MetadataIndex("w", torch.Size([2, 0])): places["rest"],
+    }
+    metadata.planner_data = None
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    tree = open_checkpoint(folder).tree
+    assert torch.equal(tree["w"].load(), whole)
+    del metadata.storage_data[MetadataIndex("w", torch.Size([2, 0]))]
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(MalformedFile, match=r"no file holds the piece of 'w' at \[2, 0\]"):
+        open_checkpoint(folder)
+
+
+# archives
+
+
+MODEL_FILE = """
+import torch
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 7)
+    def forward(self, x):
+        return self.fc(x)
+"""
+
+
+def test_mar_with_a_model_file_runs_it_only_when_trusted(tmp_path: Path) -> None:
+    state = nn.Linear(3, 7).state_dict()
+    torch.save({f"fc.{name}": tensor for name, tensor in state.items()}, tmp_path / "weights.pt")
+    manifest = {"model": {"serializedFile": "weights.pt", "modelFile": "model.py", "handler": "handler.py:run"}}
+    path = tmp_path / "archive" / "model.mar"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "weights.pt", "weights.pt")
+        archive.writestr("model.py", MODEL_FILE)
+        archive.writestr("handler.py", "raise SystemExit('a handler was run')")
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+    contents = open_checkpoint(path)
+    assert contents.metadata["handler_not_run"] == "handler.py:run"
+    with pytest.raises(UntrustedCode, match=r"model\.py"):
+        main.load_model(Settings.load(path))
+    served = main.load_model(Settings.load(path, trust_sha256=sha256(path)))
+    assert torch.equal(served.module.state_dict()["fc.bias"], state["bias"])
+
+
+def test_torch_package_with_its_own_code_only_when_trusted(tmp_path: Path) -> None:
+    makers.torch_package(tmp_path)
+    with pytest.raises((UntrustedCode, ClassNotImportable)):
+        main.load_model(Settings.load(tmp_path))
+    path = only(tmp_path)
+    served = main.load_model(Settings.load(tmp_path, trust_sha256=sha256(path)))
+    images = torch.rand(2, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(served.module(images), net()(images))
+
+
+def test_aot_inductor_is_native_code(tmp_path: Path) -> None:
+    makers.aot_inductor(tmp_path)
+    with pytest.raises(UntrustedCode) as caught:
+        main.load_model(Settings.load(tmp_path))
+    assert "model.wrapper.so" in caught.value.detail
+    with pytest.raises(LoadError):  # trusted, and no library at all
+        main.load_model(Settings.load(tmp_path, trust_code=True))
+
+
+@pytest.mark.slow
+def test_aot_inductor_is_served_when_trusted(tmp_path: Path) -> None:
+    program = torch.export.export(nn.Linear(3, 2).eval(), (torch.ones(2, 3),))
+    torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    served = main.load_model(Settings.load(tmp_path, trust_code=True, inputs="float32[2, 3]"))
+    inputs = torch.rand(2, 3)
+    torch.testing.assert_close(served.module(inputs), program.module()(inputs))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_npz_of_every_dtype_and_order(tmp_path: Path, compressed: bool) -> None:
+    arrays = {
+        name: np.arange(6).reshape(2, 3).astype(name) for name in ("f4", "f8", "f2", "i8", "u1", "?", "c8", ">f4")
+    }
+    arrays |= {
+        "fortran": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+        "0-d": np.array(2.5),
+        "empty": np.zeros((0, 3)),
+    }
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "model.npz", **arrays)
+    tree = open_checkpoint(tmp_path / "model.npz").tree
+    assert set(tree) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(tree[name].load().numpy(), array)
+
+
+def test_npz_never_unpickles(tmp_path: Path) -> None:
+    np.savez(tmp_path / "model.npz", a=np.array([{"x": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(UnsupportedFormat, match="Python objects"):
+        open_checkpoint(tmp_path / "model.npz")
+
+
+def test_onnx_is_served_by_onnxruntime(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    state = makers.onnx(tmp_path)
+    served = main.load_model(Settings.load(tmp_path))
+    assert served.signature.as_dict()["inputs"] == {"x": "float32[N, 3]"}
+    x = torch.rand(4, 3)
+    np.testing.assert_allclose(served.predict({"x": x}), (x @ state["weight"] + state["bias"]).numpy(), rtol=1e-5)
+
+
+def test_onnx_without_onnxruntime_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    makers.onnx(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert set(open_checkpoint(only(tmp_path)).tree) == {"weight", "bias"}
+    with pytest.raises(UnsupportedFormat, match="onnxruntime is not installed"):
+        main.load_model(Settings.load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (np.arange(3), "numpy arrays"),
+        ({"w": torch.ones(2)}, "torch objects written by pickle.dump"),
+        ([1, 2], "plain Python values"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_is_named_for_what_it_is(tmp_path: Path, value: Any, kind: str, protocol: int) -> None:
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(value, protocol))
+    if detect(tmp_path / "model.pkl") is None:
+        assert protocol == 0  # text that could be anything is no checkpoint
+        return
+    with pytest.raises(UnsupportedFormat, match=kind):
+        open_checkpoint(tmp_path / "model.pkl")
+
+
+def test_scikit_learn_is_named(tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    with pytest.raises(UnsupportedFormat, match="a scikit-learn model") as caught:
+        open_checkpoint(find_checkpoint(Settings.load(tmp_path)).path)
+    assert "MLServer" in caught.value.hint
+
+
+# what could be two things
+
+
+def _zip(path: Path, **records: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name.replace("__", "/").replace("_dot_", "."), content)
+    return path
+
+
+def test_a_zip_that_is_both_torchscript_and_torch_zip_is_torchscript(tmp_path: Path) -> None:
+    # both are read by the machine that runs nothing, so nothing hangs on it; torch.jit is what wants constants.pkl
+    path = _zip(tmp_path / "model.pt", m__data_dot_pkl=b"\x80\x02}.", m__constants_dot_pkl=b"\x80\x02).")
+    assert detect(path) == "torchscript"
+
+
+def test_a_tar_inside_a_zip_is_a_zip(tmp_path: Path) -> None:
+    makers.torch_tar(tmp_path)
+    path = _zip(tmp_path / "model.zip", model_dot_tar=only(tmp_path).read_bytes())
+    with pytest.raises(LoadError, match="a zip archive that no known format writes"):
+        open_checkpoint(path)
+
+
+def test_a_zip_behind_other_bytes_is_no_zip(tmp_path: Path) -> None:
+    makers.torch_zip(tmp_path)
+    path = only(tmp_path)
+    path.write_bytes(b"GGUF" + path.read_bytes())  # Python's zipfile would still read it
+    with pytest.raises(LoadError, match="GGUF"):
+        open_checkpoint(path)
+
+
+def test_weights_whose_class_is_not_known_say_so(tmp_path: Path) -> None:
+    makers.npz(tmp_path)
+    with pytest.raises(ArchitectureNeeded):
+        main.load_model(Settings.load(tmp_path))
