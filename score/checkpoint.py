@@ -58,8 +58,17 @@ class Candidate:
 
 
 def candidates(contents: Contents) -> list[Candidate]:
-    """Every candidate in a checkpoint, in the order of the file. A mapping that is reached twice counts once."""
-    return list(_walk(contents.tree, (), "weights", set(), MAX_DEPTH))
+    """Every candidate in a checkpoint, in the order of the file. A mapping that is reached twice counts once.
+
+    Where there is none, tensors at the root among other things (a configuration, an epoch) are one.
+    """
+    found = list(_walk(contents.tree, (), "weights", set(), MAX_DEPTH))
+    if found or not isinstance(contents.tree, dict) or _is_optimizer(contents.tree):
+        return found
+    named = {str(key): settled(value) for key, value in contents.tree.items() if not _NEVER.match(str(key))}
+    tensors = {name: value for name, value in named.items() if isinstance(value, TensorRef)}
+    floating = [value for value in tensors.values() if value.shape and value.dtype.is_floating_point]
+    return [Candidate("", tensors, "weights")] if floating else []
 
 
 def _walk(value: Any, path: tuple[str, ...], kind: str, seen: set[int], depth: int) -> Iterator[Candidate]:
@@ -157,10 +166,20 @@ def choose(contents: Contents, wanted: str | None = None) -> Candidate:
     plain = [candidate for candidate in found if candidate.kind == "weights"]
     left = plain or found
     if len(left) == 1:
-        return left[0]
+        return _whole(contents, left[0])
     raise SeveralWeights(
         f"{contents.path.name} holds {len(left)} mappings that could be the weights", detail=table(left)
     )
+
+
+def _whole(contents: Contents, candidate: Candidate) -> Candidate:
+    """Refuse what only adapts another model's weights (LoRA: Hu et al. 2021, as PEFT names its tensors)."""
+    if all("lora_" in name for name in candidate.tensors):
+        raise NoWeights(
+            f"{contents.path.name} holds an adapter (LoRA) only; the base model that it adapts is not here",
+            hint="Merge the adapter into its base model (merge_and_unload) and save the result.",
+        )
+    return candidate
 
 
 def _named(contents: Contents, found: list[Candidate], wanted: str) -> Candidate:
@@ -189,22 +208,43 @@ def table(found: list[Candidate]) -> str:
     )
 
 
+_TRAINING = frozenset({"epoch", "step", "global_step", "iteration"})
+_SCHEDULER = frozenset({"base_lrs", "last_epoch", "_step_count", "_last_lr", "verbose", "best", "num_bad_epochs"})
+_RNG = frozenset({"python", "numpy", "cpu", "cuda", "torch", "random", "xla", "npu"})
+
+
 def _why_none(contents: Contents) -> tuple[str]:
     """What a file without weights is, for people: each kind of file that is mistaken for one by name."""
     tree, name = settled(contents.tree), contents.path.name
     keys = {str(key).lower() for key, _ in _children(tree)} if isinstance(tree, (dict, list, tuple, StandIn)) else set()
+    listed = ", ".join(sorted(keys)[:12])
     if isinstance(tree, TensorRef):
         return (f"{name} holds a single tensor of shape {list(tree.shape)}, not weights by name",)
-    if isinstance(tree, (dict, StandIn)) and _is_optimizer(tree):
-        return (f"{name} holds an optimizer's state only, not the model's weights",)
-    if keys and all(_NEVER.match(key) or key in ("epoch", "step", "global_step", "iteration") for key in keys):
-        return (f"{name} holds training state only ({', '.join(sorted(keys))}), not the model's weights",)
-    if isinstance(tree, StandIn) and _is_module(tree):
-        return (f"{name} holds a module of class {tree.path} that has no parameters",)
-    if isinstance(tree, StandIn):
-        return (f"{name} holds an object of class {tree.path} that has no weights in it",)
     if isinstance(tree, GlobalName):
         return (f"{name} holds the class {tree.path} itself, an architecture without weights",)
+    if isinstance(tree, (dict, StandIn)) and _is_optimizer(tree):
+        return (f"{name} holds an optimizer's state only, not the model's weights",)
+    if isinstance(tree, StandIn):
+        return (_what_object(name, tree),)
     if not keys:
         return (f"{name} holds {type(tree).__name__ if tree not in ({}, [], ()) else 'nothing'}, and no weights",)
-    return (f"{name}: nothing in it is a mapping of names to tensors. It holds: {', '.join(sorted(keys)[:12])}",)
+    if keys & {"base_lrs", "last_epoch"} and len(keys & _SCHEDULER) * 2 >= len(keys):
+        return (f"{name} holds a scheduler's state only ({listed}), not the model's weights",)
+    if keys <= _RNG:
+        return (f"{name} holds the state of random number generators only ({listed}), not the model's weights",)
+    if all(_NEVER.match(key) or key in _TRAINING for key in keys):
+        return (f"{name} holds training state only ({listed}), not the model's weights",)
+    return (f"{name}: nothing in it is a mapping of names to tensors. It holds: {listed}",)
+
+
+def _what_object(name: str, tree: StandIn) -> str:
+    if _is_module(tree):
+        return f"{name} holds a module of class {tree.path} that has no parameters"
+    if tree.path.endswith((".Namespace", "Arguments", "Args")):
+        return f"{name} holds training arguments ({tree.path}) only, not the model's weights"
+    return f"{name} holds an object of class {tree.path} that has no weights in it"
+
+
+def holds_weights(contents: Contents) -> bool:
+    """Whether there is anything in a checkpoint that could be served."""
+    return contents.program is not None or bool(candidates(contents))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from score.checkpoint import holds_weights
 from score.errors import (
     LoadError,
     ModelDirEmpty,
@@ -12,6 +13,7 @@ from score.errors import (
     ModelDirUnreadable,
     ModelDirUnset,
     NoCheckpoint,
+    NoWeights,
     SeveralCheckpoints,
 )
 from score.formats import registry
@@ -52,6 +54,8 @@ def find_checkpoint(settings: Settings) -> Found:
         return Found(root, registry.detect(root) or _unknown(root, root), root.parent)
     found = list(_search(root))
     ours = [(path, format) for path, format in found if format not in ("foreign", "pickle")]
+    if len(ours) > 1:  # a trainer's folder has its optimizer, arguments and random state beside the weights
+        ours = [(path, format) for path, format in ours if _may_hold_weights(path, settings.read)] or ours
     candidates = ours or found
     if not candidates:
         raise _nothing(root)
@@ -93,6 +97,14 @@ def _search(root: Path) -> Iterator[tuple[Path, str]]:
             format = registry.detect(entry)
             if format is not None:
                 yield entry, format
+
+
+def _may_hold_weights(path: Path, read: str) -> bool:
+    """Whether a file could be what is meant; one that can't be read stays a candidate, so that the error lists it."""
+    try:
+        return holds_weights(registry.open_checkpoint(path, read))
+    except LoadError as error:
+        return not isinstance(error, NoWeights)
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -82,7 +82,6 @@ class Pickled:
     unsafe: tuple[str, ...]
     locations: tuple[str, ...]
     end: int
-    mentioned: tuple[str, ...] = ()
 
 
 def read_pickle(data: Any, find: FindStorage, *, name: str, position: int = 0, policy: Policy | None = None) -> Pickled:
@@ -91,9 +90,7 @@ def read_pickle(data: Any, find: FindStorage, *, name: str, position: int = 0, p
     restricted = Restricted()
     machine = Unpickler(data, policy or restricted, storages, position=position, name=name)
     value = machine.load()
-    return Pickled(
-        value, tuple(restricted.unsafe), tuple(storages.locations), machine.position, tuple(restricted.mentioned)
-    )
+    return Pickled(value, tuple(restricted.unsafe), tuple(storages.locations), machine.position)
 
 
 def no_storages(key: str, dtype: torch.dtype, nbytes: int) -> StorageRef:
@@ -134,6 +131,8 @@ def plain(value: Any, depth: int = 4) -> Any:
         return str(value)[:1000] if text or large or value != value else value
     if isinstance(value, GlobalName):
         return value.path
+    if depth and isinstance(value, StandIn):
+        return plain({**value.attributes(), **value.mapping}, depth)
     if depth and isinstance(value, dict) and len(value) <= 256:
         items = {str(key): plain(item, depth - 1) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not None} or None

@@ -1,9 +1,11 @@
 """`pickle`: a pickle that torch.save did not write. Refused, and named for what it is."""
 
+import contextlib
 from pathlib import Path
 
 from score.errors import LoadError, UnsupportedFormat
 from score.formats._pickled import no_storages, read_pickle
+from score.formats._restricted import Restricted
 from score.formats._source import Source
 from score.formats.contents import Contents
 from score.formats.probe import Probe
@@ -38,10 +40,10 @@ def detect(probe: Probe) -> bool:
 
 def open(path: Path, read: str) -> Contents:
     """Always raises `UnsupportedFormat`. The pickle is read without importing anything, to see what it names."""
-    try:
-        names = read_pickle(Source(path, read).view(), no_storages, name=path.name).mentioned
-    except LoadError:
-        names = ()
+    policy = Restricted()
+    with contextlib.suppress(LoadError):  # even one that can't be read to its end has named things by then
+        read_pickle(Source(path, read).view(), no_storages, name=path.name, policy=policy)
+    names = list(policy.mentioned)
     named = [name for name in names if name.partition(".")[0] in KINDS]
     kind, way_out = KINDS[named[0].partition(".")[0]] if named else ("plain Python values", "")
     raise UnsupportedFormat(
