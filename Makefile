@@ -8,7 +8,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 EXAMPLE := examples/digits/request.json
 
-.PHONY: help setup serve test lint format example bench lock clean
+.PHONY: help setup serve test test-slow fuzz lint format example bench lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,12 @@ lint: $(READY)  ## ruff and mypy
 
 format: $(READY)  ## let ruff format the code
 	$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format .
+
+fuzz: $(READY)  ## mutate checkpoints of every format; bounded by MUTANTS and SECONDS
+	$(VENV)/bin/python -m tests.fuzz --mutants $(or $(MUTANTS),10000) --seconds $(or $(SECONDS),900)
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(VENV)/bin/python -m pytest -m slow
 
 bench: $(READY)  ## what bench/README.md reports
 	$(VENV)/bin/python bench/load.py

@@ -52,7 +52,7 @@ def find_checkpoint(settings: Settings) -> Found:
         return _named(root, settings.checkpoint)
     if root.is_file():
         return Found(root, registry.detect(root) or _unknown(root, root), root.parent)
-    found = list(_search(root))
+    found = list(_search(root, root))
     ours = [(path, format) for path, format in found if format not in ("foreign", "pickle")]
     if len(ours) > 1:  # a trainer's folder has its optimizer, arguments and random state beside the weights
         ours = [(path, format) for path, format in ours if _may_hold_weights(path, settings.read)] or ours
@@ -74,25 +74,31 @@ def _named(root: Path, name: str) -> Found:
         raise NoCheckpoint(f"SCORE_CHECKPOINT={name} leaves the model folder {folder}")
     if not path.exists():
         raise NoCheckpoint(f"SCORE_CHECKPOINT={name}: there is no such file in {folder}", detail=tree(folder))
+    if _leaves(path, folder):
+        raise NoCheckpoint(f"SCORE_CHECKPOINT={name} is a link that leaves the model folder {folder}", hint=_LINK_HINT)
     return Found(path, registry.detect(path) or _unknown(path, folder), folder)
+
+
+_LINK_HINT = "Copy the file into the folder, or point AZUREML_MODEL_DIR at where it really is."
 
 
 def _unknown(path: Path, root: Path) -> str:
     raise NoCheckpoint(f"{path} is not a checkpoint of any kind that is known here", detail=tree(root))
 
 
-def _search(root: Path) -> Iterator[tuple[Path, str]]:
-    """Every checkpoint below `root`: a folder that is one as a whole, else the files in it."""
-    format = registry.detect(root)
+def _search(folder: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    """Every checkpoint in `folder`: itself if it is one as a whole, else the files in it. Links out of `root` are not
+    followed: whoever packed the model folder does not get to read the rest of the machine."""
+    format = registry.detect(folder)
     if format is not None:
-        yield root, format
+        yield folder, format
         return
-    for entry in _listed(root):
-        if entry.name.startswith(".") or _leaves(entry):
+    for entry in _listed(folder):
+        if entry.name.startswith(".") or _leaves(entry, root) or _loops(entry):
             continue
         if entry.is_dir():
             if entry.name not in _SKIPPED_FOLDERS:
-                yield from _search(entry)
+                yield from _search(entry, root)
         elif entry.is_file() and entry.suffix.lower() not in _SKIPPED_SUFFIXES:
             format = registry.detect(entry)
             if format is not None:
@@ -114,9 +120,13 @@ def _listed(folder: Path) -> list[Path]:
         raise _unreadable(folder) from None
 
 
-def _leaves(entry: Path) -> bool:
-    """A link that makes a loop."""
+def _loops(entry: Path) -> bool:
     return entry.is_symlink() and entry.is_dir() and entry.resolve() in entry.parents
+
+
+def _leaves(entry: Path, root: Path) -> bool:
+    """Whether an entry is a link to outside of `root`."""
+    return entry.is_symlink() and not entry.resolve().is_relative_to(root.resolve())
 
 
 def _exists(path: Path) -> bool:
@@ -157,6 +167,8 @@ def _tree(path: Path, level: int, depth: int, notes: Mapping[Path, str]) -> Iter
             if level < depth:
                 for child in sorted(path.iterdir()):
                     yield from _tree(child, level + 1, depth, notes)
+        elif path.is_symlink():
+            yield f"{indent}{path.name}  -> {path.readlink()}{note}"
         else:
             yield f"{indent}{path.name}  {size(path.stat().st_size)}{note}"
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What public projects' checkpoints look like: where the weights sit, what surrounds them, and what is no weights at all.
+"""What public projects' checkpoints look like: where the weights sit, what surrounds them, and what is none.
 
 Each is written both by today's torch.save and in the older format, which is not rare in the wild.
 """

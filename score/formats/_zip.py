@@ -13,7 +13,8 @@ from score.formats._source import Source, in_memory
 
 # What torch compresses is source code and debug information; weights are stored as they are.
 MAX_INFLATED = 256 << 20
-MAX_RATIO = 1100  # deflate can't do better than 1:1032 on honest data
+MAX_RATIO = 1100  # deflate can't do better than 1:1032
+MAX_EXTRACTED_RATIO, SMALL = 20, 16 << 20  # weights hardly compress; a small file may, whatever it is
 
 
 def directory(source: Source) -> list[zipfile.ZipInfo]:
@@ -25,11 +26,11 @@ def directory(source: Source) -> list[zipfile.ZipInfo]:
     try:
         with source.file() as file, zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001  # a damaged directory makes zipfile raise anything
         raise TruncatedFile(f"{source.name}: a zip archive cut short or damaged ({error})") from None
     if infos and min(info.header_offset for info in infos) != 0:
         raise TruncatedFile(f"{source.name}: a zip archive cut short: only one that lies inside of it is whole")
-    return [info for info in infos if not info.is_dir()]
+    return [info for info in infos if not info.filename.endswith("/")]
 
 
 class Archive:
@@ -118,7 +119,7 @@ class Archive:
     def extracted(self, name: str) -> tuple[Path, BinaryIO]:
         """A record as a file in memory, for what can only be opened by path; see `in_memory`."""
         info = self._info(name)
-        if info.file_size > MAX_RATIO * max(info.compress_size, 1):
+        if info.file_size > max(MAX_EXTRACTED_RATIO * info.compress_size, SMALL):
             raise MalformedFile(f"{self.path.name}: the record {name!r} claims to inflate to {info.file_size:,} bytes")
         try:
             with self.source.file() as file, zipfile.ZipFile(file) as archive, archive.open(info) as record:

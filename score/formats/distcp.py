@@ -51,6 +51,12 @@ def _attributes(value: Any) -> dict[Any, Any]:
     raise MalformedFile("the .metadata is not that of a distributed checkpoint")
 
 
+def _numbers(value: Any) -> Size:
+    if isinstance(value, (tuple, list)) and all(isinstance(number, int) and number >= 0 for number in value):
+        return tuple(value)
+    raise MalformedFile("the .metadata has something else where a size or an offset belongs")
+
+
 def _mapping(described: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
     found = described.get(name)
     if isinstance(found, dict):
@@ -65,7 +71,7 @@ def _items(folder: Path, storage: Mapping[Any, Any]) -> dict[tuple[str, tuple[in
         at, place = _attributes(index), _attributes(info)
         if place.get("transform_descriptors"):
             raise MalformedFile(f"{folder.name}: shards written with transforms (such as compression) can't be read")
-        key = (str(at.get("fqn")), tuple(at.get("offset") or ()))
+        key = (str(at.get("fqn")), _numbers(at.get("offset") or ()))
         found[key] = (str(place.get("relative_path")), place.get("offset"), place.get("length"))
     return found  # type: ignore[return-value]  # numbers are checked where they are used
 
@@ -78,12 +84,13 @@ def _value(
     if "chunks" not in described:
         item = items.get((name, ()))
         return _read(folder, read, item, files) if item else None
-    size = tuple(described["size"])
+    size = _numbers(described.get("size"))
     pieces = []
-    for chunk in described["chunks"]:
+    chunks = described["chunks"] if isinstance(described["chunks"], list) else []
+    for chunk in chunks:
         at = _attributes(chunk)
-        offsets, sizes = tuple(at["offsets"]), tuple(at["sizes"])
-        item = items.get((name, offsets)) or (items.get((name, ())) if len(described["chunks"]) == 1 else None)
+        offsets, sizes = _numbers(at.get("offsets")), _numbers(at.get("sizes"))
+        item = items.get((name, offsets)) or (items.get((name, ())) if len(chunks) == 1 else None)
         if item is None:
             raise MalformedFile(f"{folder.name}: no file holds the piece of {name!r} at {list(offsets)}")
         ref = settled(_read(folder, read, item, files))
@@ -136,6 +143,8 @@ def _inside(offsets: Size, shape: Size, size: Size) -> bool:
 
 def _put(tree: dict[Any, Any], parts: tuple[Any, ...], value: Any) -> None:
     """Set a value at its nested place."""
+    if not all(isinstance(part, (str, int)) for part in parts):
+        raise MalformedFile("the .metadata has keys that are neither text nor numbers")
     for part in parts[:-1]:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):

@@ -68,6 +68,6 @@ def _header(archive: Archive, record: str) -> tuple[tuple[int, ...], bool, np.dt
         if reader is None:
             raise ValueError(f"version {version} of the npy format")
         shape, fortran, dtype = reader(head)
-    except (ValueError, TypeError, SyntaxError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001  # numpy parses the header as Python: TokenError, RecursionError ...
         raise MalformedFile(f"{archive.path.name}: {record} has no valid header ({error})") from None
     return tuple(int(size) for size in shape), bool(fortran), dtype, head.tell()
