@@ -7,7 +7,9 @@ Then, in a fresh process for each run, alternating so that a drifting machine fa
 
   usual      build the model; torch.load(weights_only=True); load_state_dict
   mmap       the same with torch.load(mmap=True)      (torch can't for torch-legacy)
+  read       torch.load alone, into no model
   loadstone  find the checkpoint, detect its format, read it, find the class, align, assign
+  inspect    what `score inspect --json` says of it, the SHA-256 of its bytes included
 
 Seconds are of these steps only: both sides have imported torch, and the file is in the page cache (it is read once
 before). Memory is the process's peak resident size after one forward pass, which makes every weight be read; it counts
@@ -77,18 +79,36 @@ def worker(loader: str, path: Path, module: Path, width: int) -> None:
     import score.main  # noqa: F401  # imports are not what is measured, on either side
 
     torch.set_num_threads(2)
+    before = peak_bytes()
     start = time.perf_counter()
-    model = loadstone(path, module) if loader == "loadstone" else usual(path, module, mmap=loader == "mmap")
+    if loader == "inspect":
+        model = look(path)
+    elif loader == "read":
+        model = torch.load(path, map_location="cpu", weights_only=True)
+    else:
+        model = loadstone(path, module) if loader == "loadstone" else usual(path, module, mmap=loader == "mmap")
     seconds = time.perf_counter() - start
-    with torch.inference_mode():
-        answer = model(torch.ones(1, width)).double().sum().item()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak": peak, "answer": answer}))
+    answer = None
+    if isinstance(model, torch.nn.Module):
+        with torch.inference_mode():
+            answer = model(torch.ones(1, width)).double().sum().item()
+    print(json.dumps({"seconds": seconds, "peak": peak_bytes(), "above": peak_bytes() - before, "answer": answer}))
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def look(path: Path) -> Any:
+    from score.inspection import inspect
+    from score.settings import Settings
+
+    return inspect(path, Settings.load(path))
 
 
 def measure(paths: dict[str, Path], module: Path, width: int, runs: int) -> dict[tuple[str, str], dict[str, float]]:
     """Medians by (format, loader). Fails if two loaders' answers differ."""
-    wanted = [(format, loader) for format in paths for loader in ("usual", "mmap", "loadstone")]
+    wanted = [(format, loader) for format in paths for loader in ("usual", "mmap", "read", "loadstone", "inspect")]
     wanted.remove(("torch-legacy", "mmap"))
     found: dict[tuple[str, str], list[dict[str, float]]] = {key: [] for key in wanted}
     for path in paths.values():
@@ -98,11 +118,11 @@ def measure(paths: dict[str, Path], module: Path, width: int, runs: int) -> dict
             command = [sys.executable, __file__, "--worker", loader, str(paths[format]), str(module), str(width)]
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
             found[format, loader].append(json.loads(done.stdout))
-    answers = {run["answer"] for runs_of in found.values() for run in runs_of}
+    answers = {run["answer"] for runs_of in found.values() for run in runs_of if run["answer"] is not None}
     if max(answers) - min(answers) > 1e-6 * max(1.0, abs(max(answers))):
         sys.exit(f"the loaders' answers differ: {answers}")
     return {
-        key: {name: statistics.median(run[name] for run in runs_of) for name in ("seconds", "peak")}
+        key: {name: statistics.median(run[name] for run in runs_of) for name in ("seconds", "peak", "above")}
         for key, runs_of in found.items()
     }
 
@@ -125,13 +145,14 @@ def main() -> None:
         layers = f"{options.layers} x Linear({options.width}, {options.width})"
         print(f"{layers}: {size / 1e9:.2f} GB, median of {options.runs}")
         found = measure(paths, folder / "deep.py", options.width, options.runs)
-    print(f"{'format':<14}{'loader':<12}{'seconds':>9}{'x usual':>9}{'peak GB':>9}{'x usual':>9}")
+    head = ("seconds", "x usual", "x read", "peak GB", "x usual", "above")
+    print(f"{'format':<14}{'loader':<12}{''.join(f'{name:>9}' for name in head)}")
     for (format, loader), figures in found.items():
-        base = found[format, "usual"]
-        faster, smaller = base["seconds"] / figures["seconds"], figures["peak"] / base["peak"]
+        base, read = found[format, "usual"], found[format, "read"]
         print(
-            f"{format:<14}{loader:<12}{figures['seconds']:>9.3f}{faster:>8.1f}x"
-            f"{figures['peak'] / 1e9:>9.2f}{smaller:>8.2f}x"
+            f"{format:<14}{loader:<12}{figures['seconds']:>9.3f}{base['seconds'] / figures['seconds']:>8.1f}x"
+            f"{read['seconds'] / figures['seconds']:>8.1f}x{figures['peak'] / 1e9:>9.2f}"
+            f"{figures['peak'] / base['peak']:>8.2f}x{figures['above'] / 1e9:>9.3f}"
         )
 
 

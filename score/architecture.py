@@ -43,10 +43,6 @@ class Architecture:
     program: Callable[[torch.device], nn.Module] | None = None
     inputs: str | dict[str, str] | None = None
 
-    def declared_inputs(self, setting: str | dict[str, str] | None) -> tuple[str | dict[str, str] | None, str]:
-        """What the model is said to take, and by whom: the setting over the registration."""
-        return (setting, "SCORE_INPUTS") if setting else (self.inputs, "registered")
-
 
 def find(contents: Contents, weights: Candidate | None, settings: Settings) -> Architecture:
     """The architecture, from the first of: the setting, the file's own program, the pickled module's class where the

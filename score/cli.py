@@ -5,7 +5,7 @@ Exit codes: 0 done; 2 wrong usage; 3 the checkpoint can't be loaded; 4 the reque
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -15,7 +15,7 @@ import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
 
 from score.errors import LoadError, RequestError, ScoreError
@@ -125,14 +125,15 @@ def convert(
     to: Annotated[Target, typer.Option(help="The format to write.")] = Target.safetensors,
 ) -> None:
     """Write a checkpoint's weights as safetensors, or the whole model as a torch.export program."""
-    with _errors_shown(), _working(f"converting {path.name}"):
+    with _errors_shown():
         from score import conversion
 
         settings = Settings.load(path)
         if to is Target.safetensors:
-            written = conversion.to_safetensors(settings, output)
+            written = conversion.to_safetensors(settings, output, _tracked)
         else:
-            written = conversion.to_torch_export(settings, output)
+            with _working(f"exporting {path.name}"):
+                written = conversion.to_torch_export(settings, output)
     out.print(escape(f"wrote {output}: {written}"))
 
 
@@ -144,6 +145,11 @@ def _errors_shown() -> Iterator[None]:
     except ScoreError as error:
         err.print(_screen(error.as_dict()))
         raise typer.Exit(4 if isinstance(error, RequestError) else error.exit_code) from None
+
+
+def _tracked(names: Sequence[str]) -> Iterable[str]:
+    """A progress bar over tensors, for people."""
+    return track(names, "converting", console=err, transient=True, disable=not err.is_terminal)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Write a checkpoint in another format: `score convert`."""
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,8 +12,10 @@ from score.main import load_model
 from score.model_dir import find_checkpoint, size
 from score.settings import Settings
 
+Track = Callable[[Sequence[str]], Iterable[str]]  # shows progress while names are gone through
 
-def to_safetensors(settings: Settings, output: Path) -> str:
+
+def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str:
     """Write the chosen weights, under their own names, as one safetensors file. Says what was written."""
     from safetensors.torch import save_file
 
@@ -26,7 +29,8 @@ def to_safetensors(settings: Settings, output: Path) -> str:
             f"safetensors holds dense tensors only, and {odd[0]} is {weights.tensors[odd[0]].layout}"
         )
     # safetensors refuses tensors that share memory or skip elements, so each is written on its own
-    save_file({name: tensor.load().contiguous().clone() for name, tensor in weights.tensors.items()}, output)
+    tensors = {name: weights.tensors[name].load().contiguous().clone() for name in track(list(weights.tensors))}
+    save_file(tensors, output)
     return f"{len(weights.tensors):,} tensors, {size(output.stat().st_size)}"
 
 

@@ -64,6 +64,8 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
     """The class that the file names, or the registered one that it is recognised as."""
     if contents.program is not None:
         return contents.program.class_path
+    if contents.design is not None:
+        return contents.design.name
     if weights is None:
         return None
     if weights.class_path:

@@ -18,7 +18,6 @@ from score.served import Served
 from score.settings import Settings
 from score.signature import validate
 
-settings: Settings
 served: Served
 
 
@@ -31,14 +30,13 @@ def load_model(settings: Settings) -> Served:
     alignment = architecture.match(design, weights, settings.prefix)
     where = device.choose(settings.device, weights.nbytes if weights else 0)
     module, report = load.load(contents, weights, design, alignment, where)
-    return Served(module, report, *design.declared_inputs(settings.inputs))
+    return Served(module, report, settings, design.inputs)
 
 
 def init() -> None:
-    global settings, served
+    global served
     with diagnosed():
-        settings = Settings.load()
-        served = load_model(settings)
+        served = load_model(Settings.load())
         tell(served)
     served.warm_up()
     http.own_the_errors_of_routing()
@@ -51,7 +49,7 @@ def run(request: Request) -> Response:
             return http.json_answer(served.card())
         if request.method != "POST":
             raise MethodNotAllowed(f"/score does not take {request.method}")
-        body = http.read_body(request, settings.max_body_mb)
+        body = http.read_body(request, served.settings.max_body_mb)
         codec = codecs.choose(http.content_type(request), body)
         decoded = codec.decode(body)
         inputs = validate(served.signature, decoded.arrays)

@@ -14,6 +14,7 @@ from torch import nn
 from score import outputs, probing
 from score.errors import ModelRejected
 from score.load import LoadReport
+from score.settings import Settings
 from score.signature import Signature
 
 log = logging.getLogger("azmlinfsrv.score")
@@ -21,17 +22,19 @@ log = logging.getLogger("azmlinfsrv.score")
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A module on its device, the report of how it was loaded, and what it was said to take, and by whom."""
+    """A module on its device, the report of how it was loaded, and what its architecture was registered to take."""
 
     module: nn.Module
     report: LoadReport
-    declared: str | dict[str, str] | None = None
-    declared_by: str = ""
+    settings: Settings
+    registered: str | dict[str, str] | None = None
 
     @cached_property
     def signature(self) -> Signature:
         """What the model takes. Where nobody said, this tries the model, so it is found on first use."""
-        return probing.find(self.module, self.declared, self.declared_by)
+        if self.settings.inputs:
+            return probing.find(self.module, self.settings.inputs, "SCORE_INPUTS")
+        return probing.find(self.module, self.registered, "registered")
 
     def predict(self, inputs: dict[str, Any]) -> np.ndarray | dict[str, np.ndarray]:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said."""

@@ -22,8 +22,10 @@ import traceback
 import warnings
 from pathlib import Path
 
-INTERESTING = [b"\x00", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"\xff" * 8, b"\x00" * 8,
-               b"cos\nsystem\n", b"(", b".", b"R", b"b", b"q", b"../", b"PK\x05\x06", b"9" * 30, b"-1", b"null"]  # fmt: skip
+INTERESTING = [
+    *(b"\x00", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"\xff" * 8, b"\x00" * 8),
+    *(b"cos\nsystem\n", b"(", b".", b"R", b"b", b"q", b"../", b"PK\x05\x06", b"9" * 30, b"-1", b"null"),
+]
 LARGEST_LOADED = 64 << 20
 SECONDS_A_MUTANT = 10
 

@@ -4,7 +4,7 @@ Shapes, strides and offsets come from the file, so each is checked against the s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -84,9 +84,22 @@ def strided(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: torch.d
     return TensorRef(dtype, shape, numel * dtype.itemsize, storage, load)
 
 
-def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> TensorRef:
+def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TensorRef:
     """`_rebuild_tensor` and `_rebuild_tensor_v2`: what follows is requires_grad, hooks and metadata."""
-    return strided(storage, offset, size, stride)
+    return _viewed(strided(storage, offset, size, stride), rest[2] if len(rest) > 2 else None)
+
+
+def _viewed(ref: TensorRef, metadata: Any) -> TensorRef:
+    """The bits that say a tensor is its bytes' conjugate or negative: `torch._utils.set_tensor_metadata`."""
+    if not isinstance(metadata, dict) or not (metadata.get("conj") or metadata.get("neg")):
+        return ref
+
+    def load() -> torch.Tensor:
+        tensor = ref.load()
+        tensor = tensor.conj() if metadata.get("conj") and tensor.is_complex() else tensor
+        return torch._neg_view(tensor) if metadata.get("neg") else tensor
+
+    return replace(ref, load=load)
 
 
 def rebuild_tensor_v3(

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from score.errors import MalformedFile, ScoreError, TruncatedFile, VersionTooOld
 
-# A list of a million numbers takes a million opcodes; a pickle with more than these is an attack, or no checkpoint.
-MAX_OPCODES = 20_000_000
+# A vocabulary of a million words takes four million opcodes; more than these is an attack, or no checkpoint.
+MAX_OPCODES = 8_000_000
 MAX_STACK = 1_000_000
 
 
@@ -106,6 +106,48 @@ class Unpickler:
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
+
+
+# The few opcodes that make up most of any pickle are spelt out; all others go through `take` and `number`.
+
+
+def _byte(m: Unpickler) -> int:
+    at = m.position
+    m.position = at + 1
+    return int(m.data[at])
+
+
+def _word(m: Unpickler) -> int:
+    at = m.position
+    m.position = at + 4
+    raw = m.data[at : at + 4]
+    if len(raw) < 4:
+        raise TruncatedFile(f"{m.name}: the pickle ends in the middle of a number")
+    return int.from_bytes(raw, "little")
+
+
+def _put_byte(m: Unpickler) -> None:
+    m.memo[_byte(m)] = m.stack[-1]
+
+
+def _put_word(m: Unpickler) -> None:
+    m.memo[_word(m)] = m.stack[-1]
+
+
+def _get_byte(m: Unpickler) -> None:
+    m.stack.append(m.memo[_byte(m)])
+
+
+def _get_word(m: Unpickler) -> None:
+    m.stack.append(m.memo[_word(m)])
+
+
+def _text(m: Unpickler) -> None:
+    m.stack.append(_unicode(m.take(_word(m))))
+
+
+def _small(m: Unpickler) -> None:
+    m.stack.append(_byte(m))
 
 
 def _pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
@@ -255,7 +297,7 @@ _TABLE: dict[bytes, Callable[[Unpickler], None]] = {
     b"G": lambda m: m.push(m.number(">d", 8)),
     b"I": _int,
     b"J": lambda m: m.push(m.number("<i", 4)),
-    b"K": lambda m: m.push(m.number("<B", 1)),
+    b"K": _small,
     b"M": lambda m: m.push(m.number("<H", 2)),
     b"L": lambda m: m.push(int(m.line().rstrip(b"L"))),
     b"\x8a": lambda m: _long(m, m.number("<B", 1)),
@@ -270,7 +312,7 @@ _TABLE: dict[bytes, Callable[[Unpickler], None]] = {
     b"T": lambda m: m.push(Python2Bytes.of(m.take(m.number("<i", 4)))),
     b"U": lambda m: m.push(Python2Bytes.of(m.take(m.number("<B", 1)))),
     b"V": lambda m: m.push(m.line().decode("raw-unicode-escape")),
-    b"X": lambda m: m.push(_unicode(m.take(m.number("<I", 4)))),
+    b"X": _text,
     b"\x8c": lambda m: m.push(_unicode(m.take(m.number("<B", 1)))),
     b"\x8d": lambda m: m.push(_unicode(m.take(m.number("<Q", 8)))),
     b"B": lambda m: m.push(m.take(m.number("<I", 4))),
@@ -295,11 +337,11 @@ _TABLE: dict[bytes, Callable[[Unpickler], None]] = {
     b"\x90": _appends,
     b"\x91": lambda m: m.push(frozenset(m.since_mark())),
     b"g": lambda m: m.push(m.memo[int(m.line())]),
-    b"h": lambda m: m.push(m.memo[m.number("<B", 1)]),
-    b"j": lambda m: m.push(m.memo[m.number("<I", 4)]),
+    b"h": _get_byte,
+    b"j": _get_word,
     b"p": lambda m: _put(m, int(m.line())),
-    b"q": lambda m: _put(m, m.number("<B", 1)),
-    b"r": lambda m: _put(m, m.number("<I", 4)),
+    b"q": _put_byte,
+    b"r": _put_word,
     b"\x94": lambda m: _put(m, len(m.memo)),
     b"i": _inst,
     b"o": _obj,
