@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import models
+from score import building
 from score.align import Alignment, align, difference
 from score.checkpoint import Candidate
 from score.errors import (
@@ -166,18 +167,16 @@ def skeleton(
         return module
 
     try:
-        with torch.device("meta"):
-            module = build()
+        module = building.on_meta(build)
     except ArchitectureBroken:
         raise
     except Exception:  # noqa: BLE001  # a constructor may need real values; if it is broken it fails again below
         try:
-            module = build()
+            module = building.for_real(build, seed=0)
         except Exception as error:  # noqa: BLE001
             raise ArchitectureBroken(
                 f"{name}({_shown(kwargs)}) can't be built: {type(error).__name__}: {error}", detail=_where(error)
             ) from None
-    module.requires_grad_(False)
     return Architecture(name, source, build, module, inputs=inputs)
 
 

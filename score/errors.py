@@ -89,7 +89,7 @@ class LoadError(ScoreError):
 
 class InvalidSetting(LoadError):
     code = "invalid_setting"
-    hint = "Correct the setting. `score --help` and the README list every setting with its values."
+    hint = "Correct the setting. The README lists every setting with its values."
 
 
 class ModelDirUnset(LoadError):

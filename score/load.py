@@ -7,14 +7,13 @@ itself, and only if it computes the same twice: nothing is ever random.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
 
+from score import building
 from score.align import Alignment
 from score.architecture import Architecture
 from score.checkpoint import Candidate
@@ -124,7 +123,8 @@ def fill(architecture: Architecture, weights: Candidate, alignment: Alignment) -
         return module
     # The constructor computes tensors that no checkpoint holds, so it has to run with real memory. Twice, from
     # different seeds: what differs was random, and a served model must not depend on chance.
-    module, again = _built(architecture, seed=0), _built(architecture, seed=1)
+    assert architecture.build is not None
+    module, again = (building.for_real(architecture.build, seed) for seed in (0, 1))
     left = {name: value for name, value in _tensors(module) if name not in values}
     other = dict(_tensors(again))
     random = [
@@ -164,33 +164,6 @@ def _get(module: nn.Module, name: str) -> Any:
 def _set(module: nn.Module, name: str, value: Any) -> None:
     owner, _, attribute = name.rpartition(".")
     setattr(module.get_submodule(owner), attribute, value)
-
-
-def _built(architecture: Architecture, seed: int) -> nn.Module:
-    assert architecture.build is not None
-    with torch.random.fork_rng(devices=[]), _parameters_left_empty():
-        torch.manual_seed(seed)
-        module = architecture.build()
-    module.requires_grad_(False)
-    return module
-
-
-@contextmanager
-def _parameters_left_empty() -> Iterator[None]:
-    """Make `torch.nn.init` skip parameters: all of them come from the checkpoint, and drawing a billion random numbers
-    to throw them away is what makes loading slow. Buffers and plain tensors are still initialised."""
-    with mock.patch.multiple(nn.init, **{name: _skipping(getattr(nn.init, name)) for name in _INITIALISERS}):
-        yield
-
-
-_INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
-
-
-def _skipping(initialise: Any) -> Any:
-    def skip(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return tensor if isinstance(tensor, nn.Parameter) else initialise(tensor, *args, **kwargs)
-
-    return skip
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

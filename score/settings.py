@@ -1,5 +1,6 @@
 """Every setting, from one place: environment variables over `score.toml` in the model folder over defaults."""
 
+import difflib
 import json
 import os
 from pathlib import Path
@@ -126,7 +127,7 @@ class Settings(BaseSettings):
             raise InvalidSetting("; ".join(map(_explain, error.errors()))) from None
         except ValueError as error:  # score.toml that is not TOML, JSON that is not JSON
             raise InvalidSetting(f"{TOML_NAME} or a SCORE_ variable can't be read: {error}") from None
-        _refuse_unknown_variables()
+        _refuse_misspelt_variables()
         return settings
 
 
@@ -142,11 +143,12 @@ def _explain(error: Any) -> str:
     return f"{variable(name)}={error['input']!r}: {error['msg']}"
 
 
-def _refuse_unknown_variables() -> None:
-    """A misspelt `SCORE_` variable would otherwise be ignored in silence, which is how deployments go wrong."""
-    known = {variable(field) for field in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith("SCORE_") and name not in known)
-    if unknown:
-        raise InvalidSetting(
-            f"unknown setting {', '.join(unknown)}", detail="known settings:\n  " + "\n  ".join(sorted(known))
-        )
+def _refuse_misspelt_variables() -> None:
+    """A misspelt `SCORE_` variable would otherwise be ignored in silence, which is how deployments go wrong. Others are
+    left alone: Kubernetes, for one, sets `SCORE_SERVICE_HOST` where a service is called `score`."""
+    known = [variable(field) for field in Settings.model_fields]
+    for name in sorted(os.environ):
+        if name.startswith("SCORE_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            if near:
+                raise InvalidSetting(f"there is no setting {name}; did you mean {near[0]}?")

@@ -40,7 +40,7 @@ def test_values_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SCORE_ARCHITECTURE_KWARGS", "[1]", "SCORE_ARCHITECTURE_KWARGS"),
         ("SCORE_ARCHITECTURE_KWARGS", "{depth: 3}", "SCORE_ARCHITECTURE_KWARGS"),
         ("SCORE_MAX_BODY_MB", "0", "SCORE_MAX_BODY_MB='0'"),
-        ("SCORE_ARCHITECTUR", "X", "unknown setting SCORE_ARCHITECTUR"),
+        ("SCORE_ARCHITECTUR", "X", "there is no setting SCORE_ARCHITECTUR; did you mean SCORE_ARCHITECTURE?"),
     ],
 )
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
@@ -48,6 +48,12 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
     with pytest.raises(InvalidSetting) as caught:
         Settings.load()
     assert says in caught.value.message
+
+
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCORE_SERVICE_HOST", "10.0.0.1")  # as Kubernetes sets it for a service called `score`
+    monkeypatch.setenv("SCORE_PORT", "tcp://10.0.0.1:80")
+    assert Settings.load().device == "auto"
 
 
 @pytest.mark.parametrize(
