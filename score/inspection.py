@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from score import architecture, checkpoint
+from score import checkpoint, recognition
 from score.align import common_wrapper
 from score.checkpoint import Candidate
 from score.errors import ArchitectureAmbiguous, LoadError, SeveralWeights
@@ -71,7 +71,7 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
     if weights.class_path:
         return weights.class_path
     try:
-        found = architecture.recognise(weights)
+        found = recognition.recognise(weights)
     except ArchitectureAmbiguous:
         return None
     return found.name if found else None

@@ -15,7 +15,7 @@ from torch import nn
 
 from score import building
 from score.align import Alignment
-from score.architecture import Architecture
+from score.building import Architecture
 from score.checkpoint import Candidate
 from score.errors import DeviceOutOfMemory, Uninitialised
 from score.formats.contents import Contents

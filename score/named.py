@@ -1,0 +1,68 @@
+"""The class that `SCORE_ARCHITECTURE` names: registered, in a package, or in a file."""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from score.building import Architecture, skeleton, where
+from score.errors import ArchitectureBroken, ArchitectureUnknown
+from score.recognition import registered_models
+from score.trust import file_sha256
+
+
+def named(
+    name: str, kwargs: Mapping[str, Any], folder: Path | None = None, source: str = "SCORE_ARCHITECTURE"
+) -> Architecture:
+    """A registered name, `package.module:Class`, or `path/to/file.py:Class` (relative to here or the model folder)."""
+    registered = registered_models()
+    if name in registered:
+        entry = registered[name]
+        return skeleton(entry.name, entry.cls, kwargs, source=source, inputs=entry.inputs)
+    location, _, attribute = name.rpartition(":")
+    if not location:
+        raise ArchitectureUnknown(f"no architecture is registered as {name!r}", detail=_registered_names(registered))
+    module = _from_file(Path(location), folder) if location.endswith(".py") else _from_package(location)
+    cls = getattr(module, attribute, None)
+    if not callable(cls):
+        classes = [
+            key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, nn.Module)
+        ]
+        raise ArchitectureUnknown(
+            f"{location} has no class {attribute!r}; its modules are: {', '.join(classes) or 'none'}"
+        )
+    return skeleton(name, cls, kwargs, source=source)
+
+
+def _from_file(location: Path, folder: Path | None) -> Any:
+    tried = [location] if location.is_absolute() or folder is None else [location, folder / location]
+    path = next((path for path in tried if path.is_file()), None)
+    if path is None:
+        raise ArchitectureUnknown(f"there is no file {' or '.join(map(str, tried))}")
+    name = f"score_architecture_{file_sha256(path)[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickled classes look themselves up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001  # users' files raise anything
+        raise ArchitectureBroken(
+            f"{path} can't be imported: {type(error).__name__}: {error}", hint="Mend the file.", detail=where(error)
+        ) from None
+    return module
+
+
+def _from_package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # noqa: BLE001  # a package raises anything at import
+        raise ArchitectureUnknown(f"{name} can't be imported: {type(error).__name__}: {error}") from None
+
+
+def _registered_names(registered: Mapping[str, Any]) -> str:
+    return "registered: " + (", ".join(sorted(registered)) or "none")
