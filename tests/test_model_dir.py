@@ -136,7 +136,7 @@ def test_a_wrong_path_shows_how_far_it_is_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="drops to another user, which takes root")
-@pytest.mark.parametrize("what", ["folder", "file"])
+@pytest.mark.parametrize("what", ["folder", "file", "folder below"])
 def test_unreadable_by_this_user(tmp_path: Path, what: str) -> None:
     path = save(tmp_path / "model" / "model.pt")
     for parent in [tmp_path, *tmp_path.parents[:2]]:
@@ -144,6 +144,8 @@ def test_unreadable_by_this_user(tmp_path: Path, what: str) -> None:
     path.chmod(0o600)
     if what == "folder":
         path.parent.chmod(0o700)
+    if what == "folder below":
+        (path.parent / "below").mkdir(mode=0o700)
     child = os.fork()
     if child == 0:  # the child stands for the server: it must end here, whatever happens
         code = 1

@@ -5,13 +5,14 @@ one says yes to any file.
 """
 
 import importlib
+import os
 import pkgutil
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import score.formats
-from score.errors import LoadError, NoCheckpoint
+from score.errors import LoadError, ModelDirUnreadable, NoCheckpoint
 from score.formats.contents import Contents
 from score.formats.probe import Probe
 
@@ -44,7 +45,10 @@ def formats() -> dict[str, Format]:
 def detect(path: Path) -> str | None:
     """The name of the format that `path` is in, or None if it is plainly not a model of any kind."""
     probe = Probe(path)
-    return next((name for name, format in formats().items() if format.detect(probe)), None)
+    try:
+        return next((name for name, format in formats().items() if format.detect(probe)), None)
+    except PermissionError as error:
+        raise ModelDirUnreadable(f"this user (uid {os.getuid()}) may not read {error.filename}") from None
 
 
 def open_checkpoint(path: Path, read: str = "auto") -> Contents:
