@@ -5,6 +5,7 @@ import importlib.util
 import torch
 from torch import nn
 
+from score import torch_modules
 from score.align import Alignment, align, difference
 from score.building import Architecture, shapes, skeleton, tied
 from score.checkpoint import Candidate
@@ -34,6 +35,8 @@ def find(contents: Contents, weights: Candidate | None, settings: Settings) -> A
         return skeleton(design.name, design.build, {}, source=contents.format)
     if weights.class_path and trust.allows(contents.path):
         return _revived(contents, weights)
+    if (layers := _of_torch_layers(weights)) is not None:
+        return layers
     found = recognise(weights)
     if found is not None:
         return found
@@ -90,6 +93,19 @@ def _revived(contents: Contents, weights: Candidate) -> Architecture:
         return found.requires_grad_(False).to(device)
 
     return Architecture(weights.class_path, "the pickled module, trusted", program=program)
+
+
+def _of_torch_layers(weights: Candidate) -> Architecture | None:
+    """A pickled module of torch's own layers, which needs no code from the file."""
+    if weights.module is None:
+        return None
+    try:
+        module = torch_modules.rebuild(weights.module)
+    except torch_modules.NotPlain:
+        return None
+    return Architecture(
+        weights.class_path, "the pickled module, of torch's own layers", program=lambda device: module.to(device)
+    )
 
 
 def _refuse_module(contents: Contents, weights: Candidate, trust: Trust) -> None:

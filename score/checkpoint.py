@@ -26,15 +26,20 @@ _NEVER = re.compile(
 class Candidate:
     """A mapping in a checkpoint that could be the weights.
 
-    `path` is dotted (empty for the root), `kind` is `weights`, `ema`, or `other` (never chosen by itself). `class_path`
-    is set where the mapping was gathered from a pickled module.
+    `path` is dotted (empty for the root), `kind` is `weights` or `ema`. `module` is there where the mapping was
+    gathered from a pickled module, and `metadata` where the file has the versions that `nn.Module.state_dict` adds.
     """
 
     path: str
     tensors: Mapping[str, TensorRef]
     kind: str
-    class_path: str = ""
+    module: StandIn | None = None
     metadata: Any = None
+
+    @property
+    def class_path(self) -> str:
+        """The pickled module's class; empty for a bare mapping."""
+        return self.module.path if self.module else ""
 
     @property
     def parameters(self) -> int:
@@ -79,7 +84,7 @@ def _walk(value: Any, path: tuple[str, ...], kind: str, seen: set[int], depth: i
     if isinstance(value, StandIn) and _is_module(value):
         tensors = dict(_module_state(value, "", set(), MAX_DEPTH))
         if tensors:
-            yield Candidate(".".join(path), tensors, kind, class_path=value.path)
+            yield Candidate(".".join(path), tensors, kind, module=value)
         return
     if _is_optimizer(value):
         return

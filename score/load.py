@@ -6,6 +6,7 @@ itself, and only if it computes the same twice: nothing is ever random.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -118,7 +119,8 @@ def fill(architecture: Architecture, weights: Candidate, alignment: Alignment) -
         if key.rpartition(".")[2] == "num_batches_tracked":
             values[key] = torch.tensor(0)
     module = architecture.skeleton
-    _assign(module, values)
+    versions = _versions(weights.metadata, alignment.prefix)
+    _assign(module, values, versions)
     if not _left_on_meta(module):
         return module
     # The constructor computes tensors that no checkpoint holds, so it has to run with real memory. Twice, from
@@ -135,13 +137,27 @@ def fill(architecture: Architecture, weights: Candidate, alignment: Alignment) -
             f"{architecture.name} draws {len(random)} tensors at random that the checkpoint does not hold: "
             f"{', '.join(random[:8])}"
         )
-    _assign(module, values)
+    _assign(module, values, versions)
     return module
 
 
-def _assign(module: nn.Module, values: dict[str, torch.Tensor]) -> None:
+def _versions(metadata: Any, prefix: str) -> dict[str, dict[str, int]]:
+    """The version of each submodule's state, as `nn.Module.state_dict` writes it, for the modules that upgrade older
+    states when they load one. It comes from the file: whatever is not a number by name is left out."""
+    found = {}
+    for name, entry in metadata.items() if isinstance(metadata, dict) else ():
+        version = entry.get("version") if isinstance(entry, dict) else None
+        if isinstance(name, str) and isinstance(version, int) and f"{name}.".startswith(prefix):
+            found[f"{name}."[len(prefix) :].removesuffix(".")] = {"version": version}
+    return found
+
+
+def _assign(module: nn.Module, values: dict[str, torch.Tensor], versions: dict[str, dict[str, int]]) -> None:
     groups = _tied(module)
-    module.load_state_dict(values, strict=False, assign=True)
+    state = OrderedDict(values)
+    if versions:
+        state._metadata = versions  # type: ignore[attr-defined]  # where torch itself keeps it
+    module.load_state_dict(state, strict=False, assign=True)
     for names in groups:
         source = next((name for name in names if name in values), None)
         if source is not None:

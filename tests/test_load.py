@@ -137,6 +137,33 @@ def test_what_was_ignored_is_reported(tmp_path: Path) -> None:
     assert any("loss.weight" in line for line in found.report.lines())
 
 
+class Upgrading(nn.Module):
+    """Doubles what states of its first version hold, as modules do that changed their meaning."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: dict[str, Any], *rest: Any) -> None:
+        if metadata.get("version", 1) < 2:
+            state[f"{prefix}scale"] = state[f"{prefix}scale"] * 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_module_is_told_which_version_of_its_state_it_loads(tmp_path: Path, prefix: str) -> None:
+    holder = nn.ModuleDict({"module": Upgrading()}) if prefix else Upgrading()
+    state: Any = holder.state_dict()
+    torch.save(state, tmp_path / "new.pt")
+    settings = {"architecture": f"{__name__}:Upgrading", "device": "cpu"}
+    assert main.load_model(Settings.load(tmp_path / "new.pt", **settings)).module.scale.tolist() == [1, 1, 1]
+    del state._metadata
+    torch.save(state, tmp_path / "old.pt")
+    assert main.load_model(Settings.load(tmp_path / "old.pt", **settings)).module.scale.tolist() == [2, 2, 2]
+
+
 def test_half_precision_stays_half(tmp_path: Path) -> None:
     model = Tied().half()
     module: Any = served(model, tmp_path, "Tied")

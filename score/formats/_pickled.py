@@ -131,6 +131,8 @@ def plain(value: Any, depth: int = 4) -> Any:
         return str(value)[:1000] if text or large or value != value else value
     if isinstance(value, GlobalName):
         return value.path
+    if isinstance(value, StandIn) and "_modules" in value.attributes():
+        return value.path  # a module: what it holds is weights, not metadata
     if depth and isinstance(value, StandIn):
         return plain({**value.attributes(), **value.mapping}, depth)
     if depth and isinstance(value, dict) and len(value) <= 256:
