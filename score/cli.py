@@ -111,6 +111,7 @@ def serve(
     root = Path(__file__).resolve().parent.parent
     server = Path(sys.executable).parent / "azmlinfsrv"
     os.environ["AML_APP_ROOT"] = str(root)
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")  # else azmlinfsrv's banner comes last, after a diagnosis
     os.environ["AZUREML_MODEL_DIR"] = str(path.absolute())
     entry = str(root / "score" / "main.py")
     os.execv(  # noqa: S606  # our own server, with a path that is not parsed by any shell

@@ -29,10 +29,9 @@ def diagnosed() -> Iterator[None]:
     try:
         yield
     except LoadError as error:
+        sys.stdout.flush()  # what was printed before comes before
         log.error("the model can't be served\n\n%s", error.screen())
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(BOOT_ERROR)
 
 

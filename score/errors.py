@@ -64,8 +64,8 @@ class ScoreError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None, detail: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.detail = detail
+        self.message = printable(message)
+        self.detail = printable(detail)
         if hint is not None:
             self.hint = hint
 
@@ -81,6 +81,11 @@ class ScoreError(Exception):
             parts.append("\n".join(f"  {line}" for line in self.detail.splitlines()))
         parts.append(f"What to do: {self.hint}")
         return "\n".join(parts)
+
+
+def printable(text: str) -> str:
+    """Text that JSON and terminals take: a file name that is not UTF-8 reaches Python with lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class LoadError(ScoreError):

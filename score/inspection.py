@@ -6,7 +6,7 @@ from typing import Any
 from score import checkpoint, recognition
 from score.align import common_wrapper
 from score.checkpoint import Candidate
-from score.errors import ArchitectureAmbiguous, LoadError, SeveralWeights
+from score.errors import ArchitectureAmbiguous, LoadError, SeveralWeights, printable
 from score.formats.contents import Contents
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
@@ -23,7 +23,7 @@ def inspect(path: Path, settings: Settings) -> dict[str, Any]:
         contents = open_checkpoint(found.path, settings.read)
         return _describe(contents, settings)
     except LoadError as error:
-        return {"path": str(path), "format": format, "error": error.as_dict()}
+        return {"path": printable(str(path)), "format": format, "error": error.as_dict()}
 
 
 def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
         weights, path = None, None
     files = sorted(item for item in contents.path.rglob("*") if item.is_file()) if contents.path.is_dir() else []
     return {
-        "path": str(contents.path),
+        "path": printable(str(contents.path)),
         "format": contents.format,
         "bytes": sum(file.stat().st_size for file in files or [contents.path]),
         "sha256": sha256(contents.path),

@@ -18,7 +18,7 @@ from score import building
 from score.align import Alignment
 from score.building import Architecture
 from score.checkpoint import Candidate
-from score.errors import DeviceOutOfMemory, Uninitialised
+from score.errors import DeviceOutOfMemory, Uninitialised, printable
 from score.formats.contents import Contents
 
 
@@ -93,7 +93,7 @@ def load(
     nbytes = weights.nbytes if weights else 0
     return module, LoadReport(
         format=contents.format,
-        path=str(contents.path),
+        path=printable(str(contents.path)),
         weights_path=weights.path if weights else "",
         prefix=alignment.prefix if alignment else "",
         tensors=len(weights.tensors) if weights else 0,

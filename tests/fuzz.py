@@ -73,13 +73,17 @@ def seeds(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> None:
-    """Everything that reading a checkpoint does: detect, open, find the candidates, bring every tensor in."""
+    """Everything that reading a checkpoint does: inspect it, find the candidates, bring every tensor in."""
+    import orjson
+
     from score import checkpoint
     from score.errors import LoadError
     from score.formats.registry import open_checkpoint
+    from score.inspection import inspect
     from score.model_dir import find_checkpoint
     from score.settings import Settings
 
+    orjson.dumps(inspect(path, Settings.load(path)), default=str)
     with contextlib.suppress(LoadError):
         contents = open_checkpoint(find_checkpoint(Settings.load(path)).path)
         for candidate in checkpoint.candidates(contents):

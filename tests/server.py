@@ -57,7 +57,8 @@ class Server:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SCORE_", "AZUREML_", "AML_"))}
+    ours = ("SCORE_", "AZUREML_", "AML_", "GUNICORN_", "PYTHON")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return clean | settings
 
 

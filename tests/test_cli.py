@@ -1,6 +1,7 @@
 """The command line, as a user types it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_inspect_refuses_with_the_same_keys_each_time(tmp_path: Path) -> None:
     assert found["format"] == "foreign"
     assert {"code", "message", "hint"} <= set(found["error"])
     assert "GGUF" in found["error"]["message"]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xff"))
+    folder.mkdir()
+    assert score("inspect", folder, "--json").exit_code == 3
+    torch.save({"a\ud800": {"b": torch.ones(2)}}, folder / "x.pt")
+    found = json.loads(score("inspect", folder, "--json").stdout)
+    assert found["path"].endswith("/m\\xff/x.pt") or found["path"].endswith("/m\\udcff/x.pt")
+    assert found["tensors"] == 1
 
 
 def test_inspect_for_people(digits_folder: Path) -> None:

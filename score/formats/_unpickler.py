@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from score.errors import MalformedFile, ScoreError, TruncatedFile, VersionTooOld
 
 # A vocabulary of a million words takes four million opcodes; more than these is an attack, or no checkpoint.
-MAX_OPCODES = 8_000_000
+MAX_OPCODES = 6_000_000
 MAX_STACK = 1_000_000
 
 
@@ -285,7 +285,8 @@ def _nothing(m: Unpickler) -> None:
 
 
 def _unicode(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
+    """Text that is not valid (lone surrogates, which JSON and terminals refuse) is shown escaped."""
+    return raw.decode("utf-8", "backslashreplace")
 
 
 _TABLE: dict[bytes, Callable[[Unpickler], None]] = {
@@ -311,7 +312,7 @@ _TABLE: dict[bytes, Callable[[Unpickler], None]] = {
     b"S": _string,
     b"T": lambda m: m.push(Python2Bytes.of(m.take(m.number("<i", 4)))),
     b"U": lambda m: m.push(Python2Bytes.of(m.take(m.number("<B", 1)))),
-    b"V": lambda m: m.push(m.line().decode("raw-unicode-escape")),
+    b"V": lambda m: m.push(_unicode(m.line().decode("raw-unicode-escape").encode("utf-8", "surrogatepass"))),
     b"X": _text,
     b"\x8c": lambda m: m.push(_unicode(m.take(m.number("<B", 1)))),
     b"\x8d": lambda m: m.push(_unicode(m.take(m.number("<Q", 8)))),

@@ -203,3 +203,9 @@ def test_every_opcode_of_pickle_is_known() -> None:
         if op.code != "." and _ACTIONS[ord(op.code)].__qualname__.startswith("_refuse")
     ]
     assert refused == ["NEXT_BUFFER", "EXT1", "EXT2", "EXT4"]
+
+
+def test_text_that_json_refuses_is_escaped() -> None:
+    lone = b"a\xed\xa0\x80"
+    assert read(b"X\x04\x00\x00\x00" + lone + b".") == "a\\xed\\xa0\\x80"
+    assert read(b"Va\\ud800\n.").encode()
