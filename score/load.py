@@ -20,6 +20,7 @@ from score.building import Architecture
 from score.checkpoint import Candidate
 from score.errors import DeviceOutOfMemory, Uninitialised, printable
 from score.formats.contents import Contents
+from score.model_dir import size
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class LoadReport:
         dtypes = ", ".join(f"{name} x {count}" for name, count in self.dtypes.items())
         weights = f"at {self.weights_path!r}" if self.weights_path else "at the root"
         shown = [
-            f"loaded {self.path} ({self.format}, {self.bytes / 1e6:,.1f} MB of weights)",
+            f"loaded {self.path} ({self.format}, {size(self.bytes)} of weights)",
             f"architecture {self.architecture} ({self.source})",
             f"weights {weights}, prefix {self.prefix!r} stripped, {self.tensors:,} tensors, "
             f"{self.parameters:,} parameters, {dtypes or 'no tensors'}",

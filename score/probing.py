@@ -4,6 +4,7 @@ A guess only counts once the model has taken it, and treats each row of a batch 
 """
 
 import inspect
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -57,7 +58,8 @@ def _made_up(spec: InputSpec, rows: int, generator: torch.Generator) -> Any:
 
 def call(module: nn.Module, inputs: dict[str, Any]) -> Any:
     """Run the module on inputs by name: by position as long as the order allows, since names may be mangled."""
-    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    held = itertools.chain(module.parameters(), module.buffers())
+    device = next((tensor.device for tensor in held), torch.device("cpu"))
     placed = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
     order = [spec.name for spec in _input_names(module)]
     with torch.inference_mode():

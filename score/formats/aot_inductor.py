@@ -34,9 +34,10 @@ def open(path: Path, read: str) -> Contents:
 class Compiled(nn.Module):
     """A compiled model behind the interface of a module."""
 
-    def __init__(self, package: Any) -> None:
+    def __init__(self, package: Any, device: torch.device) -> None:
         super().__init__()
         self.package = package
+        self.register_buffer("place", torch.empty(0, device=device))  # says where inputs have to be
 
     def forward(self, *inputs: Any) -> Any:
         return self.package(*inputs)
@@ -45,7 +46,7 @@ class Compiled(nn.Module):
 def _load(path: Path, device: torch.device) -> nn.Module:
     index = (device.index or 0) if device.type == "cuda" else -1
     try:
-        return Compiled(torch._inductor.aoti_load_package(str(path), device_index=index))
+        return Compiled(torch._inductor.aoti_load_package(str(path), device_index=index), device)
     except (RuntimeError, ValueError) as error:
         kind = VersionTooOld if "version" in str(error) else MalformedFile
         raise kind(f"{path.name}: torch {torch.__version__} can't load it: {str(error).splitlines()[0]}") from None
