@@ -21,6 +21,8 @@ _NEVER = re.compile(
     r"^(optim\w*|opt|opts|\w+_optimizers?|\w*schedulers?|callbacks|\w*rng\w*|scaler|grad_scaler|\w*masks?)$", re.I
 )
 
+_NOTHING = re.compile(r"(?!)")
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -62,12 +64,14 @@ class Candidate:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
-def candidates(contents: Contents) -> list[Candidate]:
+def candidates(contents: Contents, *, everything: bool = False) -> list[Candidate]:
     """Every candidate in a checkpoint, in the order of the file. A mapping that is reached twice counts once.
 
-    Where there is none, tensors at the root among other things (a configuration, an epoch) are one.
+    Where there is none, tensors at the root among other things (a configuration, an epoch) are one. `everything` adds
+    the mappings whose name says that they are none, such as `opt` or `masks`.
     """
-    found = list(_walk(contents.tree, (), "weights", set(), MAX_DEPTH))
+    skipped = _NOTHING if everything else _NEVER
+    found = list(_walk(contents.tree, (), "weights", set(), MAX_DEPTH, skipped))
     if found or not isinstance(contents.tree, dict) or _is_optimizer(contents.tree):
         return found
     named = {str(key): settled(value) for key, value in contents.tree.items() if not _NEVER.match(str(key))}
@@ -76,7 +80,9 @@ def candidates(contents: Contents) -> list[Candidate]:
     return [Candidate("", tensors, "weights")] if floating else []
 
 
-def _walk(value: Any, path: tuple[str, ...], kind: str, seen: set[int], depth: int) -> Iterator[Candidate]:
+def _walk(
+    value: Any, path: tuple[str, ...], kind: str, seen: set[int], depth: int, skipped: re.Pattern[str]
+) -> Iterator[Candidate]:
     value = settled(value)
     if depth == 0 or id(value) in seen or not isinstance(value, (dict, list, tuple, StandIn)):
         return
@@ -92,8 +98,8 @@ def _walk(value: Any, path: tuple[str, ...], kind: str, seen: set[int], depth: i
         yield Candidate(".".join(path), tensors, kind, metadata=getattr(value, "_metadata", None))
     for key, child in _children(value):
         name = str(key)
-        if not _NEVER.match(name):
-            yield from _walk(child, (*path, name), "ema" if _EMA.search(name) else kind, seen, depth - 1)
+        if not skipped.match(name):
+            yield from _walk(child, (*path, name), "ema" if _EMA.search(name) else kind, seen, depth - 1, skipped)
 
 
 def _children(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -165,7 +171,7 @@ def choose(contents: Contents, wanted: str | None = None) -> Candidate:
     """
     found = candidates(contents)
     if wanted is not None:
-        return _named(contents, found, wanted)
+        return _named(contents, candidates(contents, everything=True), wanted)
     if not found:
         raise NoWeights(*_why_none(contents))
     plain = [candidate for candidate in found if candidate.kind == "weights"]

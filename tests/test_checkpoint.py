@@ -96,3 +96,9 @@ def test_a_mapping_that_holds_itself(tmp_path: Path) -> None:
 
 def test_the_same_mapping_twice_is_one_candidate(tmp_path: Path) -> None:
     assert choose({"model": LINEAR, "best": LINEAR}, tmp_path).path == "model"
+
+
+def test_a_name_that_is_never_chosen_can_be_asked_for(tmp_path: Path) -> None:
+    value = {"model": LINEAR, "opt": nn.Linear(5, 4).state_dict()}
+    assert choose(value, tmp_path).path == "model"
+    assert choose(value, tmp_path, "opt").path == "opt"
