@@ -20,6 +20,7 @@ from rich.table import Table
 
 from score.errors import LoadError, RequestError, ScoreError
 from score.settings import Settings
+from score.trust import begin_sha256
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Serve any PyTorch checkpoint.", rich_markup_mode="rich"
@@ -44,6 +45,7 @@ def inspect(
 ) -> None:
     """Say what a file is and holds, without running anything from it."""
     with _errors_shown(), _working(f"reading {path.name}"):
+        begin_sha256(path)
         from score.inspection import inspect as look
 
         found = look(path, Settings.load(path))

@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -59,6 +60,15 @@ def test_inspect_refuses_with_the_same_keys_each_time(tmp_path: Path) -> None:
     assert found["format"] == "foreign"
     assert {"code", "message", "hint"} <= set(found["error"])
     assert "GGUF" in found["error"]["message"]
+
+
+def test_a_digest_that_was_begun_early_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("score.trust.WORTH_A_THREAD", 10)
+    torch.save(SimpleModel().state_dict(), tmp_path / "model.pt")
+    wanted = hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest()
+    for given in (tmp_path, tmp_path / "model.pt"):
+        assert json.loads(score("inspect", given, "--json").stdout)["sha256"] == wanted
+    assert score("inspect", tmp_path / "missing", "--json").exit_code == 3
 
 
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
