@@ -3,8 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any, cast
 
 import orjson
 import torch
@@ -12,6 +12,7 @@ import torch
 from score import probing
 from score.errors import LoadError
 from score.served import Served
+from score.settings import Settings
 
 log = logging.getLogger("azmlinfsrv.score")
 
@@ -19,20 +20,38 @@ LARGEST_EXAMPLE = 256  # numbers in a command that people paste
 BOOT_ERROR = 3  # gunicorn stops its master on this exit code, instead of forking for ever
 
 
-@contextmanager
-def diagnosed() -> Iterator[None]:
-    """End the worker on a `LoadError`, with the diagnosis as the last thing that it writes.
+class Unserved:
+    """What stands in for a model that could not be loaded: whatever it is asked for, it raises why."""
 
-    azmlinfsrv would log a traceback and then the folder's tree, and push the diagnosis off the screen; so the process
-    ends here.
+    def __init__(self, error: LoadError) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        raise self.error
+
+
+def started(load_model: Callable[[Settings], Served]) -> Served:
+    """Load the model, log what was loaded, and warm it up.
+
+    On a `LoadError` the worker ends, with the diagnosis as the last thing that it writes. azmlinfsrv would log a
+    traceback and then the folder's tree, and push the diagnosis off the screen, so the process ends here. Where
+    `SCORE_ON_LOAD_ERROR=serve`, it stays up instead, and requests are answered with the diagnosis.
     """
+    wanted = os.environ.get("SCORE_ON_LOAD_ERROR")  # for an error in the settings themselves
     try:
-        yield
+        settings = Settings.load()
+        wanted = settings.on_load_error
+        served = load_model(settings)
+        tell(served)
     except LoadError as error:
         sys.stdout.flush()  # what was printed before comes before
         log.error("the model can't be served\n\n%s", error.screen())
+        if wanted == "serve":
+            return cast(Served, Unserved(error))
         logging.shutdown()
         os._exit(BOOT_ERROR)
+    served.warm_up()
+    return served
 
 
 def tell(served: Served) -> None:

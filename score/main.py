@@ -10,7 +10,7 @@ from flask import Request, Response
 
 from score import architecture, checkpoint, device, http, load
 from score.codecs import registry as codecs
-from score.diagnosis import diagnosed, tell
+from score.diagnosis import started
 from score.errors import MethodNotAllowed
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
@@ -35,10 +35,7 @@ def load_model(settings: Settings) -> Served:
 
 def init() -> None:
     global served
-    with diagnosed():
-        served = load_model(Settings.load())
-        tell(served)
-    served.warm_up()
+    served = started(load_model)
     http.own_the_errors_of_routing()
 
 

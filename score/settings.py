@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     trust_sha256: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = Field(
         frozenset(), description="SHA-256 digests of the files whose code may run."
     )
+    on_load_error: Literal["exit", "serve"] = Field(
+        "exit",
+        description="What to do when the model can't be loaded: end, or stay up and answer every request to `/score` "
+        "with the diagnosis and 503. For finding out what is wrong: the liveness probe says healthy all the same.",
+    )
     max_body_mb: float = Field(100, gt=0, description="The largest request body, in megabytes.")
 
     @field_validator("trust_sha256")

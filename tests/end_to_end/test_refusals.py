@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.simple_model import SimpleModel
-from tests.server import environment, refused
+from tests.server import environment, refused, running
 
 
 def _truncated(folder: Path) -> None:
@@ -57,3 +57,20 @@ def test_the_log_ends_with_the_diagnosis_that_the_command_line_shows(name: str, 
     after = log.partition(shown.stderr.strip())[2].strip().splitlines()
     assert all("gunicorn.error" in line for line in after), after
     assert len(shown.stderr.splitlines()) <= 40
+
+
+def test_the_diagnosis_over_http_is_the_same(tmp_path: Path) -> None:
+    model, logs = tmp_path / "model", tmp_path / "logs"
+    model.mkdir()
+    logs.mkdir()
+    _mismatched(model)
+    settings = {"SCORE_ARCHITECTURE": "SimpleModel", "SCORE_ON_LOAD_ERROR": "serve"}
+    command = [Path(sys.executable).parent / "score", "check", model]
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment(**settings)).stderr.strip()
+    with running(model, logs, **settings) as server:
+        for answer in (server.request(method="GET"), server.post({"data": [[1.0] * 10]})):
+            assert answer.status == 503
+            error = answer.json["error"]
+            detail = "".join(f"  {line}\n" for line in error["detail"].splitlines())
+            assert f"ERROR {error['code']}: {error['message']}\n{detail}What to do: {error['hint']}" == shown
+        assert shown in server.log
