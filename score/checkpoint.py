@@ -169,11 +169,11 @@ def choose(contents: Contents, wanted: str | None = None) -> Candidate:
     `wanted` is the setting `SCORE_WEIGHTS`: a dotted path, `.` for the root, or `ema`. Raises `WeightsNotFound`,
     `NoWeights` or `SeveralWeights`.
     """
-    found = candidates(contents)
     if wanted is not None:
         return _named(contents, candidates(contents, everything=True), wanted)
+    found = candidates(contents)
     if not found:
-        raise NoWeights(*_why_none(contents))
+        raise NoWeights(_why_none(contents))
     plain = [candidate for candidate in found if candidate.kind == "weights"]
     left = plain or found
     if len(left) == 1:
@@ -224,28 +224,28 @@ _SCHEDULER = frozenset({"base_lrs", "last_epoch", "_step_count", "_last_lr", "ve
 _RNG = frozenset({"python", "numpy", "cpu", "cuda", "torch", "random", "xla", "npu"})
 
 
-def _why_none(contents: Contents) -> tuple[str]:
+def _why_none(contents: Contents) -> str:
     """What a file without weights is, for people: each kind of file that is mistaken for one by name."""
     tree, name = settled(contents.tree), contents.path.name
     keys = {str(key).lower() for key, _ in _children(tree)} if isinstance(tree, (dict, list, tuple, StandIn)) else set()
     listed = ", ".join(sorted(keys)[:12])
     if isinstance(tree, TensorRef):
-        return (f"{name} holds a single tensor of shape {list(tree.shape)}, not weights by name",)
+        return f"{name} holds a single tensor of shape {list(tree.shape)}, not weights by name"
     if isinstance(tree, GlobalName):
-        return (f"{name} holds the class {tree.path} itself, an architecture without weights",)
+        return f"{name} holds the class {tree.path} itself, an architecture without weights"
     if isinstance(tree, (dict, StandIn)) and _is_optimizer(tree):
-        return (f"{name} holds an optimizer's state only, not the model's weights",)
+        return f"{name} holds an optimizer's state only, not the model's weights"
     if isinstance(tree, StandIn):
-        return (_what_object(name, tree),)
+        return _what_object(name, tree)
     if not keys:
-        return (f"{name} holds {type(tree).__name__ if tree not in ({}, [], ()) else 'nothing'}, and no weights",)
+        return f"{name} holds {type(tree).__name__ if tree not in ({}, [], ()) else 'nothing'}, and no weights"
     if keys & {"base_lrs", "last_epoch"} and len(keys & _SCHEDULER) * 2 >= len(keys):
-        return (f"{name} holds a scheduler's state only ({listed}), not the model's weights",)
+        return f"{name} holds a scheduler's state only ({listed}), not the model's weights"
     if keys <= _RNG:
-        return (f"{name} holds the state of random number generators only ({listed}), not the model's weights",)
+        return f"{name} holds the state of random number generators only ({listed}), not the model's weights"
     if all(_NEVER.match(key) or key in _TRAINING for key in keys):
-        return (f"{name} holds training state only ({listed}), not the model's weights",)
-    return (f"{name}: nothing in it is a mapping of names to tensors. It holds: {listed}",)
+        return f"{name} holds training state only ({listed}), not the model's weights"
+    return f"{name}: nothing in it is a mapping of names to tensors. It holds: {listed}"
 
 
 def _what_object(name: str, tree: StandIn) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -21,6 +21,9 @@ from rich.table import Table
 from score.errors import LoadError, RequestError, ScoreError
 from score.settings import Settings
 from score.trust import begin_sha256
+
+if TYPE_CHECKING:  # torch takes two seconds to import, and `--help` needs none of it
+    from score.served import Served
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Serve any PyTorch checkpoint.", rich_markup_mode="rich"
@@ -65,22 +68,17 @@ def check(path: Model) -> None:
     with _errors_shown():
         with _working(f"loading {path.name}"):
             from score import probing
-            from score.codecs import json_dialects
             from score.errors import InputsUnknown
             from score.main import load_model
-            from score.signature import validate
 
             served = load_model(Settings.load(path))
         for line in served.report.lines():
             out.print(escape(line))
-        takes = ", ".join(f"{spec.name}: {spec}" for spec in served.signature.inputs)
-        out.print(escape(f"takes {takes} ({served.signature.source})"))
+        out.print(escape(str(served.signature)))
         if not served.signature.known:
             raise InputsUnknown(f"{path.name} is loaded, but nothing says what shape of input it takes")
         body = orjson.dumps({"inputs": _as_lists(probing.synthetic(served.signature))})
-        decoded = json_dialects.decode(body)
-        answer = json_dialects.encode(served.predict(validate(served.signature, decoded.arrays)), decoded)
-        out.print(escape(f"answers {_shortened(answer.body)}"))
+        out.print(escape(f"answers {_shortened(_answered(served, body))}"))
         out.print("[green]ready to serve[/green]")
 
 
@@ -92,16 +90,12 @@ def predict(
     """Answer one request from a file, without a server."""
     with _errors_shown():
         with _working(f"loading {model.name}"):
-            from score.codecs import registry as codecs
             from score.main import load_model
-            from score.signature import validate
 
             served = load_model(Settings.load(model))
         body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        codec = codecs.choose("", body)
-        decoded = codec.decode(body)
-        answer = codec.encode(served.predict(validate(served.signature, decoded.arrays)), decoded)
-    sys.stdout.buffer.write(answer.body + b"\n")
+        answer = _answered(served, body)
+    sys.stdout.buffer.write(answer + b"\n")
 
 
 @app.command()
@@ -148,6 +142,16 @@ def _errors_shown() -> Iterator[None]:
     except ScoreError as error:
         err.print(_screen(error.as_dict()))
         raise typer.Exit(4 if isinstance(error, RequestError) else error.exit_code) from None
+
+
+def _answered(served: "Served", body: bytes) -> bytes:
+    """The body of the answer to a request's body, as the server gives it."""
+    from score.codecs import registry as codecs
+    from score.signature import validate
+
+    codec = codecs.choose("", body)
+    decoded = codec.decode(body)
+    return codec.encode(served.predict(validate(served.signature, decoded.arrays)), decoded).body
 
 
 def _tracked(names: Sequence[str]) -> Iterable[str]:

@@ -20,7 +20,7 @@ def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str
     from safetensors.torch import save_file
 
     found = find_checkpoint(settings)
-    weights = checkpoint.weights_of(open_checkpoint(found.path, settings.read), settings.weights)
+    weights = checkpoint.weights_of(open_checkpoint(found.path, settings.read, found.format), settings.weights)
     if weights is None:
         raise UnsupportedFormat(f"{found.path.name} holds no weights that safetensors could hold")
     odd = [name for name, tensor in weights.tensors.items() if tensor.layout != "strided"]

@@ -58,8 +58,7 @@ def tell(served: Served) -> None:
     """Log what was loaded and what it takes; at the end as JSON, for machines."""
     for line in served.report.lines():
         log.info("%s", line)
-    takes = ", ".join(f"{spec.name}: {spec}" for spec in served.signature.inputs)
-    log.info("takes %s (%s)", takes, served.signature.source)
+    log.info("%s", served.signature)
     log.info("load report %s", orjson.dumps(served.report.as_dict(), default=str).decode())
     log.info("try it:\n\n%s\n", curl(served, os.environ.get("SERVER_PORT", "5001")))
 

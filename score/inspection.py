@@ -20,7 +20,7 @@ def inspect(path: Path, settings: Settings) -> dict[str, Any]:
     try:
         found = find_checkpoint(settings)
         path, format = found.path, found.format
-        contents = open_checkpoint(found.path, settings.read)
+        contents = open_checkpoint(found.path, settings.read, found.format)
         return _describe(contents, settings)
     except LoadError as error:
         return {"path": printable(str(path)), "format": format, "error": error.as_dict()}

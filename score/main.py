@@ -24,7 +24,7 @@ served: Served
 def load_model(settings: Settings) -> Served:
     """From settings to a model that answers. Raises a `LoadError` that says what is wrong."""
     found = find_checkpoint(settings)
-    contents = open_checkpoint(found.path, settings.read)
+    contents = open_checkpoint(found.path, settings.read, found.format)
     weights = checkpoint.weights_of(contents, settings.weights)
     design = architecture.find(contents, weights, settings)
     alignment = architecture.match(design, weights, settings.prefix)

@@ -55,7 +55,7 @@ def find_checkpoint(settings: Settings) -> Found:
     found = list(_search(root, root))
     ours = [(path, format) for path, format in found if format not in ("foreign", "pickle")]
     if len(ours) > 1:  # a trainer's folder has its optimizer, arguments and random state beside the weights
-        ours = [(path, format) for path, format in ours if _may_hold_weights(path, settings.read)] or ours
+        ours = [(path, format) for path, format in ours if _may_hold_weights(path, format, settings.read)] or ours
     candidates = ours or found
     if not candidates:
         raise _nothing(root)
@@ -105,10 +105,10 @@ def _search(folder: Path, root: Path) -> Iterator[tuple[Path, str]]:
                 yield entry, format
 
 
-def _may_hold_weights(path: Path, read: str) -> bool:
+def _may_hold_weights(path: Path, format: str, read: str) -> bool:
     """Whether a file could be what is meant; one that can't be read stays a candidate, so that the error lists it."""
     try:
-        return holds_weights(registry.open_checkpoint(path, read))
+        return holds_weights(registry.open_checkpoint(path, read, format))
     except LoadError as error:
         return not isinstance(error, NoWeights)
 

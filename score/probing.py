@@ -23,18 +23,19 @@ _LARGEST_TO_PROBE = 2_000_000_000  # bytes of weights; each trial reads all of t
 def find(module: nn.Module, declared: str | dict[str, str] | None, source: str) -> Signature:
     """The signature: as declared, as an exported program says, as found by trying, or just the inputs' names."""
     names = _input_names(module)
+    order = [spec.name for spec in names]
     declared, source = (declared, source) if declared else (getattr(module, "takes", None), "the file")
     if declared:
-        return _with_examples(module, parse(declared, [spec.name for spec in names], source))
+        return _with_examples(parse(declared, order, source))
     exported = _exported(module)
     if exported is not None:
         return exported
     required = [spec for spec in names if spec.required]
     if len(required) == 1 and not required[0].scalar and _weight_bytes(module) <= _LARGEST_TO_PROBE:
         for guess in _guesses(module, required[0]):
-            if _takes(module, guess):
+            if _takes(module, guess, order):
                 others = tuple(spec for spec in names if spec is not required[0])
-                return Signature((_generalised(module, guess), *others), "found by trying")
+                return Signature((_generalised(module, guess, order), *others), "found by trying")
     return Signature(tuple(names), "the parameters of forward")
 
 
@@ -56,12 +57,17 @@ def _made_up(spec: InputSpec, rows: int, generator: torch.Generator) -> Any:
     return torch.zeros(shape, dtype=dtype)
 
 
-def call(module: nn.Module, inputs: dict[str, Any]) -> Any:
-    """Run the module on inputs by name: by position as long as the order allows, since names may be mangled."""
+def input_names(module: nn.Module) -> list[str]:
+    """The names of a module's inputs, in its order."""
+    return [spec.name for spec in _input_names(module)]
+
+
+def call(module: nn.Module, inputs: dict[str, Any], order: list[str]) -> Any:
+    """Run the module on inputs by name: by position as long as `order` (`input_names`) allows, since names may be
+    mangled."""
     held = itertools.chain(module.parameters(), module.buffers())
     device = next((tensor.device for tensor in held), torch.device("cpu"))
     placed = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
-    order = [spec.name for spec in _input_names(module)]
     with torch.inference_mode():
         if list(placed) == order[: len(placed)] or not set(placed) <= set(order):
             return module(*placed.values())
@@ -173,13 +179,13 @@ def _for_layer(part: nn.Module, shape: tuple[int, ...], spec: InputSpec) -> Iter
         yield guess((None, *shape))
 
 
-def _takes(module: nn.Module, spec: InputSpec) -> bool:
+def _takes(module: nn.Module, spec: InputSpec, order: list[str]) -> bool:
     """Whether the model accepts the guess and answers each row as it would answer it alone. The first output decides:
     recurrent networks add states whose batch is not in front."""
     batch = synthetic(Signature((spec,), ""), rows=2)[spec.name]
     assert isinstance(batch, torch.Tensor)
     try:
-        both, alone = (_first(call(module, {spec.name: rows})) for rows in (batch, batch[1:]))
+        both, alone = (_first(call(module, {spec.name: rows}, order)) for rows in (batch, batch[1:]))
     except Exception:  # noqa: BLE001  # a wrong guess makes a model raise anything
         return False
     if both is None or alone is None or both.shape[:1] != (2,) or alone.shape[:1] != (1,):
@@ -187,19 +193,19 @@ def _takes(module: nn.Module, spec: InputSpec) -> bool:
     return torch.allclose(both[1:], alone, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
-def _generalised(module: nn.Module, spec: InputSpec) -> InputSpec:
+def _generalised(module: nn.Module, spec: InputSpec, order: list[str]) -> InputSpec:
     """A size that was tried and must be just that is fixed in the shape."""
     assert spec.shape is not None and spec.example is not None
     shape = list(spec.shape)
     for axis in range(1, len(shape)):
         if shape[axis] is None:
             other = tuple(2 * size if at == axis else size for at, size in enumerate(spec.example))
-            if not _takes(module, replace(spec, example=other)):
+            if not _takes(module, replace(spec, example=other), order):
                 shape[axis] = spec.example[axis]
     return replace(spec, shape=tuple(shape))
 
 
-def _with_examples(module: nn.Module, signature: Signature) -> Signature:
+def _with_examples(signature: Signature) -> Signature:
     """Sizes to try for the dimensions that a declared signature leaves open."""
     specs = []
     for spec in signature.inputs:

@@ -36,10 +36,14 @@ class Served:
             return probing.find(self.module, self.settings.inputs, "SCORE_INPUTS")
         return probing.find(self.module, self.registered, "registered")
 
+    @cached_property
+    def _order(self) -> list[str]:
+        return probing.input_names(self.module)
+
     def predict(self, inputs: dict[str, Any]) -> np.ndarray | dict[str, np.ndarray]:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said."""
         try:
-            return outputs.arrays(probing.call(self.module, inputs))
+            return outputs.arrays(probing.call(self.module, inputs, self._order))
         except ModelRejected:
             raise
         except Exception as error:  # the model's own code raises anything

@@ -55,6 +55,10 @@ class Signature:
         """Whether every required input has a shape, so that one can be made up."""
         return bool(self.inputs) and all(spec.scalar or spec.shape is not None for spec in self.inputs if spec.required)
 
+    def __str__(self) -> str:
+        takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
+        return f"takes {takes} ({self.source})"
+
     def as_dict(self) -> dict[str, Any]:
         return {"inputs": {spec.name: str(spec) for spec in self.inputs}, "source": self.source}
 

@@ -107,7 +107,7 @@ def test_a_pair_keeps_its_names_and_has_no_shapes() -> None:
     ]
     assert not signature.known
     given = {"right": np.ones((2, 3)), "left": np.zeros((2, 3))}
-    answer = outputs.arrays(probing.call(model, validate(signature, given)))
+    answer = outputs.arrays(probing.call(model, validate(signature, given), probing.input_names(model)))
     with torch.inference_mode():
         wanted = model(torch.zeros(2, 3), torch.ones(2, 3))
     np.testing.assert_allclose(answer, wanted.numpy())
@@ -137,7 +137,7 @@ def test_torchscript_says_which_inputs_are_python_values() -> None:
         ("x", "float32", True), ("rate", "py_int", True), ("note", "float32", False),
     ]  # fmt: skip
     inputs = validate(signature, {"x": np.ones((1, 3)), "rate": np.asarray(2)})
-    assert probing.call(scripted, inputs).shape == (1, 2)
+    assert probing.call(scripted, inputs, probing.input_names(scripted)).shape == (1, 2)
 
 
 @pytest.mark.parametrize(

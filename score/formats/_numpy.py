@@ -54,11 +54,18 @@ class ArrayShell:
         if array is None:
             return None
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        try:
-            dtype = torch.from_numpy(np.empty(0, native.dtype)).dtype
-        except TypeError:
+        dtype = torch_dtype(native.dtype)
+        if dtype is None:
             return None
         return TensorRef(dtype, native.shape, native.nbytes, self, lambda: torch.from_numpy(native.copy()))
+
+
+def torch_dtype(kind: np.dtype[Any]) -> torch.dtype | None:
+    """torch's dtype for numpy's, of either byte order; None where torch has none."""
+    try:
+        return torch.from_numpy(np.empty(0, kind.newbyteorder("="))).dtype
+    except TypeError:
+        return None
 
 
 def dtype(name: Any, *_rest: Any) -> DtypeShell:

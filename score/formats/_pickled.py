@@ -10,7 +10,7 @@ import torch
 
 from score.errors import MalformedFile
 from score.formats._restricted import Restricted
-from score.formats._tensors import StorageRef, storage_dtype
+from score.formats._tensors import StorageRef, as_bytes, storage_dtype
 from score.formats._unpickler import Policy, Unpickler
 from score.formats.contents import GlobalName, StandIn
 
@@ -67,9 +67,7 @@ def window(root: StorageRef, offset: Any, length: Any) -> StorageRef:
         raise MalformedFile("a storage view reaches past its storage")
 
     def fetch() -> torch.UntypedStorage:
-        whole = torch.empty(0, dtype=torch.uint8).set_(root.untyped)  # type: ignore[call-overload]
-        part: torch.Tensor = whole[start:stop]
-        return part.clone().untyped_storage()
+        return as_bytes(root.untyped)[start:stop].clone().untyped_storage()
 
     return StorageRef(root.dtype, stop - start, fetch)
 
@@ -101,7 +99,7 @@ def no_storages(key: str, dtype: torch.dtype, nbytes: int) -> StorageRef:
 def swapped(storage: torch.UntypedStorage, dtype: torch.dtype) -> torch.UntypedStorage:
     """A copy of a storage written on a machine of the other byte order."""
     width = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
-    raw = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
+    raw = as_bytes(storage)
     turned = raw.numpy().view(np.dtype(f"V{width}")).view(f"u{width}").byteswap() if width > 1 else raw.numpy().copy()
     return torch.from_numpy(turned.view(np.uint8)).untyped_storage()
 

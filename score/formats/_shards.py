@@ -38,11 +38,17 @@ def _listed(folder: Path) -> list[Path]:
         return []  # the search for a checkpoint says so
 
 
-def within(folder: Path, name: Any) -> Path:
-    """A file that an index names, in its folder. Raises `MalformedFile` for one outside, be it by a link."""
+def contained(folder: Path, name: Any) -> Path:
+    """A path that a file names, in its folder. Raises `MalformedFile` for one outside, be it by a link."""
     path = folder / str(name)
     if not isinstance(name, str) or not path.resolve().is_relative_to(folder.resolve()):
-        raise MalformedFile(f"{folder.name}: the index names {name!r}, which is not in the folder")
+        raise MalformedFile(f"{folder.name}: it names {name!r}, which is not in the folder")
+    return path
+
+
+def within(folder: Path, name: Any) -> Path:
+    """The same for a file that has to be there (`NoCheckpoint`)."""
+    path = contained(folder, name)
     if not path.is_file():
         raise NoCheckpoint(
             f"{folder.name}: the index names {name}, and there is no such file",

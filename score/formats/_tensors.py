@@ -3,7 +3,8 @@
 Shapes, strides and offsets come from the file, so each is checked against the storage before torch sees it.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -68,9 +69,7 @@ def strided(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: torch.d
     dtype, shape, steps, start = dtype or storage.dtype, _wholes(size), _wholes(stride), _whole(offset)
     if len(shape) != len(steps):
         raise MalformedFile(f"a tensor has {len(shape)} sizes and {len(steps)} strides")
-    numel = 1
-    for length in shape:
-        numel *= length
+    numel = math.prod(shape)
     last = start + sum((length - 1) * step for length, step in zip(shape, steps, strict=True))
     if numel and (last + 1) * dtype.itemsize > storage.nbytes:
         raise MalformedFile(
@@ -82,6 +81,20 @@ def strided(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: torch.d
         return torch.empty(0, dtype=dtype).set_(storage.untyped, start, shape, steps)  # type: ignore[call-overload]
 
     return TensorRef(dtype, shape, numel * dtype.itemsize, storage, load)
+
+
+def row_major(shape: Sequence[Any]) -> list[int]:
+    """The strides of a dense tensor, in elements. What is no size is left for `strided` to refuse."""
+    strides, step = [0] * len(shape), 1
+    for axis in range(len(shape) - 1, -1, -1):
+        strides[axis] = step
+        step *= shape[axis] if isinstance(shape[axis], int) and shape[axis] > 0 else 1
+    return strides
+
+
+def as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    """A storage as a tensor of its bytes, not copied."""
+    return torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload, no-any-return]
 
 
 def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TensorRef:

@@ -1,5 +1,6 @@
 """What opening a file gives: plain values, inert stand-ins, and tensors that are not in memory yet."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +27,7 @@ class TensorRef:
 
     @property
     def numel(self) -> int:
-        total = 1
-        for size in self.shape:
-            total *= size
-        return total
+        return math.prod(self.shape)
 
 
 @dataclass(eq=False)

@@ -4,6 +4,7 @@ Merged without a process group: a tensor in one piece is mapped where it lies; o
 when it is loaded. Source: torch/distributed/checkpoint/filesystem.py and metadata.py.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,7 @@ def _merged(folder: Path, name: str, size: Size, pieces: list[tuple[Size, Tensor
     first = pieces[0][1]
     if len(pieces) == 1 and first.shape == size:
         return first
-    total = 1
-    for length in size:
-        total *= length
+    total = math.prod(size)
     fits = all(len(offsets) == len(size) and _inside(offsets, ref.shape, size) for offsets, ref in pieces)
     if not fits or sum(ref.numel for _, ref in pieces) != total:
         raise MalformedFile(f"{folder.name}: the pieces of {name!r} do not make up its size {list(size)}")

@@ -44,7 +44,7 @@ def open(path: Path, read: str) -> Contents:
     """The weights under their own names. Raises `NoWeights` for a configuration without, and for an adapter alone."""
     found = _weights_in(path)
     if found is None:
-        raise NoWeights(*_why_none(path))
+        raise NoWeights(_why_none(path))
     inner = _open_weights(path, found, read)
     config = json_file(within(path, "config.json"))
     shown: dict[str, Any] = {key: config[key] for key in _SHOWN if key in config}
@@ -78,14 +78,14 @@ def _open_weights(folder: Path, name: str, read: str) -> Contents:
     return opener(within(folder, name), read)
 
 
-def _why_none(folder: Path) -> tuple[str]:
+def _why_none(folder: Path) -> str:
     if _is_file(folder / "adapter_config.json"):
         base = json_file(folder / "adapter_config.json").get("base_model_name_or_path")
         return (
             f"{folder.name} holds an adapter (LoRA) only; it is made for the base model {base!r}, whose weights are "
-            "not here. Merge the two (merge_and_unload) and save the result",
+            "not here. Merge the two (merge_and_unload) and save the result"
         )
-    return (f"{folder.name} holds a config.json, an architecture without weights",)
+    return f"{folder.name} holds a config.json, an architecture without weights"
 
 
 def _design(folder: Path, config: dict[str, Any]) -> Design | None:

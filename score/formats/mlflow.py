@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from score.errors import MalformedFile, NoCheckpoint, UnsupportedFormat
-from score.formats._shards import within
+from score.formats._shards import contained, within
 from score.formats.contents import Contents
 from score.formats.probe import Probe
 
@@ -34,7 +34,7 @@ def open(path: Path, read: str) -> Contents:
 
     def with_code() -> Any:
         assert revive is not None
-        sys.path.insert(0, str(_within_folder(path, code)))  # what the model was logged with; only when trusted
+        sys.path.insert(0, str(contained(path, code)))  # what the model was logged with; only when trusted
         return revive()
 
     metadata = {
@@ -66,16 +66,9 @@ def _flavor(folder: Path) -> dict[str, Any]:
     return flavor
 
 
-def _within_folder(folder: Path, name: Any) -> Path:
-    path = folder / str(name)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise MalformedFile(f"MLmodel names {name!r}, which is not in the folder")
-    return path
-
-
 def _inner(folder: Path, flavor: dict[str, Any]) -> Path:
     """`data/model.pth` below the flavor's model_data; older versions wrote other names."""
-    data = _within_folder(folder, flavor.get("model_data", "data"))
+    data = contained(folder, flavor.get("model_data", "data"))
     for name in ("model.pth", "model.pt2", "state_dict.pth"):
         if (data / name).is_file():
             return within(data, name)

@@ -4,6 +4,7 @@ Specification: numpy/lib/format.py, "Format Version 1.0" and after.
 """
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from numpy.lib import format as npy
 
 from score.errors import MalformedFile, UnsupportedFormat
+from score.formats._numpy import torch_dtype
 from score.formats._source import Source
-from score.formats._tensors import StorageRef, strided
+from score.formats._tensors import StorageRef, as_bytes, row_major, strided
 from score.formats._zip import Archive
 from score.formats.contents import Contents, TensorRef
 from score.formats.probe import Probe
@@ -36,25 +38,18 @@ def _array(archive: Archive, record: str) -> TensorRef:
     shape, fortran, dtype, start = _header(archive, record)
     if dtype.hasobject:
         raise UnsupportedFormat(f"{archive.path.name}: {record} holds Python objects, which only a pickle can carry")
-    native = dtype.newbyteorder("=")
-    try:
-        kind = torch.from_numpy(np.empty(0, native)).dtype
-    except TypeError:
-        raise UnsupportedFormat(f"{archive.path.name}: {record} is of numpy dtype {dtype}, which torch lacks") from None
-    if start + int(np.prod(shape, dtype=np.float64)) * dtype.itemsize > archive.size(record, whole=True):
+    kind = torch_dtype(dtype)
+    if kind is None:
+        raise UnsupportedFormat(f"{archive.path.name}: {record} is of numpy dtype {dtype}, which torch lacks")
+    if start + math.prod(shape) * dtype.itemsize > archive.size(record, whole=True):
         raise MalformedFile(f"{archive.path.name}: {record} of shape {shape} is larger than its record")
     stored = StorageRef(kind, archive.size(record, whole=True) - start, lambda: _bytes(archive, record, start, dtype))
-    lengths = shape[::-1] if fortran else shape
-    steps = [1]
-    for length in reversed(lengths[1:]):
-        steps.insert(0, steps[0] * max(length, 1))
-    strides = (steps[::-1] if fortran else steps) if shape else []
+    strides = row_major(shape[::-1])[::-1] if fortran else row_major(shape)
     return strided(stored, 0, shape, strides)
 
 
 def _bytes(archive: Archive, record: str, start: int, dtype: np.dtype[Any]) -> torch.UntypedStorage:
-    whole = torch.empty(0, dtype=torch.uint8).set_(archive.storage(record, whole=True))  # type: ignore[call-overload]
-    part: np.ndarray = whole.numpy()[start:]
+    part: np.ndarray = as_bytes(archive.storage(record, whole=True)).numpy()[start:]
     turned = part.view(dtype).astype(dtype.newbyteorder("="))  # a copy, since the header leaves it unaligned
     return torch.from_numpy(turned.view(np.uint8)).untyped_storage()
 

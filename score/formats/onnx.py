@@ -5,6 +5,7 @@ mapped where it lies. Specifications: onnx/onnx.proto, https://protobuf.dev/prog
 """
 
 import importlib.util
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from score.errors import MalformedFile, TruncatedFile, UnsupportedFormat, VersionTooOld
 from score.formats._shards import within
 from score.formats._source import Source
-from score.formats._tensors import StorageRef, strided
+from score.formats._tensors import StorageRef, row_major, strided
 from score.formats.contents import Contents, Program, TensorRef
 from score.formats.probe import Probe
 
@@ -103,8 +104,7 @@ def _tensor(source: Source, data: Any, start: int, end: int) -> tuple[str, Tenso
             f"the initializer {name!r} has ONNX data type {code}, which torch {torch.__version__} lacks"
         )
     shape = _integers(data, fields.get(_DIMS, []))
-    numel = int(np.prod(shape, dtype=np.float64)) if shape else 1
-    nbytes = numel * dtype.itemsize
+    nbytes = math.prod(shape) * dtype.itemsize
     if fields.get(_LOCATION, [(0, 0)])[0][0] == 1:
         storage = _external(source, data, fields.get(_EXTERNAL, []), dtype, nbytes)
     elif _RAW in fields:
@@ -116,8 +116,7 @@ def _tensor(source: Source, data: Any, start: int, end: int) -> tuple[str, Tenso
         raise MalformedFile(
             f"the initializer {name!r} of shape {list(shape)} has {storage.nbytes:,} bytes, not {nbytes:,}"
         )
-    steps = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
-    return name, strided(storage, 0, shape, steps)
+    return name, strided(storage, 0, shape, row_major(shape))
 
 
 def _integers(data: Any, spans: list[tuple[int, int]]) -> tuple[int, ...]:

@@ -51,15 +51,17 @@ def detect(path: Path) -> str | None:
         raise ModelDirUnreadable(f"this user (uid {os.getuid()}) may not read {error.filename}") from None
 
 
-def open_checkpoint(path: Path, read: str = "auto") -> Contents:
-    """Open `path`, whatever its format. Raises a `LoadError` that names the file and says what is wrong."""
-    name = detect(path)
+def open_checkpoint(path: Path, read: str = "auto", name: str | None = None) -> Contents:
+    """Open `path`, whatever its format; `name` is what `detect` said of it, where that is known.
+
+    Raises a `LoadError` that names the file and says what is wrong.
+    """
+    name = name or detect(path)
     if name is None:
         raise NoCheckpoint(f"{path}: not a model file of any kind that is known here")
     try:
         return formats()[name].open(path, read)
     except LoadError as error:
-        error.format = name  # type: ignore[attr-defined]  # `inspect` says what a refused file was
         if path.name not in error.message:
             error.message = f"{path.name}: {error.message}"
         raise

@@ -11,7 +11,7 @@ import torch
 
 from score.errors import MalformedFile, TruncatedFile, VersionTooOld
 from score.formats._source import Source
-from score.formats._tensors import StorageRef, strided
+from score.formats._tensors import StorageRef, row_major, strided
 from score.formats.contents import Contents, TensorRef
 from score.formats.probe import Probe
 
@@ -86,19 +86,10 @@ def _tensor(source: Source, name: str, entry: dict[str, Any], offset: int, nbyte
     if not isinstance(shape, list):
         raise MalformedFile(f"the tensor {name!r} has no shape")
     storage = StorageRef(dtype, nbytes, lambda: source.storage(offset, nbytes))
-    ref = strided(storage, 0, shape, _contiguous(shape))
+    ref = strided(storage, 0, shape, row_major(shape))
     if ref.nbytes != nbytes:
         raise MalformedFile(f"the tensor {name!r} of shape {shape} and dtype {label} can't take {nbytes:,} bytes")
     return ref
-
-
-def _contiguous(shape: list[Any]) -> list[int]:
-    """Row-major strides, in elements. What is no size is left for `strided` to refuse."""
-    strides, step = [0] * len(shape), 1
-    for axis in range(len(shape) - 1, -1, -1):
-        strides[axis] = step
-        step *= shape[axis] if isinstance(shape[axis], int) and shape[axis] > 0 else 1
-    return strides
 
 
 def _refuse_overlaps(spans: list[tuple[int, int, str]]) -> None:
