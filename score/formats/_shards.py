@@ -41,7 +41,8 @@ def _listed(folder: Path) -> list[Path]:
 def contained(folder: Path, name: Any) -> Path:
     """A path that a file names, in its folder. Raises `MalformedFile` for one outside, be it by a link."""
     path = folder / str(name)
-    if not isinstance(name, str) or not path.resolve().is_relative_to(folder.resolve()):
+    # a NUL can be in a string and in no path: resolving it raises
+    if not isinstance(name, str) or "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
         raise MalformedFile(f"{folder.name}: it names {name!r}, which is not in the folder")
     return path
 

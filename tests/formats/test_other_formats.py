@@ -63,7 +63,7 @@ def test_torch_tar_is_what_torch_reads(tmp_path: Path) -> None:
 # folders
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "link.safetensors", 5])
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "link.safetensors", 5, "a\0b"])
 def test_an_index_can_not_point_outside(tmp_path: Path, name: Any) -> None:
     makers.safetensors(tmp_path)
     makers.safetensors_sharded(tmp_path)
