@@ -19,6 +19,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from score.errors import LoadError, RequestError, ScoreError
+from score.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS
 from score.settings import Settings
 from score.trust import begin_sha256
 
@@ -109,6 +110,7 @@ def serve(
     os.environ["AML_APP_ROOT"] = str(root)
     os.environ.setdefault("PYTHONUNBUFFERED", "1")  # else azmlinfsrv's banner comes last, after a diagnosis
     os.environ["AZUREML_MODEL_DIR"] = str(path.absolute())
+    os.environ["GUNICORN_CMD_ARGS"] = f"{GUNICORN_ARGUMENTS} {os.environ.get('GUNICORN_CMD_ARGS', '')}".strip()
     entry = str(root / "score" / "main.py")
     os.execv(  # noqa: S606  # our own server, with a path that is not parsed by any shell
         server, [str(server), "--entry_script", entry, "--model_dir", str(path.absolute()), "--port", str(port)]
@@ -149,8 +151,9 @@ def _answered(served: "Served", body: bytes) -> bytes:
     from score.codecs import registry as codecs
     from score.signature import validate
 
-    codec = codecs.choose("", body)
-    decoded = codec.decode(body)
+    request = codecs.Body(body)
+    codec = codecs.choose(request)
+    decoded = codec.decode(request)
     return codec.encode(served.predict(validate(served.signature, decoded.arrays)), decoded).body
 
 

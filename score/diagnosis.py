@@ -26,6 +26,9 @@ class Unserved:
     def __init__(self, error: LoadError) -> None:
         self.error = error
 
+    def saw(self, exchange: Any) -> None:
+        """Nothing is counted where nothing is served."""
+
     def __getattr__(self, name: str) -> Any:
         raise self.error
 

@@ -38,13 +38,22 @@
         ├── WrongInputs              400, other input names than the model's
         ├── WrongShape               400
         ├── WrongDtype               400, values that the model's dtype can't hold
+        ├── InvalidTensor            400, a tensor of the Open Inference Protocol that contradicts itself
+        ├── InvalidArray             400, a damaged npy or npz body
+        ├── InvalidGzip              400, a body that says it is compressed and is not
+        ├── UnknownOutput            400, an output that the model has not
         ├── NotFound                 404
         ├── MethodNotAllowed         405
+        ├── NotAcceptable            406, the Accept header rules out all that can be written
         ├── BodyTooLarge             413
         ├── UnsupportedMediaType     415
         ├── ModelRejected            422, the model itself raised on this input
+        ├── QueueFull                429, as many requests are waiting as may
         ├── InternalError            500, a bug of ours
-        └── NotReady                 503, the model is not loaded
+        ├── Draining                 503, the server has been told to stop
+        ├── OutOfMemory              503, not even one row fits into memory
+        ├── DeviceLost               503, the GPU is in an error state, and the worker restarts
+        └── DeadlinePassed           504, the request waited too long and was not begun
 
 A class sets `code` (stable, for machines), `status` (HTTP) and `hint` (what to do next). An instance adds the message,
 and where it helps a `detail`: a table or tree, already laid out in lines.
@@ -62,12 +71,18 @@ class ScoreError(Exception):
     exit_code: ClassVar[int] = 3
     hint: str
 
-    def __init__(self, message: str, *, hint: str | None = None, detail: str = "") -> None:
+    retry_after: float | None = None  # seconds after which the same request may succeed
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, detail: str = "", retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = printable(message)
         self.detail = printable(detail)
         if hint is not None:
             self.hint = hint
+        if retry_after is not None:
+            self.retry_after = retry_after
 
     def as_dict(self) -> dict[str, str]:
         """The error as JSON shows it: `code`, `message`, `hint`, and `detail` where there is one."""
@@ -277,6 +292,26 @@ class WrongDtype(RequestError):
     hint = "Send values that the model's input type can hold. GET /score shows the type."
 
 
+class InvalidTensor(RequestError):
+    code = "invalid_tensor"
+    hint = "Make name, shape, datatype and data agree, as the Open Inference Protocol says."
+
+
+class InvalidArray(RequestError):
+    code = "invalid_array"
+    hint = "Send what numpy.save(file, array) or numpy.savez(file, name=array) wrote, as it is."
+
+
+class InvalidGzip(RequestError):
+    code = "invalid_gzip"
+    hint = "Compress the body with gzip, or leave the Content-Encoding header out."
+
+
+class UnknownOutput(RequestError):
+    code = "unknown_output"
+    hint = "Ask for the outputs that the message names, or for none to get all."
+
+
 class NotFound(RequestError):
     code = "not_found"
     status = 404
@@ -289,6 +324,12 @@ class MethodNotAllowed(RequestError):
     hint = "Use POST /score to predict and GET /score for the model card."
 
 
+class NotAcceptable(RequestError):
+    code = "not_acceptable"
+    status = 406
+    hint = "Send no Accept header to get the answer in the request's own format, or one that the message names."
+
+
 class BodyTooLarge(RequestError):
     code = "body_too_large"
     status = 413
@@ -298,7 +339,7 @@ class BodyTooLarge(RequestError):
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
     status = 415
-    hint = "Send JSON."
+    hint = "Send JSON, npy, npz, or tensors of the Open Inference Protocol."
 
 
 class ModelRejected(RequestError):
@@ -307,16 +348,45 @@ class ModelRejected(RequestError):
     hint = "Compare the input with what the model takes (GET /score); set SCORE_INPUTS to have it checked first."
 
 
+class QueueFull(RequestError):
+    code = "queue_full"
+    status = 429
+    hint = "Send it again after Retry-After seconds; for lasting load, add instances or raise SCORE_MAX_QUEUE."
+    retry_after = 1
+
+
 class InternalError(RequestError):
     code = "internal_error"
     status = 500
     hint = "This is a bug in the server: report it with the request id and the log around it."
 
 
-class NotReady(RequestError):
-    code = "not_ready"
+class Draining(RequestError):
+    code = "draining"
     status = 503
-    hint = "Wait until the model is loaded, then send the request again."
+    hint = "Send it again: another instance, or this one's successor, takes it."
+    retry_after = 1
+
+
+class OutOfMemory(RequestError):
+    code = "out_of_memory"
+    status = 503
+    hint = "Send smaller inputs, or use an instance with more memory."
+    retry_after = 1
+
+
+class DeviceLost(RequestError):
+    code = "device_lost"
+    status = 503
+    hint = "Send it again: the worker restarts by itself. Its log has what the driver said."
+    retry_after = 10
+
+
+class DeadlinePassed(RequestError):
+    code = "deadline_passed"
+    status = 504
+    hint = "Send it again when there is less load, add instances, or raise SCORING_TIMEOUT_MS."
+    retry_after = 1
 
 
 def every_error() -> Iterator[type[ScoreError]]:

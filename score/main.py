@@ -11,9 +11,9 @@ from flask import Request, Response
 from score import architecture, checkpoint, device, http, load
 from score.codecs import registry as codecs
 from score.diagnosis import started
-from score.errors import MethodNotAllowed
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
+from score.observing import Exchange
 from score.served import Served
 from score.settings import Settings
 from score.signature import validate
@@ -36,20 +36,21 @@ def load_model(settings: Settings) -> Served:
 def init() -> None:
     global served
     served = started(load_model)
-    http.own_the_errors_of_routing()
+    http.take_over_routes(served, run)
 
 
 @rawhttp  # type: ignore[misc]
 def run(request: Request) -> Response:
-    try:
-        if request.method in ("GET", "HEAD"):
-            return http.json_answer(served.card())
-        if request.method != "POST":
-            raise MethodNotAllowed(f"/score does not take {request.method}")
-        body = http.read_body(request, served.settings.max_body_mb)
-        codec = codecs.choose(http.content_type(request), body)
+    return http.exchanged(request, served, answer)
+
+
+def answer(request: Request, exchange: Exchange) -> Response:
+    """A POST's predictions. Raises a `RequestError` where there are none."""
+    with http.body_of(request, served.settings) as body:
+        codec = codecs.choose(body)
+        exchange.codec = codec.NAME
         decoded = codec.decode(body)
-        inputs = validate(served.signature, decoded.arrays)
-        return http.answer(codec.encode(served.predict(inputs), decoded))
-    except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer it can read
-        return http.failure(error)
+        exchange.inputs = validate(served.signature, decoded.arrays)
+        exchange.answered(*served.batcher.submit(exchange.inputs))
+        encoder = codecs.for_answer(codec, request.headers.get("Accept"))
+        return http.answer(encoder.encode(exchange.outputs, decoded), request)

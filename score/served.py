@@ -1,7 +1,9 @@
 """A loaded model that answers: what `init()` makes and `run()` uses."""
 
 import logging
+import os
 import platform
+import signal
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +14,14 @@ import torch
 from torch import nn
 
 from score import outputs, probing
-from score.errors import ModelRejected
+from score.batching import Batcher, Limits, same_rows
+from score.collecting import Collector
+from score.errors import DeviceLost, ModelRejected, OutOfMemory, RequestError
 from score.load import LoadReport
+from score.observing import Exchange, Observer
 from score.settings import Settings
 from score.signature import Signature
+from score.telemetry import Telemetry
 
 log = logging.getLogger("azmlinfsrv.score")
 
@@ -40,13 +46,39 @@ class Served:
     def _order(self) -> list[str]:
         return probing.input_names(self.module)
 
+    @cached_property
+    def batcher(self) -> Batcher:
+        """What requests are given to: it runs `predict`."""
+        settings = self.settings
+        limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
+        return Batcher(self.predict, limits, self._separable())
+
+    @cached_property
+    def observer(self) -> Observer:
+        return Observer(self.settings.log_requests)
+
+    @cached_property
+    def _watchers(self) -> list[Observer | Telemetry | Collector]:
+        found = [self.observer, Telemetry.if_exported(), Collector.if_wanted(self.settings.collect_data)]
+        return [watcher for watcher in found if watcher is not None]
+
+    def saw(self, exchange: Exchange) -> None:
+        """Count, log, export and collect what was asked and answered."""
+        for watcher in self._watchers:
+            watcher.saw(exchange)
+
     def predict(self, inputs: dict[str, Any]) -> np.ndarray | dict[str, np.ndarray]:
-        """Run the model on validated inputs. Raises `ModelRejected` with what the model said."""
+        """Run the model on validated inputs. Raises `ModelRejected` with what the model said, or `OutOfMemory`."""
         try:
             return outputs.arrays(probing.call(self.module, inputs, self._order))
-        except ModelRejected:
+        except RequestError:
             raise
-        except Exception as error:  # the model's own code raises anything
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"the GPU's memory does not suffice: {_first_lines(error, 200)}") from None
+        except (Exception, SystemExit) as error:  # the model's own code raises anything
+            if "can't allocate memory" in str(error):  # torch's allocator for the CPU
+                raise OutOfMemory(f"the memory does not suffice: {_first_lines(error, 200)}") from None
+            _restart_if_lost(error)
             raise ModelRejected(f"the model raised {type(error).__name__}: {_first_lines(error)}") from error
 
     def warm_up(self) -> None:
@@ -56,21 +88,68 @@ class Served:
             return
         start = time.perf_counter()
         try:
-            self.predict(probing.synthetic(self.signature))
-        except ModelRejected as error:
+            self.batcher.submit(probing.synthetic(self.signature))
+        except RequestError as error:
             log.warning("the warm-up request was refused: %s", error.message)
-        else:
-            log.info("warmed up in %.1f ms", (time.perf_counter() - start) * 1e3)
+            return
+        log.info("warmed up in %.1f ms", (time.perf_counter() - start) * 1e3)
+        log.info("requests are %s", "answered in batches" if self.batcher.separable else "answered one by one")
+
+    @cached_property
+    def outputs(self) -> dict[str, tuple[str, list[int]]]:
+        """The dtype and shape of each output for one made-up row; empty where that is not known."""
+        if not self.signature.known:
+            return {}
+        try:
+            found = self.predict(probing.synthetic(self.signature))
+        except RequestError:
+            return {}
+        named = found if isinstance(found, dict) else {"output": found}
+        return {name: (str(array.dtype), list(array.shape)) for name, array in named.items()}
+
+    def _separable(self) -> bool | None:
+        """Whether the model answers each row of a batch by itself, found out by asking it; None where that can't be
+        found out yet."""
+        specs = [spec for spec in self.signature.inputs if spec.required and not spec.scalar]
+        if not self.signature.known:
+            return None
+        if not all(spec.shape and spec.shape[0] is None for spec in specs):
+            return False  # the number of rows is fixed
+        pair = probing.synthetic(self.signature, rows=2)
+        rows = [
+            {name: value[at : at + 1] if isinstance(value, torch.Tensor) else value for name, value in pair.items()}
+            for at in (0, 1)
+        ]
+        try:
+            return same_rows(self.predict(pair), [self.predict(row) for row in rows], [1, 1])
+        except RequestError:
+            return False
 
     def card(self) -> dict[str, Any]:
         """The model card that `GET /score` shows."""
         return {
             "model": self.report.as_dict(),
             "signature": self.signature.as_dict(),
+            "serving": self.observer.snapshot()
+            | {
+                "batching": self.batcher.separable,
+                "max_batch": self.batcher.most_rows,
+                "waiting": self.batcher.waiting,
+                "running_rows": self.batcher.running,
+            },
             "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
         }
 
 
-def _first_lines(error: Exception, limit: int = 500) -> str:
+def _first_lines(error: BaseException, limit: int = 500) -> str:
     text = "\n".join(line for line in str(error).splitlines() if line.strip())
     return text if len(text) <= limit else text[:limit] + " ..."
+
+
+def _restart_if_lost(error: BaseException) -> None:
+    """A CUDA error other than a lack of memory leaves the whole process unable to use the GPU: end, and let gunicorn
+    start another. Raises `DeviceLost` then."""
+    if isinstance(error, torch.AcceleratorError):
+        log.critical("the GPU is in an error state, and the worker ends", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise DeviceLost(f"the GPU can't be used any more: {_first_lines(error, 200)}") from None

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -95,7 +95,22 @@ class Settings(BaseSettings):
         description="What to do when the model can't be loaded: end, or stay up and answer every request to `/score` "
         "with the diagnosis and 503. For finding out what is wrong: the liveness probe says healthy all the same.",
     )
-    max_body_mb: float = Field(100, gt=0, description="The largest request body, in megabytes.")
+    max_body_mb: float = Field(100, gt=0, description="The largest request body, in megabytes, after decompression.")
+    max_held_mb: float = Field(
+        1000, gt=0, description="Megabytes of request bodies in memory at a time; above that, requests get 429."
+    )
+    max_batch: int = Field(64, ge=1, description="The most rows that run as one forward pass.")
+    max_queue: int = Field(256, ge=1, description="The most requests that wait for the model; above that they get 429.")
+    scoring_timeout_ms: int = Field(
+        60_000,
+        gt=0,
+        validation_alias=AliasChoices("SCORING_TIMEOUT_MS", "scoring_timeout_ms"),
+        description="Milliseconds after which a request that still waits for the model gets 504, and is not run.",
+    )
+    log_requests: bool = Field(True, description="Whether each request is a line in the log.")
+    collect_data: bool = Field(
+        False, description="Whether inputs and outputs go to Azure ML's data collector (needs `azureml-ai-monitoring`)."
+    )
 
     @field_validator("trust_sha256")
     @classmethod
@@ -138,7 +153,8 @@ class Settings(BaseSettings):
 
 def variable(field: str) -> str:
     """The environment variable a field is read from."""
-    return "AZUREML_MODEL_DIR" if field in ("model_dir", "AZUREML_MODEL_DIR") else f"SCORE_{field.upper()}"
+    named = {"model_dir": "AZUREML_MODEL_DIR", "scoring_timeout_ms": "SCORING_TIMEOUT_MS"}
+    return named.get(field, field if field in named.values() else f"SCORE_{field.upper()}")
 
 
 def _explain(error: Any) -> str:

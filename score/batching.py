@@ -1,0 +1,325 @@
+"""Dynamic batching: requests that wait at the same time run as one forward pass, in a thread of its own.
+
+Nothing waits when the model is idle: a lone request runs at once. While the model is busy, requests gather, and all
+that fit together run next. What is counted is rows. Requests of other shapes, dtypes or scalars form batches of their
+own; nothing is padded.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from score import parking
+from score.errors import DeadlinePassed, OutOfMemory, QueueFull, RequestError
+
+log = logging.getLogger("azmlinfsrv.score")
+
+Inputs = dict[str, Any]
+Outputs = np.ndarray | dict[str, np.ndarray]
+Forward = Callable[[Inputs], Outputs]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`rows` in one forward pass, `requests` that may wait, and for how many seconds."""
+
+    rows: int
+    requests: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a request's forward pass was: seconds in the queue and in the model, and the rows it ran with."""
+
+    queued: float
+    computed: float
+    rows: int
+    batch_rows: int
+
+
+@dataclass(eq=False)
+class _Ticket:
+    """A request in the queue."""
+
+    inputs: Inputs
+    rows: int
+    kind: Any  # requests of equal kind can be one batch; None fits none
+    arrived: float
+    spot: parking.Spot = field(default_factory=parking.spot)
+    outputs: Outputs | None = None
+    error: Exception | None = None
+    took: Pass | None = None
+
+
+class Batcher:
+    """Runs `forward` on what many threads submit.
+
+    `separable` says whether the model answers each row of a batch by itself: only then are requests put together, or
+    split. Where it is None, that is found out from the first two requests that could have been one batch.
+    """
+
+    def __init__(self, forward: Forward, limits: Limits, separable: bool | None) -> None:
+        self.limits = limits
+        self.separable = separable
+        self.running = 0  # rows in the forward pass that runs now
+        self._forward = forward
+        self.most_rows = limits.rows  # less, once the device has run out of memory
+        self._queue: deque[_Ticket] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._started_in = 0
+        self._seconds_a_row = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    def submit(self, inputs: Inputs) -> tuple[Outputs, Pass]:
+        """Answer a request; blocks until then.
+
+        Raises `QueueFull`, `DeadlinePassed`, `OutOfMemory`, or what `forward` raised for these inputs.
+        """
+        rows, kind = _rows_and_kind(inputs)
+        ticket = _Ticket(inputs, rows, kind, time.monotonic())
+        with self._changed:
+            if len(self._queue) >= self.limits.requests:
+                raise QueueFull(f"{len(self._queue)} requests are waiting already", retry_after=self._drained_in())
+            if self._started_in != os.getpid():
+                self._start()
+            self._queue.append(ticket)
+            self._changed.notify()
+        ticket.spot.park()
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.outputs is not None and ticket.took is not None
+        return ticket.outputs, ticket.took
+
+    def _drained_in(self) -> float:
+        """Seconds until what waits now is done, by what it took so far."""
+        return sum(ticket.rows for ticket in self._queue) * self._seconds_a_row
+
+    def _start(self) -> None:
+        """The threads, with the first request: a process forked later has none of its parent's."""
+        self._started_in = os.getpid()
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+        threading.Thread(target=self._expire, name="deadlines", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            batch = self._next()
+            started = time.monotonic()
+            self.running = sum(ticket.rows for ticket in batch)
+            self._answer(batch)
+            finished, ran = time.monotonic(), self.running
+            self.running = 0
+            self._seconds_a_row += 0.1 * ((finished - started) / ran - self._seconds_a_row)
+            for ticket in batch:
+                ticket.took = Pass(started - ticket.arrived, finished - started, ticket.rows, ran)
+                ticket.spot.wake()
+
+    def _next(self) -> list[_Ticket]:
+        """The oldest request, and those in the queue that can run with it."""
+        with self._changed:
+            while not self._queue:
+                self._changed.wait()
+            first = self._queue.popleft()
+            batch, rows = [first], first.rows
+            if first.kind is None or self.separable is False:
+                return batch
+            left: deque[_Ticket] = deque()
+            for ticket in self._queue:
+                if ticket.kind == first.kind and rows + ticket.rows <= self.most_rows:
+                    batch.append(ticket)
+                    rows += ticket.rows
+                else:
+                    left.append(ticket)
+            self._queue = left
+            return batch
+
+    def _expire(self) -> None:
+        """Take out of the queue what has waited too long. All wait equally long, so the oldest is first, and nothing
+        that comes while this sleeps is due before it wakes."""
+        while True:
+            now = time.monotonic()
+            with self._changed:
+                late = []
+                while self._queue and now >= self._queue[0].arrived + self.limits.seconds:
+                    late.append(self._queue.popleft())
+                oldest = self._queue[0].arrived if self._queue else now
+            for ticket in late:
+                ticket.error = DeadlinePassed(f"the request waited {now - ticket.arrived:.1f} s and was not begun")
+                ticket.spot.wake()
+            time.sleep(max(oldest + self.limits.seconds - now, 0.001))
+
+    def _answer(self, batch: Sequence[_Ticket]) -> None:
+        """Give each ticket its outputs or its error. No request fails for another's fault: a batch that fails runs
+        again one by one."""
+        if len(batch) > 1 and self.separable is None:
+            self._try_together(batch)
+        elif len(batch) > 1:
+            try:
+                rows = sum(ticket.rows for ticket in batch)
+                self._share_out(batch, self._rows(_joined(batch), rows, self._together))
+            except Exception as error:  # noqa: BLE001  # whatever it was, the next attempt says whose
+                log.info("a batch of %d requests failed (%s); running them one by one", len(batch), error)
+                self._alone(batch)
+        else:
+            self._alone(batch)
+
+    def _alone(self, batch: Sequence[_Ticket]) -> None:
+        for ticket in batch:
+            try:
+                ticket.outputs = self._whole(ticket)
+            except Exception as error:  # noqa: BLE001  # it goes to the caller
+                ticket.error = error
+
+    def _whole(self, ticket: _Ticket) -> Outputs:
+        """One request by itself, in parts only where it is too large."""
+        if ticket.kind is None:
+            return self._forward(ticket.inputs)
+        try:
+            return self._rows(ticket.inputs, ticket.rows, lambda inputs, _rows: self._forward(inputs))
+        except _NotRows:
+            return self._forward(ticket.inputs)
+
+    def _try_together(self, batch: Sequence[_Ticket]) -> None:
+        """Answer one by one, then look whether one pass over all of them says the same."""
+        self._alone(batch)
+        if any(ticket.error for ticket in batch) or _all_equal(batch):
+            return  # they tell nothing
+        alone = [ticket.outputs for ticket in batch]
+        try:
+            together = self._forward(_joined(batch))
+            self.separable = same_rows(together, alone, [ticket.rows for ticket in batch])
+        except RequestError:
+            self.separable = False
+        log.info("requests %s be answered in batches", "can" if self.separable else "can't")
+
+    def _share_out(self, batch: Sequence[_Ticket], outputs: Outputs) -> None:
+        start = 0
+        for ticket in batch:
+            ticket.outputs = sliced(outputs, start, start + ticket.rows)
+            start += ticket.rows
+
+    def _together(self, inputs: Inputs, rows: int) -> Outputs:
+        """Run the model on rows of several requests, or on some of one's. Raises `_NotRows`."""
+        outputs = self._forward(inputs)
+        if not _has_rows(outputs, rows):
+            self.separable = False
+            raise _NotRows(f"{rows} rows went in, and the outputs are {_shapes(outputs)}")
+        return outputs
+
+    def _rows(self, inputs: Inputs, rows: int, forward: Callable[[Inputs, int], Outputs]) -> Outputs:
+        """Run the model on no more rows at a time than are allowed, and on fewer yet where the memory does not
+        suffice."""
+        if not self.separable:
+            return self._forward(inputs)
+        if rows <= self.most_rows:
+            try:
+                return forward(inputs, rows)
+            except OutOfMemory:
+                if rows < 2:
+                    raise
+                torch.cuda.empty_cache()  # does nothing where CUDA was not used
+                self.most_rows = rows // 2
+                log.warning("out of memory with %d rows: from now on %d at most", rows, self.most_rows)
+        parts = []
+        start = 0
+        while start < rows:
+            end = min(start + self.most_rows, rows)
+            parts.append(self._rows(_part(inputs, start, end), end - start, self._together))
+            start = end
+        return _concatenated(parts)
+
+
+class _NotRows(Exception):
+    """A model that seemed to answer row by row did not. Never seen outside: the requests run again, each whole."""
+
+
+def _rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
+    """How many rows, and what other requests have to be like to run with these. None where the inputs have no common
+    first dimension."""
+    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+    counts = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
+    if len(counts) != 1 or 0 in counts:
+        return 1, None
+    kind = tuple(
+        (name, value.dtype, value.shape[1:]) if isinstance(value, torch.Tensor) else (name, value)
+        for name, value in inputs.items()
+    )
+    return counts.pop(), kind
+
+
+def _joined(batch: Sequence[_Ticket]) -> Inputs:
+    first = batch[0].inputs
+    return {
+        name: torch.cat([ticket.inputs[name] for ticket in batch]) if isinstance(value, torch.Tensor) else value
+        for name, value in first.items()
+    }
+
+
+def _part(inputs: Inputs, start: int, end: int) -> Inputs:
+    return {name: value[start:end] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+
+
+def _all_equal(batch: Sequence[_Ticket]) -> bool:
+    first = batch[0].inputs
+    return all(
+        torch.equal(value, ticket.inputs[name])
+        for ticket in batch[1:]
+        for name, value in first.items()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+def sliced(outputs: Outputs, start: int, end: int) -> Outputs:
+    """Some rows of all outputs."""
+    if isinstance(outputs, Mapping):
+        return {name: value[start:end] for name, value in outputs.items()}
+    return outputs[start:end]
+
+
+def same_rows(together: Outputs, alone: Sequence[Outputs | None], rows: Sequence[int]) -> bool:
+    """Whether the outputs of a batch are, row by row, those of its parts run alone, within float tolerance."""
+    if not _has_rows(together, sum(rows)):
+        return False
+    start = 0
+    for single, count in zip(alone, rows, strict=True):
+        assert single is not None
+        if not _close(sliced(together, start, start + count), single):
+            return False
+        start += count
+    return True
+
+
+def _has_rows(outputs: Outputs, rows: int) -> bool:
+    arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
+    return all(array.ndim > 0 and array.shape[0] == rows for array in arrays)
+
+
+def _close(one: Outputs, other: Outputs) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_close(one[name], other[name]) for name in one)
+    assert isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    return one.shape == other.shape and bool(np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True))
+
+
+def _concatenated(parts: Sequence[Outputs]) -> Outputs:
+    first = parts[0]
+    if isinstance(first, Mapping):
+        return {name: np.concatenate([part[name] for part in parts]) for name in first}
+    return np.concatenate(list(parts))  # type: ignore[arg-type]
+
+
+def _shapes(outputs: Outputs) -> str:
+    arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
+    return ", ".join(str(list(array.shape)) for array in arrays)

@@ -1,0 +1,34 @@
+"""`npy`: one array in numpy's own format, in and out; several outputs come back as an npz.
+
+Specification: numpy/lib/format.py. Arrays of Python objects are refused: they are pickles.
+"""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+
+from score.codecs import npz
+from score.codecs._numpy import MAGIC, read_array
+from score.codecs.registry import Body, Decoded, Encoded, Outputs
+
+NAME = "npy"
+TYPES = ("application/x-npy",)
+PRIORITY = 20
+
+
+def accepts(body: Body) -> bool:
+    return body.data.startswith(MAGIC) or body.content_type in TYPES
+
+
+def decode(body: Body) -> Decoded:
+    """Raises `InvalidArray` or `NotNumeric`."""
+    return Decoded(read_array(body.data, "the body"), NAME)
+
+
+def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
+    if isinstance(outputs, Mapping):
+        return npz.encode(outputs, decoded)
+    written = io.BytesIO()
+    np.save(written, outputs, allow_pickle=False)
+    return Encoded(written.getvalue(), TYPES[0])

@@ -1,0 +1,35 @@
+"""How gunicorn is run, in one place: GUNICORN_CMD_ARGS="--config /path/to/score/gunicorn_config.py".
+
+azmlinfsrv itself gives the address, the number of workers and the time-out. What else stands in GUNICORN_CMD_ARGS goes
+before what is said here.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+# gunicorn runs this file, and puts the working directory in front: a `score.py` there must not be taken for ours.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gunicorn.glogging import Logger
+
+from score.worker import HttpWorker
+
+ARGUMENTS = f"--config {shlex.quote(__file__)}"
+
+
+class AccessLog(Logger):  # type: ignore[misc]
+    """gunicorn's log without a line for requests to `/score`: they have one of ours, which says more."""
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        if environ.get("PATH_INFO") != "/score":
+            super().access(resp, req, environ, request_time)
+
+
+worker_class = HttpWorker
+worker_connections = 1000
+keepalive = 75  # seconds; longer than load balancers keep theirs, or requests are sent into closing connections
+graceful_timeout = 30  # seconds to answer what was asked, after SIGTERM
+control_socket_disable = True  # it would write into the home folder
+logger_class = AccessLog
