@@ -77,6 +77,7 @@ class Batcher:
         self._changed = threading.Condition(threading.Lock())
         self._started_in = 0
         self._seconds_a_row = 0.0
+        self._cores = self._used_cores = torch.get_num_threads()
 
     @property
     def waiting(self) -> int:
@@ -118,6 +119,7 @@ class Batcher:
             batch = self._next()
             started = time.monotonic()
             self.running = sum(ticket.rows for ticket in batch)
+            self._share_cores(crowded=len(batch) > 1 or bool(self._queue))
             self._answer(batch)
             finished, ran = time.monotonic(), self.running
             self.running = 0
@@ -125,6 +127,14 @@ class Batcher:
             for ticket in batch:
                 ticket.took = Pass(started - ticket.arrived, finished - started, ticket.rows, ran)
                 ticket.spot.wake()
+
+    def _share_cores(self, crowded: bool) -> None:
+        """All cores for a lone request; under load, one is left to reading and writing requests, which would otherwise
+        take turns with a thread that all others of the forward pass wait for."""
+        wanted = max(self._cores - 1, 1) if crowded else self._cores
+        if wanted != self._used_cores:
+            self._used_cores = wanted
+            torch.set_num_threads(wanted)
 
     def _next(self) -> list[_Ticket]:
         """The oldest request, and those in the queue that can run with it."""

@@ -32,4 +32,8 @@ worker_connections = 1000
 keepalive = 75  # seconds; longer than load balancers keep theirs, or requests are sent into closing connections
 graceful_timeout = 30  # seconds to answer what was asked, after SIGTERM
 control_socket_disable = True  # it would write into the home folder
+# No header of a proxy means anything here. Said so that gunicorn need not look up the client's address to find out.
+forwarded_allow_ips = "*"
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 logger_class = AccessLog

@@ -158,8 +158,7 @@ def failure(error: Exception, request: Request) -> Response:
 
 def request_id(request: Request) -> str:
     """The id that the request came with, or that it was given; azmlinfsrv sends it back as x-request-id."""
-    given = getattr(g, "request_id", "") if g else ""
-    return str(given or request.headers.get("X-Request-ID") or uuid.uuid4())
+    return str(request.headers.get("X-Request-ID") or (getattr(g, "request_id", "") if g else "") or uuid.uuid4())
 
 
 def exchanged(request: Request, served: Served, answer: Callable[[Request, Exchange], Response]) -> Response:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from score.codecs import _numbers
 from score.codecs.registry import Body, Decoded, Encoded, Outputs
 from score.errors import NotNumeric, RaggedRows, UnknownBody, WrongInputs
 
@@ -29,6 +30,8 @@ def accepts(body: Body) -> bool:
 
 def decode(body: Body) -> Decoded:
     """Raises `InvalidJson`, `UnknownBody`, `NotNumeric`, `RaggedRows` or `WrongInputs`."""
+    if quick := _numbers.read(body.data, WRAPPED):
+        return Decoded(quick[1], quick[0])
     document = body.document
     if not isinstance(document, dict):
         raise UnknownBody(f"the body is a JSON {_kind(document)}, not an object", hint=_hint_for(document))
