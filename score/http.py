@@ -38,7 +38,7 @@ from score.worker import DRAINING
 log = logging.getLogger("azmlinfsrv.score")
 
 METHODS = "GET, HEAD, POST, OPTIONS"
-PIECE = 1 << 20  # bytes read at a time, so that what is held is known while it grows
+PIECE = 1 << 16  # bytes read at a time, so that what is held is known while it grows
 WORTH_COMPRESSING = 16_384  # bytes; below it, a packet or two are saved for a millisecond of work
 
 

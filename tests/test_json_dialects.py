@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from score.codecs.json_dialects import accepts, decode, encode
-from score.codecs.registry import Decoded
+from score.codecs import _numbers, json_dialects
+from score.codecs.json_dialects import accepts, encode
+from score.codecs.registry import Body, Decoded
 from score.errors import NotNumeric, RaggedRows, RequestError, UnknownBody, WrongInputs
 
 JSON = st.recursive(
@@ -19,6 +20,12 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=20,
 )
+
+
+def decode(body: bytes) -> Decoded:
+    return json_dialects.decode(Body(body))
+
+
 DIALECTS = st.sampled_from(["data", "inputs", "instances", "input_data", "dataframe_split"])
 FLOATS = hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=4), elements=st.floats(-1e6, 1e6, width=32))
 
@@ -95,6 +102,46 @@ def test_what_is_wrong_is_said_by_place(body: bytes, error: type[RequestError], 
 
 
 def test_json_is_told_by_its_content() -> None:
-    assert accepts("image/png", b'  {"data": []}')
-    assert accepts("application/x-www-form-urlencoded", b"nonsense")
-    assert not accepts("image/png", b"\x89PNG")
+    assert accepts(Body(b'  {"data": []}', "image/png"))
+    assert accepts(Body(b"nonsense", "application/x-www-form-urlencoded"))
+    assert not accepts(Body(b"\x89PNG", "image/png"))
+
+
+NESTED = st.recursive(
+    st.floats(allow_nan=False, allow_infinity=False) | st.integers(-5, 5),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=30,
+)
+
+
+@given(DIALECTS, NESTED | FLOATS.map(np.ndarray.tolist), st.sampled_from(["", "[", "data"]))
+def test_the_quick_way_says_what_the_ordinary_way_says(dialect: str, value: Any, extra: str) -> None:
+    document = {dialect: value, **({extra: 1} if extra else {})}
+    text = json.dumps(document).encode() + b" " * _numbers.SMALLEST
+    quick = _numbers.read(text, json_dialects.WRAPPED)
+    if quick is None:
+        return
+    assert quick[0] == dialect
+    ordinary = json_dialects.array(json.loads(text)[dialect], dialect)
+    np.testing.assert_array_equal(quick[1], ordinary)
+    assert quick[1].dtype == ordinary.dtype == np.float64
+
+
+def test_the_quick_way_is_taken_for_what_it_is_made_for() -> None:
+    array = np.random.default_rng(0).random((2, 3, 100))
+    text = orjson.dumps({"data": array.tolist()})
+    quick = _numbers.read(text, json_dialects.WRAPPED)
+    assert quick is not None
+    np.testing.assert_array_equal(quick[1], array)
+
+
+@pytest.mark.parametrize("body", [b'{"data": [[0.5, true]]}', b'{"inputs": {"x": [1, false]}}'])
+def test_a_boolean_is_no_number(body: bytes) -> None:
+    with pytest.raises(NotNumeric, match="booleans"):
+        decode(body)
+    assert decode(b'{"data": [true, false]}').arrays.dtype == bool
+
+
+def test_two_dialects_at_once_are_refused() -> None:
+    with pytest.raises(UnknownBody, match="'data' and 'inputs'"):
+        decode(b'{"data": [[1]], "inputs": [[1]]}')

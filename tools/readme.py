@@ -22,7 +22,7 @@ def updated(text: str) -> str:
     head, rest = text.split("<!-- settings -->", 1)
     _, tail = rest.split("<!-- /settings -->", 1)
     # The table's head stands just above the mark, which Markdown would end the table at: the rows go before it.
-    head = re.sub(r"(\|---\|---\|---\|\n)(\| `(SCORE|AZUREML)_.*\n)*\Z", r"\1", head)
+    head = re.sub(r"(\|---\|---\|---\|\n)(\| `(SCORE|SCORING|AZUREML)_.*\n)*\Z", r"\1", head)
     return f"{head}{settings_table()}\n<!-- settings -->\n<!-- /settings -->{tail}"
 
 

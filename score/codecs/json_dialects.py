@@ -123,7 +123,7 @@ def _refuse_mixed(body: Body, value: Any, where: str) -> None:
             waiting.extend((f"{place}.{name}", child) for name, child in item.items())
         elif isinstance(item, list):
             kinds = {type(child) for child in item}
-            if bool in kinds and len(kinds) > 1:
+            if bool in kinds and kinds & {int, float}:
                 raise NotNumeric(f"{place} has booleans among its numbers")
             waiting.extend((f"{place}[{at}]", child) for at, child in enumerate(item))
 

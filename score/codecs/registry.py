@@ -111,7 +111,7 @@ def for_answer(codec: Codec, accept: str | None) -> Codec:
         return codec
     wanted = parse_accept_header(accept, MIMEAccept)
     best, quality = codec, max(wanted.quality(kind) for kind in codec.TYPES)
-    for other in codecs().values():
+    for other in reversed(codecs().values()):  # the plainest first
         if (found := max(wanted.quality(kind) for kind in other.TYPES)) > quality:
             best, quality = other, found
     if quality <= 0:
