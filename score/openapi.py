@@ -103,16 +103,28 @@ def _object(properties: Mapping[str, Json], **more: Any) -> Json:
 def _dialects(signature: Signature) -> list[Json]:
     """A schema for each way to put the inputs into JSON."""
     required = [spec for spec in signature.inputs if spec.required]
-    named = _object({spec.name: _values(spec) for spec in required})
+    named = _object({spec.name: _values(spec) for spec in required}, additionalProperties=False)
     named["properties"] |= {spec.name: _values(spec) for spec in signature.inputs}
-    forms = [_values(required[0]), named] if len(required) == 1 else [named]
-    every = {"anyOf": forms} if len(forms) > 1 else forms[0]
+    whole, table = named, named
+    if len(required) == 1:
+        whole, table = {"anyOf": [_values(required[0]), named]}, _table(required[0])
     keys = (*WRAPPED, *BARE)
-    found = []
-    for key in keys:
-        others = [{"required": [other]} for other in keys if other != key]
-        form = every if key in WRAPPED else _object({"data": _values(required[0])}) if len(required) == 1 else named
-        found.append(_object({key: form}, **{"not": {"anyOf": others}}))
+    return [
+        _object({key: whole if key in WRAPPED else table}, **{"not": {"anyOf": _required(set(keys) - {key})}})
+        for key in keys
+    ]
+
+
+def _required(names: set[str]) -> list[Json]:
+    return [{"required": [name]} for name in sorted(names)]
+
+
+def _table(spec: InputSpec) -> Json:
+    """A table split into columns, index and data."""
+    found = _object({"data": _values(spec)})
+    width = spec.shape[1] if spec.shape is not None and len(spec.shape) > 1 else None
+    if width is not None:
+        found["properties"]["columns"] = _nested((width,), {}) | {"nullable": True}
     return found
 
 

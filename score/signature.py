@@ -116,7 +116,7 @@ def _convert(spec: InputSpec, array: np.ndarray) -> Any:
 
 def _fits(wanted: Shape, shape: tuple[int, ...]) -> bool:
     return len(wanted) == len(shape) and all(
-        size is None or size == got for size, got in zip(wanted, shape, strict=True)
+        size == got or (size is None and got > 0) for size, got in zip(wanted, shape, strict=True)
     )
 
 
@@ -128,6 +128,8 @@ def _cast(spec: InputSpec, array: np.ndarray) -> torch.Tensor:
     """The array in the model's dtype. Values may lose precision, never their meaning: no fraction is cut from a number
     meant for an integer, and nothing finite becomes infinite."""
     dtype: torch.dtype = getattr(torch, spec.dtype)
+    if array.dtype.kind == "b" and dtype != torch.bool:
+        raise WrongDtype(f"{spec.name}: expected {spec.dtype}, received booleans")
     if array.dtype.kind == "f" and not dtype.is_floating_point and not dtype.is_complex:
         if not np.all(np.mod(array, 1) == 0):
             raise WrongDtype(f"{spec.name}: expected {spec.dtype}, received numbers with a fraction")

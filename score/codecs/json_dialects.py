@@ -39,8 +39,11 @@ def decode(body: Body) -> Decoded:
     if len(found) > 1:
         raise UnknownBody(f"the body has {' and '.join(map(repr, found))}, which are different ways to say the same")
     if found:
-        _refuse_mixed(body, document[found[0]], found[0])
-        return Decoded(_arrays(found[0], document[found[0]]), found[0])
+        arrays = _arrays(found[0], document[found[0]])
+        if _may_have_booleans(body.data):
+            for where, value in _sources(found[0], document[found[0]]):
+                _refuse_mixed(value, where)
+        return Decoded(arrays, found[0])
     keys = ", ".join(map(repr, list(document)[:6])) or "no keys"
     raise UnknownBody(
         f"the body has {keys}, and none of 'data', 'inputs', 'instances', 'input_data', 'dataframe_split'"
@@ -91,6 +94,8 @@ def _frame(dialect: str, value: Any) -> np.ndarray | dict[str, np.ndarray]:
             name: array(item, f"{dialect}.{name}") for name, item in value.items() if name not in ("columns", "index")
         }
     columns, data = value.get("columns"), value["data"]
+    if columns is not None and not isinstance(columns, list):
+        raise UnknownBody(f"{dialect}.columns is a {_kind(columns)}, not a list of names")
     if isinstance(columns, list) and isinstance(data, list):
         for at, row in enumerate(data):
             if isinstance(row, list) and len(row) != len(columns):
@@ -110,12 +115,21 @@ def array(value: Any, where: str) -> np.ndarray:
     raise NotNumeric(_first_strange(value, where))
 
 
-def _refuse_mixed(body: Body, value: Any, where: str) -> None:
-    """numpy would take `[0.5, true]` for two numbers. Looked for only where the body has such a word at all, and for a
-    word only where it has one of its letters, which is found much faster."""
-    data = body.data
-    if not (b"r" in data and b"true" in data) and not (b"l" in data and b"false" in data):
-        return
+def _may_have_booleans(data: bytes) -> bool:
+    """Looked for by letters first, which is much faster than by words."""
+    return (b"r" in data and b"true" in data) or (b"l" in data and b"false" in data)
+
+
+def _sources(dialect: str, value: Any) -> list[tuple[str, Any]]:
+    """What arrays are made of, with its place: everything but a table's columns and index."""
+    if dialect in BARE and isinstance(value, dict):
+        names = ["data"] if "data" in value else [name for name in value if name not in ("columns", "index")]
+        return [(f"{dialect}.{name}", value[name]) for name in names]
+    return [(dialect, value)]
+
+
+def _refuse_mixed(value: Any, where: str) -> None:
+    """numpy takes `[0.5, true]` for two numbers."""
     waiting = [(where, value)]
     while waiting:
         place, item = waiting.pop()
@@ -125,7 +139,9 @@ def _refuse_mixed(body: Body, value: Any, where: str) -> None:
             kinds = {type(child) for child in item}
             if bool in kinds and kinds & {int, float}:
                 raise NotNumeric(f"{place} has booleans among its numbers")
-            waiting.extend((f"{place}[{at}]", child) for at, child in enumerate(item))
+            waiting.extend(
+                (f"{place}[{at}]", child) for at, child in enumerate(item) if isinstance(child, (list, dict))
+            )
 
 
 def _refuse_depth(value: Any, where: str) -> None:
