@@ -1,5 +1,6 @@
 """`GET /swagger.json?version=3`: what this model takes and gives, as OpenAPI 3.0 (spec.openapis.org/oas/v3.0.3)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -149,11 +150,17 @@ def _number(name: str) -> Json:
     if dtype == torch.bool:
         return {"type": "boolean"}
     if dtype.is_floating_point:
-        limit = torch.finfo(dtype).max
-        return {"type": "number", "format": "float", "minimum": -limit, "maximum": limit}
+        limit = _largest(torch.finfo(dtype))
+        return {"type": "number", "minimum": -limit, "maximum": limit}
     limits = torch.iinfo(dtype)
     least, most = max(limits.min, -_LARGEST_EXACT), min(limits.max, _LARGEST_EXACT)
     return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def _largest(info: torch.finfo) -> float:
+    """The largest number that does not round to infinity: not quite half a step over the dtype's maximum."""
+    step = info.eps * info.max / (2 - info.eps)
+    return math.nextafter(info.max + step / 2, 0.0) if info.bits < 64 else info.max
 
 
 def _predictions(outputs: Mapping[str, tuple[str, list[int]]]) -> Json:
