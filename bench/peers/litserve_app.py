@@ -1,0 +1,51 @@
+"""LitServe with its dynamic batching: `python litserve_app.py PORT`."""
+
+import io
+import os
+import sys
+
+import litserve
+import numpy as np
+import torch
+from fastapi import Request, Response
+
+NPY = os.environ["BENCH_BODY"] == "npy"
+
+
+class Api(litserve.LitAPI):
+    def setup(self, device):
+        self.model = torch.load(os.path.join(os.environ["MODEL_DIR"], "model.pt"), weights_only=False).eval()
+
+    def batch(self, inputs):
+        return torch.cat(inputs)
+
+    def predict(self, batch):
+        with torch.no_grad():
+            return self.model(batch)
+
+    def unbatch(self, output):
+        return list(output)
+
+
+class Json(Api):
+    def decode_request(self, request):
+        return torch.tensor(request["data"])
+
+    def encode_response(self, output):
+        return {"predictions": [output.tolist()]}
+
+
+class Npy(Api):
+    async def decode_request(self, request: Request):
+        return torch.from_numpy(np.load(io.BytesIO(await request.body())))
+
+    def encode_response(self, output):
+        out = io.BytesIO()
+        np.save(out, output[None].numpy())
+        return Response(out.getvalue(), media_type="application/x-npy")
+
+
+if __name__ == "__main__":
+    api = Json(max_batch_size=64, batch_timeout=0.005)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server.run(port=int(sys.argv[1]), generate_client_file=False, log_level="warning")
