@@ -8,7 +8,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 EXAMPLE := examples/digits/request.json
 
-.PHONY: help setup serve test test-slow fuzz lint format example bench lock clean
+.PHONY: help setup serve test test-slow fuzz soak lint format example bench lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,11 +43,15 @@ format: $(READY)  ## let ruff format the code
 fuzz: $(READY)  ## mutate checkpoints of every format; bounded by MUTANTS and SECONDS
 	$(VENV)/bin/python -m tests.fuzz --mutants $(or $(MUTANTS),10000) --seconds $(or $(SECONDS),900)
 
+soak: $(READY)  ## twice the load that the server can carry; bounded by SECONDS (default: five minutes)
+	$(VENV)/bin/python -m tests.soak --seconds $(or $(SECONDS),300)
+
 test-slow: $(READY)  ## the tests that take minutes
 	$(VENV)/bin/python -m pytest -m slow
 
 bench: $(READY)  ## what bench/README.md reports
 	$(VENV)/bin/python bench/load.py
+	$(VENV)/bin/python bench/serve.py
 
 lock:  ## write the lock files again, with the newest versions that pyproject.toml admits
 	$(PYTHON) tools/lock.py

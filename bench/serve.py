@@ -87,7 +87,10 @@ def contenders() -> dict[str, Contender]:
             ("mlserver", "uvloop<0.22"), "/v2/models/model/ready", ("json",),  # newer ones break mlserver 1.7.1
         ),
         "torchserve": Contender(
-            torchserve, lambda _: "/predictions/model", ("torchserve", "torch-model-archiver", "pyyaml", "psutil", "setuptools<81"), "/ping"
+            torchserve,
+            lambda _: "/predictions/model",
+            ("torchserve", "torch-model-archiver", "pyyaml", "psutil", "setuptools<81"),
+            "/ping",
         ),
     }  # fmt: skip
 

@@ -171,19 +171,22 @@ class Batcher:
             time.sleep(max(oldest + self.limits.seconds - now, 0.001))
 
     def _answer(self, batch: Sequence[_Ticket]) -> None:
-        """Give each ticket its outputs or its error. No request fails for another's fault: a batch that fails runs
-        again one by one."""
-        if len(batch) > 1 and self.separable is None:
+        """Give each ticket its outputs or its error. No request fails for another's fault: of a batch that fails, each
+        half runs again by itself, until a culprit is alone."""
+        if len(batch) == 1:
+            self._alone(batch)
+        elif self.separable is None:
             self._try_together(batch)
-        elif len(batch) > 1:
+        elif self.separable is False:  # found out just now
+            self._alone(batch)
+        else:
             try:
                 rows = sum(ticket.rows for ticket in batch)
                 self._share_out(batch, self._rows(_joined(batch), rows, self._together))
-            except Exception as error:  # noqa: BLE001  # whatever it was, the next attempt says whose
-                log.info("a batch of %d requests failed (%s); running them one by one", len(batch), error)
-                self._alone(batch)
-        else:
-            self._alone(batch)
+            except Exception as error:  # noqa: BLE001  # whatever it was, the halves say whose
+                log.debug("a batch of %d requests failed: %s", len(batch), error)
+                self._answer(batch[: len(batch) // 2])
+                self._answer(batch[len(batch) // 2 :])
 
     def _alone(self, batch: Sequence[_Ticket]) -> None:
         for ticket in batch:

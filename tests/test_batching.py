@@ -119,6 +119,24 @@ def test_one_bad_row_never_fails_its_neighbours() -> None:
     np.testing.assert_array_equal(answers[2][0], [[6.0]])
 
 
+@given(st.sets(st.integers(0, 31), max_size=4))
+def test_culprits_are_found_by_halves(bad: set[int]) -> None:
+    def picky(inputs: dict[str, Any]) -> np.ndarray:
+        if (inputs["x"] < 0).any():
+            raise ModelRejected("a negative number")
+        return doubled(inputs)
+
+    recorder = Recorder(picky)
+    requests = [rows(-1.0 if at in bad else float(at)) for at in range(32)]
+    answers = together(Batcher(recorder, PATIENT, True), recorder, requests)
+    for at, answer in enumerate(answers):
+        if at in bad:
+            assert isinstance(answer, ModelRejected)
+        else:
+            np.testing.assert_array_equal(answer[0], [[2.0 * at]])
+    assert len(recorder.calls) <= 2 + 10 * len(bad)
+
+
 def test_what_is_not_separable_runs_one_by_one() -> None:
     recorder = Recorder(lambda inputs: (inputs["x"] - inputs["x"].mean()).numpy())
     answers = together(Batcher(recorder, PATIENT, False), recorder, [rows(1.0, 3.0), rows(5.0, 9.0)])
