@@ -19,7 +19,7 @@ from score.observing import Exchange
 log = logging.getLogger("azmlinfsrv.score")
 
 INPUTS, OUTPUTS = "model_inputs", "model_outputs"  # the names that Azure ML's monitoring looks for
-MOST_WAITING = 1000
+MOST_WAITING = 64_000_000  # bytes
 
 
 class Collector:
@@ -27,7 +27,9 @@ class Collector:
 
     def __init__(self, inputs: Any, outputs: Any) -> None:
         self._inputs, self._outputs = inputs, outputs
-        self._waiting: queue.Queue[Exchange] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.SimpleQueue[tuple[Exchange, int]] = queue.SimpleQueue()
+        self._bytes = 0  # of what waits
+        self._lock = threading.Lock()
         self.dropped = 0
         threading.Thread(target=self._run, name="collector", daemon=True).start()
 
@@ -52,20 +54,26 @@ class Collector:
     def saw(self, exchange: Exchange) -> None:
         if exchange.inputs is None or exchange.outputs is None:
             return
-        try:
-            self._waiting.put_nowait(exchange)
-        except queue.Full:
+        size = _bytes(exchange.inputs) + _bytes(exchange.outputs)
+        with self._lock:
+            fits = self._bytes + size <= MOST_WAITING
+            self._bytes += size if fits else 0
+        if fits:
+            self._waiting.put((exchange, size))
+        else:
             self.dropped += 1
             if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8 ...
                 log.warning("data collection can't keep up: %d requests were not collected so far", self.dropped)
 
     def _run(self) -> None:
         while True:
-            exchange = self._waiting.get()
+            exchange, size = self._waiting.get()
             try:
                 self._collect(exchange)
             except Exception as error:  # noqa: BLE001  # never the server's problem
                 log.warning("data collection: %s", error)
+            with self._lock:
+                self._bytes -= size
 
     def _collect(self, exchange: Exchange) -> None:
         from azureml.ai.monitoring.context import BasicCorrelationContext
@@ -73,6 +81,11 @@ class Collector:
         context = BasicCorrelationContext(id=exchange.request_id)
         self._inputs.collect(_frame(exchange.inputs), context)
         self._outputs.collect(_frame(exchange.outputs), context)
+
+
+def _bytes(values: Any) -> int:
+    arrays = values.values() if isinstance(values, dict) else (values,)
+    return sum(getattr(array, "nbytes", 8) for array in arrays)
 
 
 def _frame(values: Any) -> Any:

@@ -83,6 +83,7 @@ class Served:
 
     def warm_up(self) -> None:
         """Run one made-up request, so that the first real one pays for no lazy set-up."""
+        _ = self._watchers
         if not self.signature.known:
             log.info("no warm-up: what the model takes is not known (set SCORE_INPUTS to have requests checked)")
             return
@@ -136,6 +137,7 @@ class Served:
                 "max_batch": self.batcher.most_rows,
                 "waiting": self.batcher.waiting,
                 "running_rows": self.batcher.running,
+                "worker": os.getpid(),
             },
             "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
         }

@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -34,6 +35,7 @@ LINGER = 2.0  # seconds that idle connections are kept when draining, for a requ
 DRAINED_BYTES = 16_000_000  # of a body that nobody read, before the connection is given up
 
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF)
 
 
@@ -135,21 +137,23 @@ class Loop:
                 return
             try:
                 accepted, client = listener.accept()
-            except OSError:  # none left, or it has gone again
-                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:  # or the listener, readable for ever, would keep the loop busy
+                    self._accept_more(False)
+                return  # none left, or it has gone again
             connection = Connection(self, accepted, client, listener.getsockname())
             self.connections[accepted.fileno()] = connection
             self._poll.register(accepted, _EDGE)
             connection.handler.switch()
 
-    def forget(self, connection: "Connection", number: int) -> None:
-        """The connection's greenlet ends."""
+    def forget(self, number: int) -> None:
+        """A connection's greenlet ends."""
         self.connections.pop(number, None)
-        if self.worker.alive:
-            self._accept_more(True)
 
     def _sweep(self, now: float) -> None:
-        """Give up on connections whose time has run out."""
+        """Accept again where that had to stop, and give up on connections whose time has run out."""
+        if self.worker.alive and len(self.connections) < self.worker.cfg.worker_connections:
+            self._accept_more(True)
         for connection in list(self.connections.values()):
             if connection.parked and now > connection.until:
                 connection.handler.throw(TimeoutError)
@@ -171,7 +175,8 @@ class Connection:
 
     def __init__(self, loop: Loop, sock: socket.socket, client: Any, server: Any) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # it is no TCP socket, or has gone again
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock, self.client, self.server = sock, client, server
         self.handler = Handler(self._run, loop.wake)
         self.parked = False  # waits for its socket
@@ -255,7 +260,7 @@ class Connection:
         except Exception:  # nothing that a connection does may end the loop
             self._worker.log.exception("a connection failed")
         finally:
-            self._loop.forget(self, number)
+            self._loop.forget(number)
             util.close(self.sock)
 
     def _converse(self) -> None:

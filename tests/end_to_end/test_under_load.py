@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -248,3 +249,63 @@ def test_many_rows_in_one_request(slow: Path, tmp_path: Path) -> None:
         values = np.stack([np.zeros(1000), np.arange(1000)], axis=1)
         found = np.array(server.post({"data": values.tolist()}).json["predictions"])
         np.testing.assert_array_equal(found, values + 1)
+
+
+def test_running_out_of_file_descriptors_passes(slow: Path, tmp_path: Path) -> None:
+    with serving(slow, tmp_path) as server:
+        worker = worker_of(server)
+        used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 10, used + 10))
+        held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
+        time.sleep(1)
+        before = sum(map(int, Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        time.sleep(1)
+        after = sum(map(int, Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        assert after - before < os.sysconf("SC_CLK_TCK") / 2, "it spins on a listener that it can't accept from"
+        for connection in held:
+            connection.close()
+        assert ask(server, 0.0, 1).status == 200
+
+
+def test_gunicorns_own_threaded_worker_works_too(slow: Path, tmp_path: Path) -> None:
+    settings = {"GUNICORN_CMD_ARGS": "--worker-class gthread --threads 16"}
+    with serving(slow, tmp_path, **settings) as server, ThreadPoolExecutor(16) as pool:
+        assert "Using worker: gthread" in server.log
+        found = list(pool.map(lambda tag: ask(server, 0.01, tag).json, range(200)))
+        assert found == [{"predictions": [[pytest.approx(1.01), tag + 1.0]]} for tag in range(200)]
+        assert any(int(rows) >= 2 for rows in serving_part(server)["requests_by_batch_rows"])
+
+
+def test_two_workers_share_the_port(slow: Path, tmp_path: Path) -> None:
+    with serving(slow, tmp_path, WORKER_COUNT="2") as server, ThreadPoolExecutor(8) as pool:
+        until(lambda: server.log.count("ready for serving traffic") == 2)
+        assert all(pool.map(lambda tag: ask(server, 0.05, tag).status == 200, range(100)))
+        assert len({serving_part(server)["worker"] for _ in range(40)}) == 2
+
+
+def test_a_score_py_in_the_working_directory_is_not_taken_for_ours(
+    slow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "score.py").write_text("raise SystemExit('the wrong score')\n")
+    monkeypatch.chdir(tmp_path)
+    with serving(slow, tmp_path) as server:
+        assert ask(server, 0.0, 1).status == 200
+
+
+def test_expect_100_continue(slow: Path, tmp_path: Path) -> None:
+    with serving(slow, tmp_path) as server, socket.create_connection(("127.0.0.1", server.port)) as connection:
+        body = b'{"data": [[0.0, 1.0]]}'
+        head = b"POST /score HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
+        connection.sendall(head)
+        connection.settimeout(10)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 Continue")
+        connection.sendall(body)
+        assert b" 200 " in connection.recv(65536)
+
+
+def test_chunked_bodies(slow: Path, tmp_path: Path) -> None:
+    with serving(slow, tmp_path) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        parts = [b'{"data": ', b"[[0.0, ", b"4.0]]}"]
+        connection.request("POST", "/score", iter(parts), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+        assert json.loads(connection.getresponse().read()) == {"predictions": [[1.0, 5.0]]}
