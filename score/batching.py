@@ -5,7 +5,9 @@ that fit together run next. What is counted is rows. Requests of other shapes, d
 own; nothing is padded.
 """
 
+import itertools
 import logging
+import math
 import os
 import threading
 import time
@@ -21,6 +23,8 @@ from score import parking
 from score.errors import DeadlinePassed, OutOfMemory, QueueFull, RequestError
 
 log = logging.getLogger("azmlinfsrv.score")
+
+TOLERANCE = 1e-3  # of float32 models; a large batch may take other kernels than a single row
 
 Inputs = dict[str, Any]
 Outputs = np.ndarray | dict[str, np.ndarray]
@@ -60,23 +64,55 @@ class _Ticket:
     took: Pass | None = None
 
 
+class Costs:
+    """Seconds that a forward pass takes, by its rows: a moving average at each power of two, and lines between."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def learn(self, rows: int, seconds: float) -> None:
+        near = 1 << round(math.log2(rows))
+        known = self._seconds.get(near)
+        self._seconds[near] = seconds if known is None else known + 0.1 * (seconds - known)
+
+    def of(self, rows: float) -> float:
+        """What `rows` take; zero where nothing is known, and in proportion beyond what is."""
+        points = sorted(self._seconds.items())
+        for (low, below), (high, above) in itertools.pairwise(points):
+            if low <= rows <= high:
+                return below + (above - below) * (rows - low) / (high - low)
+        if not points:
+            return 0.0
+        last, seconds = points[0] if rows < points[0][0] else points[-1]
+        return seconds * rows / last
+
+    def gain(self, rows: int, whole: int) -> float:
+        """Seconds that one pass of `whole` rows takes less than one of `rows` and one of the others."""
+        return self.of(rows) + self.of(whole - rows) - self.of(whole)
+
+
 class Batcher:
     """Runs `forward` on what many threads submit.
 
     `separable` says whether the model answers each row of a batch by itself: only then are requests put together, or
-    split. Where it is None, that is found out from the first two requests that could have been one batch.
+    split. Where it is None, that is found out from the first two requests that could have been one batch; `tolerance`
+    is how far their answers may be apart, relative to the largest value.
     """
 
-    def __init__(self, forward: Forward, limits: Limits, separable: bool | None) -> None:
+    def __init__(self, forward: Forward, limits: Limits, separable: bool | None, tolerance: float = TOLERANCE) -> None:
         self.limits = limits
         self.separable = separable
+        self._tolerance = tolerance
         self.running = 0  # rows in the forward pass that runs now
         self._forward = forward
         self.most_rows = limits.rows  # less, once the device has run out of memory
         self._queue: deque[_Ticket] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._started_in = 0
-        self._seconds_a_row = 0.0
+        self.costs = Costs()
+        self._pace = 1.0  # seconds from one request to the next
+        self._last_arrival = 0.0
+        self._expected = 1  # rows in the last pass, and in the queue when it ended
         self._cores = self._used_cores = torch.get_num_threads()
 
     @property
@@ -97,6 +133,8 @@ class Batcher:
             if self._started_in != os.getpid():
                 self._start()
             self._queue.append(ticket)
+            self._pace += 0.05 * (min(ticket.arrived - self._last_arrival, 1.0) - self._pace)
+            self._last_arrival = ticket.arrived
             self._changed.notify()
         ticket.spot.park()
         if ticket.error is not None:
@@ -106,7 +144,8 @@ class Batcher:
 
     def _drained_in(self) -> float:
         """Seconds until what waits now is done, by what it took so far."""
-        return sum(ticket.rows for ticket in self._queue) * self._seconds_a_row
+        rows = sum(ticket.rows for ticket in self._queue)
+        return self.costs.of(self.most_rows) * rows / self.most_rows
 
     def _start(self) -> None:
         """The threads, with the first request: a process forked later has none of its parent's."""
@@ -119,11 +158,16 @@ class Batcher:
             batch = self._next()
             started = time.monotonic()
             self.running = sum(ticket.rows for ticket in batch)
-            self._share_cores(crowded=len(batch) > 1 or bool(self._queue))
-            self._answer(batch)
+            self._share_cores(crowded=bool(self._queue) or self.running < self._expected)
+            try:
+                self._answer(batch)
+            except Exception as error:  # noqa: BLE001  # a bug of ours: this thread must go on all the same
+                for ticket in batch:
+                    ticket.error = error
             finished, ran = time.monotonic(), self.running
             self.running = 0
-            self._seconds_a_row += 0.1 * ((finished - started) / ran - self._seconds_a_row)
+            self.costs.learn(ran, finished - started)
+            self._expected = ran + sum(ticket.rows for ticket in list(self._queue))
             for ticket in batch:
                 ticket.took = Pass(started - ticket.arrived, finished - started, ticket.rows, ran)
                 ticket.spot.wake()
@@ -141,6 +185,7 @@ class Batcher:
         with self._changed:
             while not self._queue:
                 self._changed.wait()
+            self._gather()
             first = self._queue.popleft()
             batch, rows = [first], first.rows
             if first.kind is None or self.separable is False:
@@ -154,6 +199,24 @@ class Batcher:
                     left.append(ticket)
             self._queue = left
             return batch
+
+    def _gather(self) -> None:
+        """Wait for more rows where that is sure to pay, since many often take little longer than few.
+
+        As many are expected as ran or waited when the last pass ended: none for a lone client, whose requests never
+        wait. What waits now and what is expected could run as two passes, while the others arrive; or as one, once they
+        have arrived. What each takes has been measured, and so has the time from one request to the next. Of that time,
+        a pass that runs meanwhile saves what other cores can do: none where there is only one core.
+        """
+        wanted = min(self._expected, self.most_rows)
+        rows = sum(ticket.rows for ticket in self._queue)
+        end = time.monotonic() + 2 * (wanted - rows) * self._pace
+        overlap = 1 - 1 / self._cores
+        while rows < wanted and self.costs.gain(rows, wanted) > (wanted - rows) * self._pace * overlap:
+            waited = self._changed.wait(min(4 * self._pace, end - time.monotonic()))
+            rows = sum(ticket.rows for ticket in self._queue)
+            if not waited or time.monotonic() > end:
+                break  # they have stopped coming
 
     def _expire(self) -> None:
         """Take out of the queue what has waited too long. All wait equally long, so the oldest is first, and nothing
@@ -212,7 +275,7 @@ class Batcher:
         alone = [ticket.outputs for ticket in batch]
         try:
             together = self._forward(_joined(batch))
-            self.separable = same_rows(together, alone, [ticket.rows for ticket in batch])
+            self.separable = same_rows(together, alone, [ticket.rows for ticket in batch], self._tolerance)
         except RequestError:
             self.separable = False
         log.info("requests %s be answered in batches", "can" if self.separable else "can't")
@@ -301,14 +364,16 @@ def sliced(outputs: Outputs, start: int, end: int) -> Outputs:
     return outputs[start:end]
 
 
-def same_rows(together: Outputs, alone: Sequence[Outputs | None], rows: Sequence[int]) -> bool:
+def same_rows(
+    together: Outputs, alone: Sequence[Outputs | None], rows: Sequence[int], tolerance: float = TOLERANCE
+) -> bool:
     """Whether the outputs of a batch are, row by row, those of its parts run alone, within float tolerance."""
     if not _has_rows(together, sum(rows)):
         return False
     start = 0
     for single, count in zip(alone, rows, strict=True):
         assert single is not None
-        if not _close(sliced(together, start, start + count), single):
+        if not _close(sliced(together, start, start + count), single, tolerance):
             return False
         start += count
     return True
@@ -319,11 +384,15 @@ def _has_rows(outputs: Outputs, rows: int) -> bool:
     return all(array.ndim > 0 and array.shape[0] == rows for array in arrays)
 
 
-def _close(one: Outputs, other: Outputs) -> bool:
+def _close(one: Outputs, other: Outputs, tolerance: float) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_close(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(_close(one[name], other[name], tolerance) for name in one)
     assert isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
-    return one.shape == other.shape and bool(np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True))
+    finite = np.abs(other[np.isfinite(other)])
+    largest = float(finite.max()) if finite.size else 0.0
+    return one.shape == other.shape and bool(
+        np.allclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+    )
 
 
 def _concatenated(parts: Sequence[Outputs]) -> Outputs:

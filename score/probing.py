@@ -190,7 +190,12 @@ def _takes(module: nn.Module, spec: InputSpec, order: list[str]) -> bool:
         return False
     if both is None or alone is None or both.shape[:1] != (2,) or alone.shape[:1] != (1,):
         return False
-    return torch.allclose(both[1:], alone, rtol=1e-3, atol=1e-4, equal_nan=True)
+    return torch.allclose(both[1:], alone, rtol=tolerance(both.dtype), atol=1e-4, equal_nan=True)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far, relatively, values of a dtype may be apart that were computed in different ways."""
+    return max(1e-3, 4 * torch.finfo(dtype).eps) if dtype.is_floating_point else 1e-3
 
 
 def _generalised(module: nn.Module, spec: InputSpec, order: list[str]) -> InputSpec:

@@ -25,6 +25,8 @@ from score.telemetry import Telemetry
 
 log = logging.getLogger("azmlinfsrv.score")
 
+LONG_PASS = 0.25  # seconds; larger batches than one that takes as long are not tried at the start
+
 
 @dataclass(frozen=True, eq=False)
 class Served:
@@ -51,7 +53,7 @@ class Served:
         """What requests are given to: it runs `predict`."""
         settings = self.settings
         limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
-        return Batcher(self.predict, limits, self._separable())
+        return Batcher(self.predict, limits, self._separable(), self._tolerance)
 
     @cached_property
     def observer(self) -> Observer:
@@ -88,13 +90,21 @@ class Served:
             log.info("no warm-up: what the model takes is not known (set SCORE_INPUTS to have requests checked)")
             return
         start = time.perf_counter()
-        try:
-            self.batcher.submit(probing.synthetic(self.signature))
-        except RequestError as error:
-            log.warning("the warm-up request was refused: %s", error.message)
-            return
-        log.info("warmed up in %.1f ms", (time.perf_counter() - start) * 1e3)
-        log.info("requests are %s", "answered in batches" if self.batcher.separable else "answered one by one")
+        if self.outputs:
+            self._try_sizes()
+            log.info("warmed up in %.1f ms", (time.perf_counter() - start) * 1e3)
+        if self.batcher.separable is not None:
+            log.info("requests are %s", "answered in batches" if self.batcher.separable else "answered one by one")
+
+    def _try_sizes(self) -> None:
+        """Run batches of all sizes up to the largest, or until one takes long: the batcher learns what they take, the
+        libraries below prepare for them, and a lack of memory shows before there are requests."""
+        rows, took = 2, 0.0
+        while self.batcher.separable and rows <= self.batcher.most_rows and took < LONG_PASS:
+            for _ in range(3):
+                _, last = self.batcher.submit(probing.synthetic(self.signature, rows))
+                took = last.computed
+            rows *= 2
 
     @cached_property
     def outputs(self) -> dict[str, tuple[str, list[int]]]:
@@ -102,8 +112,9 @@ class Served:
         if not self.signature.known:
             return {}
         try:
-            found = self.predict(probing.synthetic(self.signature))
-        except RequestError:
+            found, _ = self.batcher.submit(probing.synthetic(self.signature))
+        except RequestError as error:
+            log.warning("the warm-up request was refused: %s", error.message)
             return {}
         named = found if isinstance(found, dict) else {"output": found}
         return {name: (str(array.dtype), list(array.shape)) for name, array in named.items()}
@@ -111,20 +122,29 @@ class Served:
     def _separable(self) -> bool | None:
         """Whether the model answers each row of a batch by itself, found out by asking it; None where that can't be
         found out yet."""
-        specs = [spec for spec in self.signature.inputs if spec.required and not spec.scalar]
         if not self.signature.known:
             return None
+        specs = [spec for spec in self.signature.inputs if spec.required and not spec.scalar]
         if not all(spec.shape and spec.shape[0] is None for spec in specs):
             return False  # the number of rows is fixed
         pair = probing.synthetic(self.signature, rows=2)
+        for value in pair.values():
+            if isinstance(value, torch.Tensor) and not value.is_floating_point():
+                value[1] = 1  # made-up integers are all zero, and equal rows tell nothing
         rows = [
             {name: value[at : at + 1] if isinstance(value, torch.Tensor) else value for name, value in pair.items()}
             for at in (0, 1)
         ]
         try:
-            return same_rows(self.predict(pair), [self.predict(row) for row in rows], [1, 1])
+            return same_rows(self.predict(pair), [self.predict(row) for row in rows], [1, 1], self._tolerance)
         except RequestError:
-            return False
+            return None
+
+    @property
+    def _tolerance(self) -> float:
+        """How far two answers may be apart that ought to be equal, by the precision of the weights."""
+        floats = (tensor.dtype for tensor in self.module.parameters() if tensor.is_floating_point())
+        return probing.tolerance(next(floats, torch.float32))
 
     def card(self) -> dict[str, Any]:
         """The model card that `GET /score` shows."""

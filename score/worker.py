@@ -130,8 +130,8 @@ class Loop:
                     self._poll.unregister(number)
             self._accepting = wanted
 
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(64):
+    def _accept(self, listener: socket.socket, most: int = 64) -> None:
+        for _ in range(most):
             if len(self.connections) >= self.worker.cfg.worker_connections:
                 self._accept_more(False)  # the rest waits in the kernel's queue until a connection ends
                 return
@@ -149,9 +149,11 @@ class Loop:
     def forget(self, number: int) -> None:
         """A connection's greenlet ends."""
         self.connections.pop(number, None)
+        if self.worker.alive:
+            self._accept_more(True)
 
     def _sweep(self, now: float) -> None:
-        """Accept again where that had to stop, and give up on connections whose time has run out."""
+        """Accept again where descriptors had run out, and give up on connections whose time has."""
         if self.worker.alive and len(self.connections) < self.worker.cfg.worker_connections:
             self._accept_more(True)
         for connection in list(self.connections.values()):
@@ -160,7 +162,7 @@ class Loop:
 
     def _begin_draining(self, now: float) -> None:
         for listener in self._listeners.values():
-            self._accept(listener)  # those that the kernel has taken for us already
+            self._accept(listener, self.worker.cfg.backlog)  # those that the kernel has taken for us already
         self._accept_more(False)
         for listener in self._listeners.values():
             listener.close()

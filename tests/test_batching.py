@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from score.batching import Batcher, Limits
+from score.batching import Batcher, Costs, Limits, _Ticket
 from score.errors import DeadlinePassed, ModelRejected, OutOfMemory, QueueFull
 
 PATIENT = Limits(rows=64, requests=256, seconds=60)
@@ -106,6 +106,54 @@ def test_shapes_dtypes_and_scalars_that_differ_are_kept_apart() -> None:
     assert sorted(recorder.calls[1:]) == [1, 1, 1, 2]
 
 
+def test_costs_are_averages_with_lines_between() -> None:
+    costs = Costs()
+    assert costs.of(5) == 0.0
+    for rows, seconds in ((1, 1.0), (4, 2.0), (4, 2.0), (16, 2.0)):
+        costs.learn(rows, seconds)
+    assert [costs.of(rows) for rows in (1, 2, 4, 10, 16, 32)] == [1.0, pytest.approx(4 / 3), 2.0, 2.0, 2.0, 4.0]
+    costs.learn(4, 3.0)
+    assert costs.of(4) == pytest.approx(2.1)
+    assert costs.gain(4, 16) == pytest.approx(2.1 + costs.of(12) - 2.0)
+
+
+def test_a_lone_client_never_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    batcher = Batcher(doubled, PATIENT, True)
+    for _ in range(20):
+        batcher.submit(rows(1.0))
+    waits: list[float | None] = []
+    monkeypatch.setattr(batcher._changed, "wait", lambda timeout=None: waits.append(timeout) or True)
+    with batcher._changed:
+        batcher._queue.append(_Ticket(rows(1.0), 1, None, 0.0))
+        batcher._gather()
+        batcher._queue.clear()
+    assert not [timeout for timeout in waits if timeout is not None]
+
+
+def test_more_rows_are_waited_for_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight ran before; a pass takes as long whatever its rows; requests come every millisecond."""
+    batcher = Batcher(doubled, PATIENT, True)
+    for size in (1, 2, 4, 8):
+        batcher.costs.learn(size, 0.1)
+    batcher._expected, batcher._pace = 8, 0.001
+
+    def arrive(timeout: float | None = None) -> bool:
+        batcher._queue.append(_Ticket(rows(1.0), 1, None, 0.0))
+        return True
+
+    monkeypatch.setattr(batcher._changed, "wait", arrive)
+    with batcher._changed:
+        arrive()
+        batcher._gather()
+    assert len(batcher._queue) == 8
+    batcher._queue.clear()
+    batcher._pace = 1.0  # now they come too slowly to wait for
+    with batcher._changed:
+        arrive()
+        batcher._gather()
+    assert len(batcher._queue) == 1
+
+
 def test_one_bad_row_never_fails_its_neighbours() -> None:
     def picky(inputs: dict[str, Any]) -> np.ndarray:
         if (inputs["x"] < 0).any():
@@ -179,6 +227,15 @@ def test_a_model_that_turns_out_not_to_answer_by_rows_is_run_one_by_one() -> Non
     assert batcher.separable is False
     outputs, _ = Batcher(recorder, Limits(2, 8, 60), True).submit(rows(1.0, 2.0, 3.0))
     assert outputs.tolist() == [[1.0]]
+
+
+def test_a_bug_in_the_batcher_is_an_error_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    batcher = Batcher(doubled, PATIENT, True)
+    with monkeypatch.context() as patched:
+        patched.setattr(batcher, "_answer", lambda _batch: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            batcher.submit(rows(1.0))
+    assert batcher.submit(rows(1.0))[0].tolist() == [[2.0]]
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on() -> None:

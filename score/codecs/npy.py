@@ -3,13 +3,10 @@
 Specification: numpy/lib/format.py. Arrays of Python objects are refused: they are pickles.
 """
 
-import io
 from collections.abc import Mapping
 
-import numpy as np
-
 from score.codecs import npz
-from score.codecs._numpy import MAGIC, read_array
+from score.codecs._numpy import MAGIC, read_array, write_array
 from score.codecs.registry import Body, Decoded, Encoded, Outputs
 
 NAME = "npy"
@@ -29,6 +26,4 @@ def decode(body: Body) -> Decoded:
 def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
     if isinstance(outputs, Mapping):
         return npz.encode(outputs, decoded)
-    written = io.BytesIO()
-    np.save(written, outputs, allow_pickle=False)
-    return Encoded(written.getvalue(), TYPES[0])
+    return Encoded(write_array(outputs), TYPES[0])

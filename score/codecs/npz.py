@@ -5,9 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 
-import numpy as np
-
-from score.codecs._numpy import read_array
+from score.codecs._numpy import read_array, write_array
 from score.codecs.registry import Body, Decoded, Encoded, Outputs
 from score.errors import InvalidArray
 
@@ -42,7 +40,5 @@ def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:  # not numpy.savez, which takes names as its own arguments
         for name, values in named.items():
-            array = io.BytesIO()
-            np.save(array, values, allow_pickle=False)
-            archive.writestr(f"{name}.npy", array.getvalue())
+            archive.writestr(f"{name}.npy", write_array(values))
     return Encoded(written.getvalue(), TYPES[0])

@@ -1,0 +1,81 @@
+"""The Azure ML batch scoring script: `init()` loads the model, `run(mini_batch)` answers files.
+
+A file is a table of rows: `.npy`, `.csv`, `.parquet`, or `.jsonl` with a row, or named inputs, in each line. Rows are
+read and answered a chunk at a time, so a file may be larger than the memory. Each prediction is a row of the
+DataFrame that comes back, with the file and the row that it is for. A file that can't be answered is reported by name
+in the log and in the column `error`, and does not fail the others.
+
+See "Author scoring scripts for batch deployments" in Azure ML's documentation. Needs the extra `batch`.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs this file from anywhere
+
+import numpy as np
+import pandas
+
+from score import tables
+from score.batching import Outputs
+from score.errors import ScoreError
+from score.main import load_model
+from score.served import Served
+from score.settings import Settings
+from score.signature import validate
+
+log = logging.getLogger("azmlinfsrv.score")
+
+served: Served
+
+
+def init() -> None:
+    """Load the model; a `LoadError` says why that can't be."""
+    global served
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
+    served = load_model(Settings.load())
+    for line in served.report.lines():
+        log.info("%s", line)
+
+
+def run(mini_batch: list[str]) -> pandas.DataFrame:
+    """A row for each prediction: `file`, `row`, and a column for each number of an output; or `error` for a file."""
+    parts = []
+    for at, name in enumerate(mini_batch, 1):
+        started, rows = time.perf_counter(), 0
+        try:
+            for part in _answered(Path(name)):
+                rows += len(part)
+                parts.append(part)
+        except (ScoreError, OSError) as error:
+            message = f"{error.code}: {error.message}" if isinstance(error, ScoreError) else str(error)
+            log.error("%s: %s (after %d rows)", name, message, rows)
+            parts.append(pandas.DataFrame({"file": [name], "row": [rows], "error": [message]}))
+        seconds = time.perf_counter() - started
+        log.info("%d/%d %s: %d rows in %.2f s", at, len(mini_batch), name, rows, seconds)
+    return pandas.concat(parts, ignore_index=True) if parts else pandas.DataFrame()
+
+
+def _answered(path: Path) -> Iterator[pandas.DataFrame]:
+    """The predictions for a file, a chunk at a time."""
+    start = 0
+    for arrays in tables.chunks(path, served.settings.max_batch):
+        outputs, took = served.batcher.submit(validate(served.signature, arrays))
+        yield _frame(path, start, took.rows, outputs)
+        start += took.rows
+
+
+def _frame(path: Path, start: int, rows: int, outputs: Outputs) -> pandas.DataFrame:
+    named = outputs if isinstance(outputs, dict) else {"prediction": outputs}
+    columns: dict[str, Any] = {"file": str(path), "row": np.arange(start, start + rows)}
+    for name, values in named.items():
+        flat = values.reshape(rows, -1)
+        if flat.shape[1] == 1:
+            columns[name] = flat[:, 0]
+        else:
+            columns |= {f"{name}_{at}": flat[:, at] for at in range(flat.shape[1])}
+    return pandas.DataFrame(columns)
