@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine that runs the tests reaches them."""
     for name in list(os.environ):
-        if name.startswith("SCORE_") or name == "AZUREML_MODEL_DIR":
+        if name.startswith(("SCORE_", "SCORING_")) or name == "AZUREML_MODEL_DIR":
             monkeypatch.delenv(name)
 
 

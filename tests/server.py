@@ -57,7 +57,7 @@ class Server:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    ours = ("SCORE_", "AZUREML_", "AML_", "GUNICORN_", "PYTHON")
+    ours = ("SCORE_", "SCORING_", "AZUREML_", "AML_", "GUNICORN_", "WORKER_", "PYTHON")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return clean | settings
 
