@@ -19,7 +19,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from tests.server import running
@@ -208,10 +208,7 @@ def soak(seconds: float) -> bool:
         (folder / "soaked.py").write_text(MODEL)
         torch.save({"one": torch.ones(1)}, folder / "model" / "model.pt")
         with running(folder / "model", folder, SCORE_ARCHITECTURE=f"{folder}/soaked.py:Soaked", **SETTINGS) as server:
-            children = subprocess.run(
-                ["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True
-            )
-            worker = int(children.stdout)
+            worker = psutil.Process(server.process.pid).children()[0].pid
 
             async def run() -> None:
                 async def watch() -> None:

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -63,8 +63,7 @@ def ask(server: Server, seconds: float, tag: float) -> Any:
 
 
 def worker_of(server: Server) -> int:
-    found = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True)
-    return int(found.stdout.split()[0])
+    return int(psutil.Process(server.process.pid).children()[0].pid)
 
 
 def until(condition: Any, seconds: float = 30) -> None:
