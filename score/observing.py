@@ -1,6 +1,7 @@
 """What is seen from outside: a line in the log for each request, and the counters and percentiles of `GET /score`."""
 
 import logging
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -14,6 +15,7 @@ log = logging.getLogger("azmlinfsrv.score")
 
 RECENT = 4096  # requests that percentiles are taken over
 WINDOW = 60.0  # seconds that rates are taken over
+_PLAIN = re.compile(r"[\w.:/+@-]+", re.ASCII)
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -39,7 +41,9 @@ class Exchange:
 
     def line(self) -> str:
         """The exchange as `key=value` pairs, times in milliseconds."""
-        parts = [f"request id={self.request_id} status={self.status}", f"total_ms={self.total * 1e3:.2f}"]
+        # The id comes from the client, who must not be able to add pairs of its own.
+        name = self.request_id if _PLAIN.fullmatch(self.request_id) else ascii(self.request_id).replace(" ", "\\x20")
+        parts = [f"request id={name} status={self.status}", f"total_ms={self.total * 1e3:.2f}"]
         if self.took is not None:
             parts.append(
                 f"rows={self.took.rows} batch_rows={self.took.batch_rows} queue_ms={self.took.queued * 1e3:.2f} "
