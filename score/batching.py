@@ -1,8 +1,8 @@
 """Dynamic batching: requests that wait at the same time run as one forward pass, in a thread of its own.
 
-Nothing waits when the model is idle: a lone request runs at once. While the model is busy, requests gather, and all
-that fit together run next. What is counted is rows. Requests of other shapes, dtypes or scalars form batches of their
-own; nothing is padded.
+A lone request runs at once. While the model is busy, requests gather, and all that fit together run next; where the
+measured passes say that it pays, also for a moment while it is idle. What is counted is rows. Requests of other shapes,
+dtypes or scalars form batches of their own; nothing is padded.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,7 +144,7 @@ class Batcher:
 
     def _drained_in(self) -> float:
         """Seconds until what waits now is done, by what it took so far."""
-        rows = sum(ticket.rows for ticket in self._queue)
+        rows = _rows_in(self._queue)
         return self.costs.of(self.most_rows) * rows / self.most_rows
 
     def _start(self) -> None:
@@ -157,7 +157,7 @@ class Batcher:
         while True:
             batch = self._next()
             started = time.monotonic()
-            self.running = sum(ticket.rows for ticket in batch)
+            self.running = _rows_in(batch)
             self._share_cores(crowded=bool(self._queue) or self.running < self._expected)
             try:
                 self._answer(batch)
@@ -167,7 +167,7 @@ class Batcher:
             finished, ran = time.monotonic(), self.running
             self.running = 0
             self.costs.learn(ran, finished - started)
-            self._expected = ran + sum(ticket.rows for ticket in list(self._queue))
+            self._expected = ran + _rows_in(list(self._queue))
             for ticket in batch:
                 ticket.took = Pass(started - ticket.arrived, finished - started, ticket.rows, ran)
                 ticket.spot.wake()
@@ -209,12 +209,12 @@ class Batcher:
         a pass that runs meanwhile saves what other cores can do: none where there is only one core.
         """
         wanted = min(self._expected, self.most_rows)
-        rows = sum(ticket.rows for ticket in self._queue)
+        rows = _rows_in(self._queue)
         end = time.monotonic() + 2 * (wanted - rows) * self._pace
         overlap = 1 - 1 / self._cores
         while rows < wanted and self.costs.gain(rows, wanted) > (wanted - rows) * self._pace * overlap:
             waited = self._changed.wait(min(4 * self._pace, end - time.monotonic()))
-            rows = sum(ticket.rows for ticket in self._queue)
+            rows = _rows_in(self._queue)
             if not waited or time.monotonic() > end:
                 break  # they have stopped coming
 
@@ -236,16 +236,13 @@ class Batcher:
     def _answer(self, batch: Sequence[_Ticket]) -> None:
         """Give each ticket its outputs or its error. No request fails for another's fault: of a batch that fails, each
         half runs again by itself, until a culprit is alone."""
-        if len(batch) == 1:
+        if len(batch) == 1 or self.separable is False:  # the latter was found out just now
             self._alone(batch)
         elif self.separable is None:
             self._try_together(batch)
-        elif self.separable is False:  # found out just now
-            self._alone(batch)
         else:
             try:
-                rows = sum(ticket.rows for ticket in batch)
-                self._share_out(batch, self._rows(_joined(batch), rows, self._together))
+                self._share_out(batch, self._rows(_joined(batch), _rows_in(batch), self._together))
             except Exception as error:  # noqa: BLE001  # whatever it was, the halves say whose
                 log.debug("a batch of %d requests failed: %s", len(batch), error)
                 self._answer(batch[: len(batch) // 2])
@@ -333,6 +330,10 @@ def _rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
         for name, value in inputs.items()
     )
     return counts.pop(), kind
+
+
+def _rows_in(tickets: Iterable[_Ticket]) -> int:
+    return sum(ticket.rows for ticket in tickets)
 
 
 def _joined(batch: Sequence[_Ticket]) -> Inputs:

@@ -11,6 +11,7 @@ from score import errors
 from score.codecs.json_dialects import BARE, WRAPPED
 from score.codecs.oip_v2 import datatype
 from score.errors import RequestError
+from score.outputs import ONLY
 from score.signature import InputSpec, Signature
 
 Json = dict[str, Any]
@@ -167,7 +168,7 @@ def _predictions(outputs: Mapping[str, tuple[str, list[int]]]) -> Json:
     if not outputs:
         return {}
     named = {name: _output(dtype, shape) for name, (dtype, shape) in outputs.items()}
-    return named["output"] if list(named) == ["output"] else _object(named)
+    return named[ONLY] if list(named) == [ONLY] else _object(named)
 
 
 def _output(dtype: str, shape: list[int]) -> Json:

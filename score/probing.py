@@ -107,13 +107,17 @@ def _default_dtype(module: nn.Module) -> str:
     for part in module.modules():
         own = next(part.parameters(recurse=False), None)
         if own is not None:
-            return "int64" if _kind(part) in ("Embedding", "EmbeddingBag") else _float_name(module)
+            return (
+                "int64"
+                if _kind(part) in ("Embedding", "EmbeddingBag")
+                else str(float_dtype(module)).removeprefix("torch.")
+            )
     return "float32"
 
 
-def _float_name(module: nn.Module) -> str:
-    floats = (tensor.dtype for tensor in module.parameters() if tensor.is_floating_point())
-    return str(next(floats, torch.float32)).removeprefix("torch.")
+def float_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's first floating-point weight; float32 where it has none."""
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
 
 def _kind(part: nn.Module) -> str:

@@ -116,8 +116,7 @@ class Served:
         except RequestError as error:
             log.warning("the warm-up request was refused: %s", error.message)
             return {}
-        named = found if isinstance(found, dict) else {"output": found}
-        return {name: (str(array.dtype), list(array.shape)) for name, array in named.items()}
+        return {name: (str(array.dtype), list(array.shape)) for name, array in outputs.named(found).items()}
 
     def _separable(self) -> bool | None:
         """Whether the model answers each row of a batch by itself, found out by asking it; None where that can't be
@@ -143,8 +142,7 @@ class Served:
     @property
     def _tolerance(self) -> float:
         """How far two answers may be apart that ought to be equal, by the precision of the weights."""
-        floats = (tensor.dtype for tensor in self.module.parameters() if tensor.is_floating_point())
-        return probing.tolerance(next(floats, torch.float32))
+        return probing.tolerance(probing.float_dtype(self.module))
 
     def card(self) -> dict[str, Any]:
         """The model card that `GET /score` shows."""

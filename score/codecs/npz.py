@@ -3,11 +3,11 @@
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping
 
 from score.codecs._numpy import read_array, write_array
 from score.codecs.registry import Body, Decoded, Encoded, Outputs
 from score.errors import InvalidArray
+from score.outputs import named
 
 NAME = "npz"
 TYPES = ("application/x-npz",)
@@ -36,9 +36,8 @@ def decode(body: Body) -> Decoded:
 
 
 def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
-    named = dict(outputs) if isinstance(outputs, Mapping) else {"output": outputs}
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:  # not numpy.savez, which takes names as its own arguments
-        for name, values in named.items():
+        for name, values in named(outputs).items():
             archive.writestr(f"{name}.npy", write_array(values))
     return Encoded(written.getvalue(), TYPES[0])

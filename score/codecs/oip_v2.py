@@ -20,12 +20,12 @@ import orjson
 from score.codecs.json_dialects import array
 from score.codecs.registry import Body, Decoded, Encoded, Outputs
 from score.errors import InvalidTensor, NotNumeric, UnknownOutput
+from score.outputs import named
 
 NAME = "oip-v2"
 TYPES = ("application/json", "application/vnd.sagemaker-triton.binary+json", "application/octet-stream")
 PRIORITY = 10
 LENGTH_HEADER = "Inference-Header-Content-Length"
-ONLY_OUTPUT = "output"  # what the output of a model that names none is called
 
 _NUMPY = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "u2", "UINT32": "u4", "UINT64": "u8",
@@ -141,15 +141,15 @@ def _asked(document: dict[str, Any]) -> _Asked:
 def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
     """Raises `UnknownOutput` where the request names one that the model has not."""
     asked = decoded.asked if isinstance(decoded.asked, _Asked) else _Asked(None, False, None)
-    named = {ONLY_OUTPUT: outputs} if isinstance(outputs, np.ndarray) else dict(outputs)
-    unknown = [name for name in asked.outputs or () if name not in named]
+    found = named(outputs)
+    unknown = [name for name in asked.outputs or () if name not in found]
     if unknown:
-        raise UnknownOutput(f"the model gives {', '.join(named)}; asked for was {', '.join(unknown)}")
-    wanted = asked.outputs if asked.outputs is not None else dict.fromkeys(named, asked.binary)
+        raise UnknownOutput(f"the model gives {', '.join(found)}; asked for was {', '.join(unknown)}")
+    wanted = asked.outputs if asked.outputs is not None else dict.fromkeys(found, asked.binary)
     listed, tails = [], []
     for name, binary in wanted.items():
-        values = np.ascontiguousarray(named[name])
-        item: dict[str, Any] = {"name": name, "datatype": _NAMES[values.dtype], "shape": list(named[name].shape)}
+        values = np.ascontiguousarray(found[name])
+        item: dict[str, Any] = {"name": name, "datatype": _NAMES[values.dtype], "shape": list(found[name].shape)}
         if binary:
             tail = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
             item["parameters"] = {"binary_data_size": len(tail)}
