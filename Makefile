@@ -2,13 +2,18 @@
 
 MODEL ?= examples/digits/torch-zip
 PORT  ?= 5001
+FLAVOUR ?= cpu
+ENDPOINT ?= loadstone
+DEPLOYMENT ?= blue
+REQUEST ?= examples/digits/request.json
 PYTHON ?= python3.11
 
 VENV := .venv
 READY := $(VENV)/.ready
 EXAMPLE := examples/digits/request.json
+AZURE := .cache/azure
 
-.PHONY: help setup serve test test-slow fuzz soak lint format example bench lock clean
+.PHONY: help setup serve image run-image image-test azure-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +26,23 @@ $(READY): requirements.lock requirements-dev.lock pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+AZ = $(VENV)/bin/python tools/azure.py --endpoint $(ENDPOINT) --deployment $(DEPLOYMENT)
+
+deploy: $(READY) $(EXAMPLE)  ## MODEL to ENDPOINT on Azure ML; REGISTRY=... has the image, FLAVOUR=gpu takes the GPU's
+	$(AZ) --flavour $(FLAVOUR) --registry "$(REGISTRY)" --model $(MODEL) deploy
+
+deploy-local: $(READY) $(EXAMPLE)  ## the same in Docker on this machine, with az's --local
+	$(AZ) --local --flavour $(FLAVOUR) --registry "$(REGISTRY)" --model $(MODEL) deploy
+
+smoke: $(READY) $(EXAMPLE)  ## send REQUEST to ENDPOINT and check that predictions come back
+	$(AZ) --request $(REQUEST) smoke
+
+logs: $(READY)  ## the last lines of ENDPOINT's log: a failed start ends with the diagnosis
+	$(AZ) logs
+
+delete: $(READY)  ## delete ENDPOINT and its deployments
+	$(AZ) delete
+
 example: $(EXAMPLE)  ## train the example once, and save it in every format
 
 $(EXAMPLE): examples/train_digits.py models/digits_cnn.py | $(READY)
@@ -29,8 +51,25 @@ $(EXAMPLE): examples/train_digits.py models/digits_cnn.py | $(READY)
 serve: $(READY) $(if $(findstring examples/digits,$(MODEL)),$(EXAMPLE))  ## serve MODEL on PORT (default: the example)
 	$(VENV)/bin/score serve $(MODEL) --port $(PORT)
 
+image: $(READY)  ## build the image, FLAVOUR=cpu or gpu; TORCH_INDEX=... names torch's index for CPU builds
+	$(VENV)/bin/python tools/image.py --flavour $(FLAVOUR) build
+
+run-image: $(READY) $(if $(findstring examples/digits,$(MODEL)),$(EXAMPLE))  ## serve MODEL on PORT from the image
+	$(VENV)/bin/python tools/image.py --flavour $(FLAVOUR) run $(MODEL) --port $(PORT)
+
+azure-test: $(AZURE)/.ready  ## load every YAML file with azure-ai-ml's own loaders, in an environment of its own
+	$(AZURE)/bin/python tests/azure/loaders.py
+
+$(AZURE)/.ready: tests/azure/requirements.lock | $(READY)
+	test -x $(AZURE)/bin/python || $(VENV)/bin/python -m venv $(AZURE)
+	$(AZURE)/bin/pip install --quiet --disable-pip-version-check -r tests/azure/requirements.lock
+	touch $@
+
+image-test: $(READY)  ## build the image and try it: readiness, a prediction, a failed start, SIGTERM
+	$(VENV)/bin/python -m pytest -s --show-capture=no -m image tests/image
+
 test: $(READY)  ## all fast tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -23,6 +23,6 @@ name="autoscale-$endpoint-$deployment"
 az monitor autoscale create --name "$name" --resource "$resource" --min-count "$min" --max-count "$max" --count "$min"
 # Out at 70 %: a new instance takes minutes (it pulls the image and the model), and the load goes on rising meanwhile.
 az monitor autoscale rule create --autoscale-name "$name" --condition "CpuUtilizationPercentage > 70 avg 5m" --scale out 1
-# In at 25 %: one of two instances at 35 % each would be at 70 % again.
+# In at 25 %, so that what is left of two instances runs at 50 %, far enough from 70 %.
 az monitor autoscale rule create --autoscale-name "$name" --condition "CpuUtilizationPercentage < 25 avg 10m" --scale in 1
 echo "$endpoint/$deployment: $min to $max instances, as $name"

@@ -92,7 +92,7 @@ def writers(model: DigitsCNN, optimizer: torch.optim.Optimizer) -> dict[str, Cal
         "torch-legacy/model.pth": lambda path: torch.save(state, path, **legacy),
         "torch-legacy-training/checkpoint.pth.tar": lambda path: torch.save(checkpoint, path, **legacy),
         "torch-legacy-module/model.pth": lambda path: torch.save(model, path, **legacy),
-        "safetensors/model.safetensors": lambda path: save_file(state, path),
+        "safetensors/model.safetensors": lambda path: (save_file(state, path), path.chmod(0o644)),
         "torchscript/model.pt": lambda path: torch.jit.script(model).save(str(path)),
         "torch-export/model.pt2": lambda path: torch.export.save(exported(model), path),
     }

@@ -1,4 +1,4 @@
-"""The command line: `score inspect`, `check`, `serve`, `predict`, `convert`.
+"""The command line: `score inspect`, `check`, `serve`, `predict`, `convert`, `package`.
 
 Exit codes: 0 done; 2 wrong usage; 3 the checkpoint can't be loaded; 4 the request was refused.
 """
@@ -68,13 +68,18 @@ def check(path: Model) -> None:
     """Load a checkpoint and answer one made-up request, exactly as the server would."""
     with _errors_shown():
         with _working(f"loading {path.name}"):
-            from score import probing
+            from score import environment, probing
+            from score.diagnosis import explained
             from score.errors import InputsUnknown
             from score.main import load_model
 
-            served = load_model(Settings.load(path))
+            served = explained(load_model, Settings.load(path))
         for line in served.report.lines():
             out.print(escape(line))
+        for difference in environment.differences(served.report.metadata):
+            if difference.here is not None:
+                advice = f"; to have the same, pin {difference.pin}" if difference.newer else ""
+                out.print(f"[{'yellow' if difference.newer else 'dim'}]{escape(str(difference) + advice)}[/]")
         out.print(escape(str(served.signature)))
         if not served.signature.known:
             raise InputsUnknown(f"{path.name} is loaded, but nothing says what shape of input it takes")
@@ -134,6 +139,26 @@ def convert(
             with _working(f"exporting {path.name}"):
                 written = conversion.to_torch_export(settings, output)
     out.print(escape(f"wrote {output}: {written}"))
+
+
+@app.command()
+def package(
+    path: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; it must not hold anything.")],
+    endpoint: Annotated[str, typer.Option(help="The endpoint in deployment.yml; else the model's name.")] = "",
+    image: Annotated[str, typer.Option(help="The image in deployment.yml.")] = "",
+) -> None:
+    """Write a folder that is ready to be registered and deployed."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise typer.BadParameter(f"{output} exists, and is not an empty folder", param_hint="--output")
+    with _errors_shown():
+        from score import packaging
+
+        written = packaging.package(Settings.load(path), output, endpoint, image or None, _tracked)
+    for file in written.files:
+        out.print(escape(str(file)))
+    for note in written.notes:
+        err.print(f"[yellow]note[/]: {escape(note)}")
 
 
 @contextmanager

@@ -31,6 +31,7 @@ def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str
     # safetensors refuses tensors that share memory or skip elements, so each is written on its own
     tensors = {name: weights.tensors[name].load().contiguous().clone() for name in track(list(weights.tensors))}
     save_file(tensors, output)
+    output.chmod(0o644)  # safetensors writes for its own user only, and a container's user is another
     return f"{len(weights.tensors):,} tensors, {size(output.stat().st_size)}"
 
 

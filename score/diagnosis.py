@@ -1,5 +1,6 @@
 """What the log says at the start: the load report, or why there is none."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -9,14 +10,29 @@ from typing import Any, cast
 import orjson
 import torch
 
-from score import probing
-from score.errors import LoadError
+from score import environment, probing
+from score.errors import (
+    ArchitectureBroken,
+    ClassNotImportable,
+    LoadError,
+    MalformedFile,
+    Uninitialised,
+    UnsupportedFormat,
+    VersionTooOld,
+    WeightsMismatch,
+)
+from score.formats.registry import open_checkpoint
+from score.model_dir import find_checkpoint
 from score.served import Served
 from score.settings import Settings
 
 log = logging.getLogger("azmlinfsrv.score")
 
 LARGEST_EXAMPLE = 256  # numbers in a command that people paste
+_VERSIONS_MATTER = (
+    *(ArchitectureBroken, ClassNotImportable, MalformedFile, Uninitialised),
+    *(UnsupportedFormat, VersionTooOld, WeightsMismatch),
+)
 BOOT_ERROR = 3  # gunicorn stops its master on this exit code, instead of forking for ever
 
 
@@ -44,7 +60,7 @@ def started(load_model: Callable[[Settings], Served]) -> Served:
     try:
         settings = Settings.load()
         wanted = settings.on_load_error
-        served = load_model(settings)
+        served = explained(load_model, settings)
         tell(served)
     except LoadError as error:
         sys.stdout.flush()  # what was printed before comes before
@@ -55,6 +71,19 @@ def started(load_model: Callable[[Settings], Served]) -> Served:
         os._exit(BOOT_ERROR)
     served.warm_up()
     return served
+
+
+def explained(load_model: Callable[[Settings], Served], settings: Settings) -> Served:
+    """Load the model. An error that another version could explain gets the versions that the checkpoint says it was
+    written with, and the pins to change."""
+    try:
+        return load_model(settings)
+    except _VERSIONS_MATTER as error:
+        with contextlib.suppress(LoadError):  # the very error again, from reading the file
+            found = find_checkpoint(settings)
+            lines = environment.advice(open_checkpoint(found.path, settings.read, found.format).metadata)
+            error.detail = "\n".join([*error.detail.splitlines(), *lines])
+        raise
 
 
 def tell(served: Served) -> None:

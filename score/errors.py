@@ -13,6 +13,7 @@
     │   ├── UnsupportedFormat        a PyTorch format that this installation can't open
     │   ├── TruncatedFile            the file ends before its content does
     │   ├── MalformedFile            the file contradicts itself
+    │   ├── ChecksumMismatch         a file is not the one that SHA256SUMS lists
     │   ├── VersionTooOld            Python, torch or numpy here is older than the file needs
     │   ├── UntrustedCode            serving this would run code from the file
     │   ├── NoWeights                the checkpoint was read and holds no weights
@@ -160,6 +161,14 @@ class TruncatedFile(LoadError):
 class MalformedFile(LoadError):
     code = "malformed_file"
     hint = "The file is damaged or was altered. Get it again from where it was saved."
+
+
+class ChecksumMismatch(LoadError):
+    code = "checksum_mismatch"
+    hint = (
+        "The files were damaged or altered after SHA256SUMS was written: get them again. If you altered them "
+        "yourself, write the list again (sha256sum FILE ... > SHA256SUMS)."
+    )
 
 
 class VersionTooOld(LoadError):

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs th
 from azureml_inference_server_http.api.aml_request import rawhttp
 from flask import Request, Response
 
-from score import architecture, checkpoint, device, http, load
+from score import architecture, checkpoint, checksums, device, http, load
 from score.codecs import registry as codecs
 from score.diagnosis import started
 from score.formats.registry import open_checkpoint
@@ -24,6 +24,7 @@ served: Served
 def load_model(settings: Settings) -> Served:
     """From settings to a model that answers. Raises a `LoadError` that says what is wrong."""
     found = find_checkpoint(settings)
+    checksums.verify(found.root)
     contents = open_checkpoint(found.path, settings.read, found.format)
     weights = checkpoint.weights_of(contents, settings.weights)
     design = architecture.find(contents, weights, settings)

@@ -29,13 +29,26 @@ class Engine:
 
     build: tuple[str, ...]
     run: tuple[str, ...]
+    gpus: tuple[str, ...]  # the options that show a container all GPUs
     mounts: bool  # whether a build can mount folders of this machine
 
 
-DOCKER = Engine(("docker", "build"), ("docker",), mounts=False)
+DOCKER = Engine(("docker", "build"), ("docker",), ("--gpus", "all"), mounts=False)
 PODMAN = Engine(
-    ("buildah", "--storage-driver", "overlay", "bud", "--isolation", "chroot", "--network", "host", "--format", "docker"),
+    (
+        "buildah",
+        "--storage-driver",
+        "overlay",
+        "bud",
+        "--isolation",
+        "chroot",
+        "--network",
+        "host",
+        "--format",
+        "docker",
+    ),
     ("podman", "--storage-driver", "overlay", "--runtime", "runc"),
+    ("--device", "nvidia.com/gpu=all"),
     mounts=True,
 )
 
@@ -109,20 +122,30 @@ def build(flavour: str) -> str:
     return tag(flavour)
 
 
+def at_port(with_: Engine, port: int) -> tuple[list[str], list[str]]:
+    """Options and a command that have a container answer on a port of this machine. Under podman it shares the
+    machine's network, which needs no network plug-ins."""
+    if with_ is DOCKER:
+        return ["--publish", f"{port}:5001"], []
+    entry = "/opt/loadstone/score/main.py"
+    return ["--network", "host"], ["azmlinfsrv", "--entry_script", entry, "--port", str(port)]
+
+
 def run(model: Path, flavour: str, port: int) -> None:
     """Serve a model from the image, as it would run on Azure ML: read-only, with the model's folder mounted."""
     if not model.exists():
         raise SystemExit(f"{model} does not exist")
     with_ = engine()
     inside = f"/var/azureml-app/azureml-models/{model.name}"
-    options = ["run", "--rm", "--init", "--read-only", "--tmpfs", "/tmp", "--publish", f"{port}:5001"]  # noqa: S108
+    address, command = at_port(with_, port)
+    options = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", *address]
     options += ["--volume", f"{model.resolve()}:{inside}:ro", "--env", f"AZUREML_MODEL_DIR={inside}"]
     for name in os.environ:
         if name.startswith("SCORE_") or name == "SCORING_TIMEOUT_MS":
             options += ["--env", name]
     if flavour == "gpu":
-        options += ["--gpus", "all"]
-    os.execvp(with_.run[0], [*with_.run, *options, tag(flavour)])
+        options += with_.gpus
+    os.execvp(with_.run[0], [*with_.run, *options, tag(flavour), *command])
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ _SINGLE = (
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
 )
-_SHOWN = ("model_type", "architectures", "torch_dtype", "dtype")
+_SHOWN = ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version")
 
 
 def detect(probe: Probe) -> bool:

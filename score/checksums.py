@@ -1,0 +1,54 @@
+"""`SHA256SUMS` beside a checkpoint: the digests of the files that loading reads, checked before they are read.
+
+The format is that of coreutils' `sha256sum`, so that `sha256sum --check SHA256SUMS` says the same.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from score.errors import ChecksumMismatch, MalformedFile
+from score.trust import file_sha256
+
+NAME = "SHA256SUMS"
+MAX_BYTES = 10_000_000
+
+_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)\Z")
+
+
+def write(folder: Path, files: Iterable[Path]) -> None:
+    """List files below a folder, with their digests, in the folder's `SHA256SUMS`."""
+    lines = [f"{file_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in sorted(files)]
+    (folder / NAME).write_text("".join(lines))
+
+
+def verify(root: Path) -> int:
+    """Check the files that the `SHA256SUMS` in a model folder lists; how many it lists, 0 where there is none.
+
+    Raises `ChecksumMismatch`, which names each file that differs or is missing, and `MalformedFile` for a list that is
+    none, or that names a file outside the folder.
+    """
+    listed = root / NAME
+    if not listed.is_file():
+        return 0
+    if listed.stat().st_size > MAX_BYTES:
+        raise MalformedFile(f"{NAME} takes {listed.stat().st_size:,} bytes, too much for what it is")
+    wrong = []
+    lines = [line for line in listed.read_text(errors="replace").splitlines() if line.strip()]
+    for line in lines:
+        match = _LINE.match(line)
+        if match is None:
+            raise MalformedFile(f"{NAME} has a line that is not a digest and a name: {line[:120]!r}")
+        digest, name = match[1].lower(), match[2]
+        path = root / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise MalformedFile(f"{NAME} names {name!r}, which is outside the model folder")
+        if not path.is_file():
+            wrong.append(f"{name}: missing")
+        elif (found := file_sha256(path)) != digest:
+            wrong.append(f"{name}: expected {digest}, found {found}")
+    if wrong:
+        raise ChecksumMismatch(
+            f"{len(wrong)} of the {len(lines)} files in {listed} are not what they were", detail="\n".join(wrong)
+        )
+    return len(lines)

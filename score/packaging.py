@@ -1,0 +1,186 @@
+"""`score package`: a folder that is ready to be registered and deployed.
+
+OUT/model/            what to register: the weights, score.toml, and SHA256SUMS that are checked at each load
+OUT/deployment.yml    filled in for it
+OUT/request.json      a request that it answers, where its inputs are known
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from score import checksums, probing
+from score.conversion import to_safetensors
+from score.main import load_model
+from score.model_dir import find_checkpoint
+from score.recognition import registered_models
+from score.served import Served
+from score.settings import TOML_NAME, Settings, variable
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "deployment.yml"
+
+# What the folder itself says, and what is the deployment's own business.
+_NOT_CARRIED = {
+    *("model_dir", "checkpoint", "weights", "prefix", "architecture", "architecture_kwargs", "inputs"),
+    *("device", "read", "max_queue", "scoring_timeout_ms"),
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """What was written: the files, whether the model answered, and what the reader still has to fill in."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def package(
+    settings: Settings, output: Path, endpoint: str, image: str | None, track: Callable[[Sequence[str]], Iterable[str]]
+) -> Package:
+    """Write the folder. The model is loaded first, so what is packaged is known to load; raises its `LoadError`."""
+    served = load_model(settings)
+    found = find_checkpoint(settings)
+    model = output / "model"
+    model.mkdir(parents=True)
+    notes: list[str] = []
+    variables = _variables(settings)
+    named = _architecture(served, settings)
+    if named is None:
+        _copy(found.path, model)  # it brings its own class or graph: as it is
+    else:
+        to_safetensors(settings, model / "model.safetensors", track)
+        variables |= _bring_code(settings, model)
+    (model / TOML_NAME).write_text(_toml(served, settings, named))
+    checksums.write(model, [file for file in model.rglob("*") if file.is_file()])
+    name = model_name(settings.model_dir or found.root)
+    text = TEMPLATE.read_text()
+    given = {"endpoint": endpoint or name, "deployment": "blue", "model": name, "path": "model"}
+    image = image or _image(text)
+    (output / "deployment.yml").write_text(filled_in(text, image=image, variables=variables, **given))
+    if not served.signature.known:
+        notes.append("no request.json: nothing says what the model takes; set SCORE_INPUTS and package it again")
+    else:
+        (output / "request.json").write_bytes(sample_request(served) + b"\n")
+    if "SCORE_TRUST_CODE" in variables:
+        notes.append("deployment.yml trusts all code in the folder, as SCORE_TRUST_CODE=true said")
+    return Package(output, tuple(sorted(file for file in output.rglob("*") if file.is_file())), tuple(notes))
+
+
+def model_name(path: Path) -> str:
+    """A name for a file or folder that Azure ML takes: 3 to 32 letters, digits and dashes, from a letter on."""
+    stem = path.stem if path.is_file() else path.name
+    name = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:32].rstrip("-")
+    name = name if name[:1].isalpha() else f"model-{name}"[:32].rstrip("-")
+    return name if len(name) >= 3 else f"model-{name}"
+
+
+def filled_in(
+    template: str,
+    *,
+    endpoint: str,
+    deployment: str,
+    image: str,
+    model: str,
+    path: str,
+    variables: Mapping[str, str] | None = None,
+) -> str:
+    """A deployment's YAML for one model, comments and all. Raises `ValueError` where the template lacks a field."""
+    fields = {
+        r"^name: .*$": f"name: {deployment}",
+        r"^endpoint_name: .*$": f"endpoint_name: {endpoint}",
+        r"^  path: .*$": f"  path: {json.dumps(path)}",
+        r"^  image: .*$": f"  image: {image}",
+        r"(?<=^model:\n)  name: .*$": f"  name: {model}",
+    }
+    for pattern, line in fields.items():
+        template, count = re.subn(pattern, line.replace("\\", r"\\"), template, count=1, flags=re.M)
+        if not count:
+            raise ValueError(f"the deployment has no line like {pattern}")
+    added = "".join(f"  {name}: {json.dumps(value)}\n" for name, value in (variables or {}).items())
+    return template.replace("environment_variables:\n", f"environment_variables:\n{added}", 1)
+
+
+def sample_request(served: Served) -> bytes:
+    """A request with one made-up row that the model answers, as JSON."""
+    values = {
+        name: value.tolist() if hasattr(value, "tolist") else value
+        for name, value in probing.synthetic(served.signature).items()
+    }
+    return orjson.dumps({"data": next(iter(values.values()))} if len(values) == 1 else {"inputs": values})
+
+
+def _image(template: str) -> str:
+    found = re.search(r"^  image: (\S+)$", template, re.M)
+    assert found is not None, "deployment.yml names an image"
+    return found[1]
+
+
+def _architecture(served: Served, settings: Settings) -> str | None:
+    """The name by which the weights alone find their class again; None where the file brings its own."""
+    name = served.report.architecture
+    return settings.architecture or (name if name in registered_models() else None)
+
+
+def _variables(settings: Settings) -> dict[str, str]:
+    """The settings of this run that a model folder can't carry, as the deployment's environment variables."""
+    carried: dict[str, str] = {}
+    for name in sorted(settings.model_fields_set - _NOT_CARRIED):
+        value = getattr(settings, name)
+        text = " ".join(sorted(value)) if isinstance(value, frozenset) else str(value)
+        carried[variable(name)] = text.lower() if isinstance(value, bool) else text
+    return carried
+
+
+def _bring_code(settings: Settings, model: Path) -> dict[str, str]:
+    """The variables that name a class outside the registry, which score.toml may not; its file is copied along."""
+    location, _, attribute = (settings.architecture or "").rpartition(":")
+    if not location:
+        return {}
+    if not location.endswith(".py"):
+        return {"SCORE_ARCHITECTURE": f"{location}:{attribute}"}
+    here = Path(location)
+    source = here if here.is_file() or settings.model_dir is None else settings.model_dir / here
+    shutil.copyfile(source, model / source.name)
+    return {"SCORE_ARCHITECTURE": f"{source.name}:{attribute}"}
+
+
+def _copy(path: Path, model: Path) -> None:
+    """The checkpoint's own files, whatever their names, without links."""
+    if path.is_file():
+        shutil.copyfile(path, model / path.name)
+        return
+    for file in (item for item in path.rglob("*") if item.is_file() and not item.is_symlink()):
+        target = model / path.name / file.relative_to(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+def _toml(served: Served, settings: Settings, named: str | None) -> str:
+    """score.toml: what this run was told, and what it found out."""
+    values: dict[str, str] = {}
+    if named is None:
+        values["weights"] = settings.weights or ""
+    else:
+        values["architecture"] = named if ":" not in named else ""
+        values["architecture_kwargs"] = json.dumps(settings.architecture_kwargs or "")
+    values["prefix"] = settings.prefix or ""
+    values["inputs"] = _inputs(served, settings, named)
+    lines = [f"# Written by score package. Loaded as {served.report.architecture} from {served.report.format}."]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in values.items() if value not in ("", '""')]
+    return "\n".join(lines) + "\n"
+
+
+def _inputs(served: Served, settings: Settings, named: str | None) -> str:
+    """What the model takes, as SCORE_INPUTS has it; empty where the file says so itself."""
+    if settings.inputs:
+        return settings.inputs if isinstance(settings.inputs, str) else json.dumps(settings.inputs)
+    if named is None or not served.signature.known:
+        return ""
+    specs = {spec.name: str(spec) for spec in served.signature.inputs if spec.required}
+    return next(iter(specs.values())) if len(specs) == 1 else json.dumps(specs)

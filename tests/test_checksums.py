@@ -1,0 +1,67 @@
+"""SHA256SUMS beside a checkpoint: checked before the files are read, in coreutils' format."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.simple_model import SimpleModel
+from score import checksums
+from score.errors import ChecksumMismatch, MalformedFile
+from score.main import load_model
+from score.settings import Settings
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.save(SimpleModel().state_dict(), tmp_path / "model.pt")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "notes.txt").write_text("two  spaces\n")
+    checksums.write(tmp_path, [tmp_path / "model.pt", tmp_path / "sub" / "notes.txt"])
+    return tmp_path
+
+
+def test_what_is_written_is_what_coreutils_checks(folder: Path) -> None:
+    if not shutil.which("sha256sum"):
+        pytest.skip("no coreutils here")
+    subprocess.run(["sha256sum", "--check", "--strict", checksums.NAME], cwd=folder, check=True, capture_output=True)
+    written = subprocess.run(
+        ["sha256sum", "--binary", "model.pt"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    (folder / checksums.NAME).write_text(written.stdout)
+    assert checksums.verify(folder) == 1
+
+
+def test_an_intact_folder_loads_and_a_folder_without_a_list_too(folder: Path) -> None:
+    assert checksums.verify(folder) == 2
+    assert load_model(Settings.load(folder)).report.architecture == "SimpleModel"
+    (folder / checksums.NAME).unlink()
+    assert checksums.verify(folder) == 0
+
+
+def test_one_flipped_bit_is_named_before_anything_is_read(folder: Path) -> None:
+    data = bytearray((folder / "model.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.pt").write_bytes(data)
+    with pytest.raises(ChecksumMismatch) as caught:
+        load_model(Settings.load(folder))
+    assert "1 of the 2 files" in caught.value.message
+    assert "model.pt: expected" in caught.value.detail
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "sub" / "notes.txt").unlink()
+    with pytest.raises(ChecksumMismatch) as caught:
+        checksums.verify(folder)
+    assert caught.value.detail == "sub/notes.txt: missing"
+
+
+@pytest.mark.parametrize(
+    "line", ["0123  model.pt", "no digest at all", f"{'0' * 64}  ../outside", f"{'0' * 64}  /etc/passwd"]
+)
+def test_a_list_that_is_none_or_leaves_the_folder_is_refused(folder: Path, line: str) -> None:
+    (folder / checksums.NAME).write_text(line + "\n")
+    with pytest.raises(MalformedFile):
+        checksums.verify(folder)

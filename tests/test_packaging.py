@@ -1,0 +1,140 @@
+"""`score package`: a folder that is ready to be registered, for each way a model can find its class."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from models.digits_cnn import DigitsCNN
+from score import checksums, packaging
+from score.main import load_model
+from score.settings import Settings
+from tests.test_cli import score
+
+PLAIN = """
+from torch import nn
+
+
+class Plain(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.layer = nn.Linear(3, width)
+
+    def forward(self, x):
+        return self.layer(x)
+"""
+
+
+def packaged(source: Path, output: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Path:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = score("package", source, "-o", output)
+    assert done.exit_code == 0, done.output
+    for name in variables:
+        monkeypatch.delenv(name)
+    assert checksums.verify(output / "model") >= 2
+    return output
+
+
+def same_answers(source: Path, output: Path, **variables: str) -> None:
+    """The package answers its own sample request as the original does."""
+    sent = json.loads((output / "request.json").read_bytes())["data"]
+    before, after = load_model(Settings.load(source, **variables)), load_model(Settings.load(output / "model"))
+    name = after.signature.inputs[0].name
+    inputs = {name: torch.tensor(sent)}
+    np.testing.assert_allclose(after.predict(inputs), before.predict(inputs), rtol=1e-5)
+
+
+def test_weights_become_safetensors_with_the_class_they_were_recognised_as(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = packaged(digits_folder / "torch-zip-lightning", tmp_path / "out", monkeypatch)
+    written = sorted(str(file.relative_to(output)) for file in output.rglob("*") if file.is_file())
+    assert written == [
+        "deployment.yml", "model/SHA256SUMS", "model/model.safetensors", "model/score.toml", "request.json",
+    ]  # fmt: skip
+    toml = tomllib.loads((output / "model" / "score.toml").read_text())
+    assert toml == {"architecture": "DigitsCNN", "inputs": "float32[N, 1, 8, 8]"}
+    same_answers(digits_folder / "torch-zip-lightning", output)
+
+
+@pytest.mark.parametrize("name", ["torchscript", "torch-export"])
+def test_a_program_is_packaged_as_it_is(
+    name: str, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = packaged(digits_folder / name, tmp_path / "out", monkeypatch)
+    (original,) = (digits_folder / name).iterdir()
+    assert (output / "model" / original.name).read_bytes() == original.read_bytes()
+    same_answers(digits_folder / name, output)
+
+
+def test_a_pickled_module_of_torchs_layers_keeps_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"best": nn.Sequential(nn.Linear(4, 2), nn.Tanh()), "last": nn.Linear(4, 3)}, tmp_path / "m.pt")
+    output = packaged(tmp_path / "m.pt", tmp_path / "out", monkeypatch, SCORE_WEIGHTS="best")
+    assert tomllib.loads((output / "model" / "score.toml").read_text())["weights"] == "best"
+    same_answers(tmp_path / "m.pt", output, weights="best")
+
+
+def test_a_class_outside_the_registry_is_named_by_the_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "in"
+    model.mkdir()
+    (model / "plain.py").write_text(PLAIN)
+    torch.save({"layer.weight": torch.ones(2, 3), "layer.bias": torch.zeros(2)}, model / "weights.pt")
+    variables = {"SCORE_ARCHITECTURE": f"{model}/plain.py:Plain", "SCORE_ARCHITECTURE_KWARGS": '{"width": 2}'}
+    output = packaged(model, tmp_path / "out", monkeypatch, SCORE_MAX_BATCH="8", **variables)
+    given = yaml.safe_load((output / "deployment.yml").read_text())["environment_variables"]
+    assert given["SCORE_ARCHITECTURE"] == "plain.py:Plain"
+    assert given["SCORE_MAX_BATCH"] == "8"
+    assert "SCORE_ARCHITECTURE_KWARGS" not in given  # score.toml has them
+    monkeypatch.setenv("SCORE_ARCHITECTURE", given["SCORE_ARCHITECTURE"])
+    served = load_model(Settings.load(output / "model"))
+    assert served.predict({"x": torch.ones(1, 3)}).tolist() == [[3.0, 3.0]]
+
+
+def test_the_deployment_is_filled_in(digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = score(
+        "package", digits_folder / "torch-zip", "-o", tmp_path / "out",
+        "--endpoint", "my-digits", "--image", "mine.azurecr.io/loadstone:1",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    document = yaml.safe_load((tmp_path / "out" / "deployment.yml").read_text())
+    assert document["endpoint_name"] == "my-digits"
+    assert document["model"] == {"name": "torch-zip", "path": "model"}
+    assert document["environment"]["image"] == "mine.azurecr.io/loadstone:1"
+    assert document["environment"]["name"] == "loadstone-cpu"  # the other names are left alone
+
+
+def test_what_is_there_is_not_written_over(digits_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    done = score("package", digits_folder / "torch-zip", "-o", tmp_path)
+    assert done.exit_code == 2
+    assert "not an empty folder" in done.output
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("My Model_v2.pt", "My-Model-v2-pt"),
+        ("7b", "model-7b"),
+        ("ab", "model-ab"),
+        ("x" * 50, "x" * 32),
+        ("-a-b-", "a-b"),
+    ],
+)
+def test_names_are_such_as_azure_takes(path: str, name: str) -> None:
+    assert packaging.model_name(Path(path)) == name
+
+
+def test_weights_that_share_memory_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = DigitsCNN()
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    output = packaged(tmp_path / "m.pt", tmp_path / "out", monkeypatch)
+    assert (output / "model" / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    same_answers(tmp_path / "m.pt", output)
