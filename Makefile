@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 EXAMPLE := examples/digits/request.json
 AZURE := .cache/azure
 
-.PHONY: help setup serve image run-image image-test azure-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench lock clean
+.PHONY: help setup serve image run-image image-test azure-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench lock lock-image clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -91,9 +91,13 @@ test-slow: $(READY)  ## the tests that take minutes
 bench: $(READY)  ## what bench/README.md reports
 	$(VENV)/bin/python bench/load.py
 	$(VENV)/bin/python bench/serve.py
+	$(VENV)/bin/python bench/scale.py
 
 lock:  ## write the lock files again, with the newest versions that pyproject.toml admits
 	$(PYTHON) tools/lock.py
+
+lock-image:  ## write the image's lock files again, with the same versions
+	$(PYTHON) tools/lock.py image
 
 clean:  ## remove everything that was made here
 	rm -rf $(VENV) .cache examples/digits build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

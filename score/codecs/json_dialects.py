@@ -187,4 +187,8 @@ def _kind(value: Any) -> str:
 
 
 def _hint_for(document: Any) -> str:
-    return 'Wrap it: {"data": [...]}.' if isinstance(document, list) else UnknownBody.hint
+    if isinstance(document, list):
+        return 'Wrap it: {"data": [...]}.'
+    if isinstance(document, str) and document.lstrip().startswith(("{", "[")):
+        return "It was encoded twice: send json.dumps(document) as the body, or json=document, and not both."
+    return UnknownBody.hint
