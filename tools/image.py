@@ -30,10 +30,11 @@ class Engine:
     build: tuple[str, ...]
     run: tuple[str, ...]
     gpus: tuple[str, ...]  # the options that show a container all GPUs
+    limits: tuple[str, ...]  # the options for limits that need no privilege
     mounts: bool  # whether a build can mount folders of this machine
 
 
-DOCKER = Engine(("docker", "build"), ("docker",), ("--gpus", "all"), mounts=False)
+DOCKER = Engine(("docker", "build"), ("docker",), ("--gpus", "all"), (), mounts=False)
 PODMAN = Engine(
     (
         "buildah",
@@ -49,6 +50,7 @@ PODMAN = Engine(
     ),
     ("podman", "--storage-driver", "overlay", "--runtime", "runc"),
     ("--device", "nvidia.com/gpu=all"),
+    ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"),  # its defaults ask for more than containers may
     mounts=True,
 )
 
@@ -138,7 +140,7 @@ def run(model: Path, flavour: str, port: int) -> None:
     with_ = engine()
     inside = f"/var/azureml-app/azureml-models/{model.name}"
     address, command = at_port(with_, port)
-    options = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", *address]
+    options = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", *with_.limits, *address]
     options += ["--volume", f"{model.resolve()}:{inside}:ro", "--env", f"AZUREML_MODEL_DIR={inside}"]
     for name in os.environ:
         if name.startswith("SCORE_") or name == "SCORING_TIMEOUT_MS":
