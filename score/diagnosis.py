@@ -33,7 +33,6 @@ _VERSIONS_MATTER = (
     *(ArchitectureBroken, ClassNotImportable, MalformedFile, Uninitialised),
     *(UnsupportedFormat, VersionTooOld, WeightsMismatch),
 )
-BOOT_ERROR = 3  # gunicorn stops its master on this exit code, instead of forking for ever
 
 
 class Unserved:
@@ -68,7 +67,7 @@ def started(load_model: Callable[[Settings], Served]) -> Served:
         if wanted == "serve":
             return cast(Served, Unserved(error))
         logging.shutdown()
-        os._exit(BOOT_ERROR)
+        os._exit(LoadError.exit_code)  # on 3, gunicorn stops its master instead of forking for ever
     served.warm_up()
     return served
 

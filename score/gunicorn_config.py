@@ -14,13 +14,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gunicorn.glogging import Logger
 
+from score.errors import LoadError
 from score.worker import HttpWorker
 
 ARGUMENTS = f"--config {shlex.quote(__file__)}"
 
 
-class AccessLog(Logger):  # type: ignore[misc]
-    """gunicorn's log without a line for requests to `/score`: they have one of ours, which says more."""
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's log without what ours says better: a line for each request to `/score`, and, after a start that failed,
+    that it failed. So the diagnosis is the last thing in the log."""
+
+    start_failed = False
+
+    def error(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        self.start_failed |= msg.startswith("Worker (pid:%s) exited") and args[-1:] == (LoadError.exit_code,)
+        if not self.start_failed:
+            super().error(msg, *args, **kwargs)
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         if environ.get("PATH_INFO") != "/score":
@@ -36,4 +45,4 @@ control_socket_disable = True  # it would write into the home folder
 forwarded_allow_ips = "*"
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
-logger_class = AccessLog
+logger_class = Log
