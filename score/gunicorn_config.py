@@ -21,8 +21,8 @@ ARGUMENTS = f"--config {shlex.quote(__file__)}"
 
 
 class Log(Logger):  # type: ignore[misc]
-    """gunicorn's log without what ours says better: a line for each request to `/score`, and, after a start that failed,
-    that it did. So the diagnosis is the last thing in the log."""
+    """gunicorn's log without what ours says better: a line for each request to `/score`, and, after a start that
+    failed, that it did. So the diagnosis is the last thing in the log."""
 
     start_failed = False
 
