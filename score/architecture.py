@@ -5,24 +5,34 @@ import importlib.util
 import torch
 from torch import nn
 
-from score import torch_modules
+from score import beside, torch_modules
 from score.align import Alignment, align, difference
 from score.building import Architecture, shapes, skeleton, tied
 from score.checkpoint import Candidate
 from score.errors import ArchitectureBroken, ArchitectureNeeded, ClassNotImportable, WeightsMismatch
 from score.formats.contents import Contents
 from score.named import named
-from score.recognition import nearest, recognise
+from score.recognition import by_name, fitting, nearest, recognise
+from score.saved import arguments
 from score.settings import Settings
 from score.trust import Trust
 
 
 def find(contents: Contents, weights: Candidate | None, settings: Settings) -> Architecture:
-    """The architecture, from the first of: the setting, the file's own program, the pickled module's class where the
-    file is trusted, recognition. Raises a `LoadError` that says what was tried."""
+    """The architecture, from the first of: the setting, a trusted Python file beside the checkpoint, the file's own
+    program or class, the pickled module's class where the file is trusted, recognition.
+
+    Arguments that the checkpoint saved are tried for each class. Raises a `LoadError` that says what was tried.
+    """
     trust = Trust(settings.trust_code, settings.trust_sha256)
+    kwargs, saved = settings.architecture_kwargs, arguments(contents.metadata)
     if settings.architecture:
-        return named(settings.architecture, settings.architecture_kwargs, settings.model_dir)
+        entry = named(settings.architecture, settings.model_dir)
+        return by_name(entry, kwargs, saved, weights, "SCORE_ARCHITECTURE")
+    if weights is not None and (near := beside.classes(contents.path, trust)):
+        found = fitting(near, weights, kwargs, saved, "a trusted file beside the checkpoint")
+        if found is not None:
+            return found
     if contents.program is not None:
         if contents.program.code:
             trust.require(
@@ -37,7 +47,7 @@ def find(contents: Contents, weights: Candidate | None, settings: Settings) -> A
         return _revived(contents, weights)
     if (layers := _of_torch_layers(weights)) is not None:
         return layers
-    found = recognise(weights)
+    found = recognise(weights, kwargs, saved)
     if found is not None:
         return found
     if weights.class_path:
@@ -46,8 +56,8 @@ def find(contents: Contents, weights: Candidate | None, settings: Settings) -> A
         trust.require(contents.path, what=f"its class is in {design.name}, which it brings along", imports=design.code)
     raise ArchitectureNeeded(
         f"the weights were read ({len(weights.tensors)} tensors, {weights.parameters:,} parameters), "
-        "but no registered architecture fits them",
-        detail=nearest(weights),
+        "but no architecture fits them",
+        detail="\n".join([nearest(weights), *beside.untrusted(contents.path, trust)]),
     )
 
 

@@ -174,12 +174,11 @@ def _errors_shown() -> Iterator[None]:
 def _answered(served: "Served", body: bytes) -> bytes:
     """The body of the answer to a request's body, as the server gives it."""
     from score.codecs import registry as codecs
-    from score.signature import validate
 
     request = codecs.Body(body)
     codec = codecs.choose(request)
     decoded = codec.decode(request)
-    return codec.encode(served.predict(validate(served.signature, decoded.arrays)), decoded).body
+    return codec.encode(served.predict(served.taken(decoded)), decoded).body
 
 
 def _tracked(names: Sequence[str]) -> Iterable[str]:

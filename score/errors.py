@@ -20,7 +20,9 @@
     │   ├── SeveralWeights           more than one mapping could be the weights
     │   ├── WeightsNotFound          SCORE_WEIGHTS names a path that is not there
     │   ├── ArchitectureNeeded       weights without a class, and no registered class fits
-    │   ├── ArchitectureAmbiguous    several registered classes fit
+    │   ├── ArchitectureAmbiguous    several architectures fit
+    │   ├── ArchitectureUndecided    one fits, and shapes can't tell all that it computes with
+    │   ├── ProviderMissing          the weights are of an architecture whose package is not installed
     │   ├── ArchitectureUnknown      the named class can't be found
     │   ├── ArchitectureBroken       the class was found and can't be built
     │   ├── ClassNotImportable       a pickled module's class does not exist here
@@ -41,6 +43,9 @@
         ├── WrongDtype               400, values that the model's dtype can't hold
         ├── InvalidTensor            400, a tensor of the Open Inference Protocol that contradicts itself
         ├── InvalidArray             400, a damaged npy or npz body
+        ├── InvalidImage             400, a PNG or JPEG body that is damaged or too large
+        ├── InvalidTopK              400, top_k is not a number above zero
+        ├── TopKUnavailable          400, top_k for outputs that are no classes
         ├── InvalidGzip              400, a body that says it is compressed and is not
         ├── UnknownOutput            400, an output that the model has not
         ├── NotFound                 404
@@ -209,6 +214,16 @@ class ArchitectureAmbiguous(LoadError):
     hint = "Say which one with SCORE_ARCHITECTURE=<name>."
 
 
+class ArchitectureUndecided(LoadError):
+    code = "architecture_undecided"
+    hint = "Say what it was trained with in SCORE_ARCHITECTURE_KWARGS, as a JSON object."
+
+
+class ProviderMissing(LoadError):
+    code = "provider_missing"
+    hint = "Install the package that the message names."
+
+
 class ArchitectureUnknown(LoadError):
     code = "architecture_unknown"
     hint = "Use a registered name, package.module:Class, or path/to/file.py:Class."
@@ -309,6 +324,21 @@ class InvalidTensor(RequestError):
 class InvalidArray(RequestError):
     code = "invalid_array"
     hint = "Send what numpy.save(file, array) or numpy.savez(file, name=array) wrote, as it is."
+
+
+class InvalidImage(RequestError):
+    code = "invalid_image"
+    hint = "Send a whole PNG or JPEG file as the body, with its own content type."
+
+
+class InvalidTopK(RequestError):
+    code = "invalid_top_k"
+    hint = 'Ask for it as {"data": [...], "parameters": {"top_k": 5}}, or with ?top_k=5 after /score.'
+
+
+class TopKUnavailable(RequestError):
+    code = "top_k_unavailable"
+    hint = "Leave top_k out; or, where the number of labels is wrong, correct SCORE_LABELS, labels.txt or id2label."
 
 
 class InvalidGzip(RequestError):

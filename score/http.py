@@ -17,13 +17,14 @@ from flask import request as current_request
 
 from score import openapi, shortcut
 from score.codecs.oip_v2 import LENGTH_HEADER
-from score.codecs.registry import Body, Encoded
+from score.codecs.registry import Body, Decoded, Encoded
 from score.errors import (
     BodyTooLarge,
     Draining,
     InternalError,
     InvalidGzip,
     InvalidTensor,
+    InvalidTopK,
     MethodNotAllowed,
     NotFound,
     QueueFull,
@@ -121,6 +122,20 @@ def _json_length(request: Request, size: int) -> int | None:
     if not said.isascii() or not said.isdigit() or int(said) > size:
         raise InvalidTensor(f"{LENGTH_HEADER} is {said[:40]!r}, and the body has {size} bytes")
     return int(said)
+
+
+def top_k(request: Request, decoded: Decoded) -> int | None:
+    """How many classes of each row are asked for, in the body or after the question mark. Raises `InvalidTopK`."""
+    said = decoded.top_k
+    if said is None and "top_k" in (request.environ.get("QUERY_STRING") or ""):
+        said = request.args.get("top_k")
+    if said is None:
+        return None
+    if isinstance(said, str) and said.isascii() and said.isdigit():
+        said = int(said[:9])
+    if type(said) is not int or said < 1:
+        raise InvalidTopK(f"top_k is {said!r:.40}, and has to be a number above zero")
+    return said
 
 
 def answer(encoded: Encoded, request: Request) -> Response:

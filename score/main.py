@@ -16,7 +16,6 @@ from score.model_dir import find_checkpoint
 from score.observing import Exchange
 from score.served import Served
 from score.settings import Settings
-from score.signature import validate
 
 served: Served
 
@@ -51,7 +50,8 @@ def answer(request: Request, exchange: Exchange) -> Response:
         codec = codecs.choose(body)
         exchange.codec = codec.NAME
         decoded = codec.decode(body)
-        exchange.inputs = validate(served.signature, decoded.arrays)
+        top_k = http.top_k(request, decoded)
+        exchange.inputs = served.taken(decoded)
         exchange.answered(*served.batcher.submit(exchange.inputs))
-        encoder = codecs.for_answer(codec, request.headers.get("Accept"))
-        return http.answer(encoder.encode(exchange.outputs, decoded), request)
+        encoder = codecs.for_answer(codec, request.headers.get("Accept"), labelled=top_k is not None)
+        return http.answer(encoder.encode(served.given(exchange.outputs, top_k), decoded), request)

@@ -1,4 +1,4 @@
-"""The class that `SCORE_ARCHITECTURE` names: registered, in a package, or in a file."""
+"""The class that `SCORE_ARCHITECTURE` names: registered, a provider's, in a package, or in a file."""
 
 import importlib.util
 import inspect
@@ -9,24 +9,26 @@ from typing import Any
 
 from torch import nn
 
-from score.building import Architecture, skeleton, where
+import models
+from score.building import where
 from score.errors import ArchitectureBroken, ArchitectureUnknown
+from score.providers import builder
 from score.recognition import registered_models
 from score.trust import file_sha256
 
 
-def named(
-    name: str, kwargs: Mapping[str, Any], folder: Path | None = None, source: str = "SCORE_ARCHITECTURE"
-) -> Architecture:
-    """A registered name, `package.module:Class`, or `path/to/file.py:Class` (relative to here or the model folder)."""
+def named(name: str, folder: Path | None = None) -> models.Registered:
+    """A registered name, `timm:resnet50` and the like, `package.module:Class`, or `path/to/file.py:Class` (relative to
+    here or the model folder)."""
     registered = registered_models()
     if name in registered:
-        entry = registered[name]
-        return skeleton(entry.name, entry.cls, kwargs, source=source, inputs=entry.inputs)
+        return registered[name]
+    if (build := builder(name)) is not None:
+        return models.Registered(name, build)
     location, _, attribute = name.rpartition(":")
     if not location:
         raise ArchitectureUnknown(f"no architecture is registered as {name!r}", detail=_registered_names(registered))
-    module = _from_file(Path(location), folder) if location.endswith(".py") else _from_package(location)
+    module = from_file(_located(Path(location), folder)) if location.endswith(".py") else _from_package(location)
     cls = getattr(module, attribute, None)
     if not callable(cls):
         classes = [
@@ -35,14 +37,19 @@ def named(
         raise ArchitectureUnknown(
             f"{location} has no class {attribute!r}; its modules are: {', '.join(classes) or 'none'}"
         )
-    return skeleton(name, cls, kwargs, source=source)
+    return models.Registered(name, cls)
 
 
-def _from_file(location: Path, folder: Path | None) -> Any:
+def _located(location: Path, folder: Path | None) -> Path:
     tried = [location] if location.is_absolute() or folder is None else [location, folder / location]
     path = next((path for path in tried if path.is_file()), None)
     if path is None:
         raise ArchitectureUnknown(f"there is no file {' or '.join(map(str, tried))}")
+    return path
+
+
+def from_file(path: Path) -> Any:
+    """A Python file as a module of its own; running it is what its caller has to have decided."""
     name = f"score_architecture_{file_sha256(path)[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

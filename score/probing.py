@@ -24,7 +24,7 @@ def find(module: nn.Module, declared: str | dict[str, str] | None, source: str) 
     """The signature: as declared, as an exported program says, as found by trying, or just the inputs' names."""
     names = _input_names(module)
     order = [spec.name for spec in names]
-    declared, source = (declared, source) if declared else (getattr(module, "takes", None), "the file")
+    declared, source = (declared, source) if declared else (getattr(module, "takes", None), "the architecture")
     if declared:
         return _with_examples(parse(declared, order, source))
     exported = _exported(module)

@@ -1,42 +1,115 @@
-"""Recognise which registered architecture some weights belong to, by their keys and shapes."""
+"""Recognise which architecture some weights belong to, by their keys and shapes alone.
+
+In this order: a class in `models/`, a provider's architecture with exactly these keys and shapes, one that differs in
+its head only. What shapes can't tell (activations, strides) is never guessed: it is an error that says which setting
+decides.
+"""
 
 import inspect
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import models
+from score import fingerprints
 from score.align import align
 from score.building import Architecture, shapes, skeleton, tied, where
 from score.checkpoint import Candidate
-from score.errors import ArchitectureAmbiguous, ArchitectureBroken, PrefixAmbiguous
+from score.errors import (
+    ArchitectureAmbiguous,
+    ArchitectureBroken,
+    ArchitectureUndecided,
+    PrefixAmbiguous,
+    ProviderMissing,
+)
+from score.fingerprints import Print, Shapes
+from score.providers import PROVIDERS, builder
+
+SOURCE = "recognised by keys and shapes"
+_MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # of a from_shapes on foreign shapes
 
 
-def recognise(weights: Candidate) -> Architecture | None:
-    """The one registered architecture whose keys and shapes are exactly those of the weights.
+@dataclass(frozen=True)
+class Fit:
+    """An entry of `models/` and the arguments with which it fits; `undecided` are those that are still to be said."""
 
-    Raises `ArchitectureAmbiguous` if there are several; returns None if there is none.
+    entry: models.Registered
+    kwargs: Mapping[str, Any]
+    undecided: tuple[str, ...] = ()
+
+
+def recognise(
+    weights: Candidate, kwargs: Mapping[str, Any] | None = None, saved: Sequence[Mapping[str, Any]] = ()
+) -> Architecture | None:
+    """The one architecture whose keys and shapes are those of the weights; None if there is none.
+
+    `kwargs` go over what is inferred, and over the `saved` arguments. Raises `ArchitectureAmbiguous` if there are
+    several, `ArchitectureUndecided` if something is left to be said, `ProviderMissing` if it belongs to a package
+    that is not installed.
     """
-    fitting = [found for found in _buildable() if _fits(found, weights)]
-    if len(fitting) > 1:
-        names = ", ".join(found.name for found in fitting)
-        raise ArchitectureAmbiguous(f"{len(fitting)} registered architectures fit the weights: {names}")
-    return fitting[0] if fitting else None
+    given, entries = kwargs or {}, list(registered_models().values())
+    if (found := fitting(entries, weights, given, saved, SOURCE)) is not None:
+        return found
+    if (found := _indexed(weights.shapes(), given)) is not None:
+        return found
+    for fit in _fits(entries, weights.shapes(), given, saved):
+        if fit.undecided:
+            raise _undecided(fit)
+    return None
+
+
+def fitting(
+    entries: Iterable[models.Registered],
+    weights: Candidate,
+    kwargs: Mapping[str, Any],
+    saved: Sequence[Mapping[str, Any]],
+    source: str,
+) -> Architecture | None:
+    """The one of some classes with exactly the keys and shapes of the weights. Raises `ArchitectureAmbiguous`."""
+    decided: dict[str, Architecture] = {}
+    for fit in _fits(entries, weights.shapes(), kwargs, saved):
+        if not fit.undecided and fit.entry.name not in decided:
+            built = _built(fit, weights, kwargs, source)
+            if built is not None:
+                decided[fit.entry.name] = built
+    if len(decided) > 1:
+        raise ArchitectureAmbiguous(f"{len(decided)} architectures fit the weights: {', '.join(decided)}")
+    return next(iter(decided.values()), None)
+
+
+def by_name(
+    entry: models.Registered,
+    kwargs: Mapping[str, Any],
+    saved: Sequence[Mapping[str, Any]],
+    weights: Candidate | None,
+    source: str,
+) -> Architecture:
+    """A class that was named: what `kwargs` leave open is what the checkpoint `saved`, or inferred from its shapes.
+
+    Of several such ways the first under which the weights load is taken; if there is none, that with `kwargs` alone, so
+    that the difference to the weights is shown. Raises `ArchitectureUndecided` where something is left to be said.
+    """
+    undecided = None
+    for fit in _fits([entry], weights.shapes() if weights else {}, kwargs, saved):
+        whole = replace(fit, kwargs={**fit.kwargs, **kwargs})  # one that the class does not know has to be heard of
+        if fit.undecided:
+            undecided = fit
+        elif weights is not None and (built := _built(whole, weights, kwargs, source, exactly=False)) is not None:
+            return built
+    if undecided is not None:
+        raise _undecided(undecided)
+    return skeleton(entry.name, entry.cls, kwargs, source=source, inputs=entry.inputs)
 
 
 def nearest(weights: Candidate) -> str:
-    """The registered architectures by how many of their keys match, best first."""
-    rows = []
-    for candidate in _buildable():
-        assert candidate.skeleton is not None
-        wanted = shapes(candidate.skeleton)
-        try:
-            alignment = align(wanted, weights.shapes(), tied=tied(candidate.skeleton))
-        except PrefixAmbiguous:
-            continue
-        matched = len(alignment.mapping) - len(alignment.misshaped)
-        rows.append((matched / max(len(wanted), 1), f"{candidate.name}: {matched} of {len(wanted)} keys match"))
-    lines = [line for _, line in sorted(rows, reverse=True)[:5]]
+    """What comes closest, best first, with the first differences; and the weights' first keys."""
+    lines = [*_nearest_registered(weights), *_nearest_indexed(weights.shapes())]
     keys = [f"{name} {list(tensor.shape)}" for name, tensor in list(weights.tensors.items())[:8]]
     more = [f"... and {len(weights.tensors) - 8:,} more"] if len(weights.tensors) > 8 else []
-    return "\n".join(["registered architectures:", *lines, "the weights:", *keys, *more])
+    return "\n".join(
+        ["nearest architectures:", *(lines or ["none has anything in common"]), "the weights:", *keys, *more]
+    )
 
 
 def registered_models() -> dict[str, models.Registered]:
@@ -51,26 +124,164 @@ def registered_models() -> dict[str, models.Registered]:
         ) from None
 
 
-def _buildable() -> list[Architecture]:
-    """Every registered architecture that builds with its defaults."""
-    found = []
-    for entry in registered_models().values():
-        required = [
-            parameter
-            for parameter in inspect.signature(entry.cls).parameters.values()
-            if parameter.default is parameter.empty
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        ]
-        if not required:
-            found.append(
-                skeleton(entry.name, entry.cls, {}, source="recognised by keys and shapes", inputs=entry.inputs)
-            )
-    return found
+def _fits(
+    entries: Iterable[models.Registered],
+    given: Shapes,
+    kwargs: Mapping[str, Any],
+    saved: Sequence[Mapping[str, Any]] = (),
+) -> Iterator[Fit]:
+    """The ways in which classes may fit: with arguments that the checkpoint saved, inferred ones, or those given."""
+    for entry in entries:
+        for mapping in saved:
+            if kept := _accepted(entry.cls, mapping):
+                merged = {**kept, **_accepted(entry.cls, kwargs)}
+                if not _missing(entry.cls, merged):
+                    yield Fit(entry, merged)
+        if hasattr(entry.cls, "from_shapes"):
+            yield from _inferred(entry, given, kwargs)
+        elif not _missing(entry.cls, accepted := _accepted(entry.cls, kwargs)):
+            yield Fit(entry, accepted)
 
 
-def _fits(candidate: Architecture, weights: Candidate) -> bool:
-    assert candidate.skeleton is not None
+def _inferred(entry: models.Registered, given: Shapes, kwargs: Mapping[str, Any]) -> Iterator[Fit]:
+    """The fit under the first prefix where `from_shapes` finds its own."""
+    for _, view in fingerprints.views(given):
+        try:
+            found = entry.cls.from_shapes(view)  # type: ignore[attr-defined]
+        except _MISFITS:
+            continue
+        if found is not None:
+            merged = {**found, **_accepted(entry.cls, kwargs)}
+            yield Fit(entry, merged, _missing(entry.cls, merged))
+            return
+
+
+def _built(
+    fit: Fit, weights: Candidate, given: Mapping[str, Any], source: str, exactly: bool = True
+) -> Architecture | None:
+    """The architecture, if its keys and shapes are those of the weights: `exactly`, or at least all that it needs."""
     try:
-        return align(shapes(candidate.skeleton), weights.shapes(), tied=tied(candidate.skeleton)).exact
+        built = skeleton(fit.entry.name, fit.entry.cls, fit.kwargs, source=source, inputs=fit.entry.inputs)
+        assert built.skeleton is not None
+        alignment = align(shapes(built.skeleton), weights.shapes(), tied=tied(built.skeleton))
+    except ArchitectureBroken:
+        if given and hasattr(fit.entry.cls, "from_shapes"):
+            raise  # the arguments that were given are what is wrong
+        return None
     except PrefixAmbiguous:
-        return False
+        return None
+    return built if alignment.exact or (not exactly and alignment.loads) else None
+
+
+def _missing(cls: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parameters that have no default and no value."""
+    return tuple(
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name not in kwargs
+    )
+
+
+def _accepted(cls: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(cls).parameters
+    return {name: value for name, value in kwargs.items() if name in names}
+
+
+def _undecided(fit: Fit) -> ArchitectureUndecided:
+    """The error that says what shapes can't tell, and what it may be."""
+    hints = typing.get_type_hints(fit.entry.cls.__init__)
+    choices = {name: typing.get_args(hints.get(name)) for name in fit.undecided}
+    words = {name: found if found and isinstance(found[0], str) else () for name, found in choices.items()}
+    lines = [f"{name}: {', '.join(words[name]) if words[name] else _shown(hints.get(name))}" for name in fit.undecided]
+    example = ", ".join(f'"{name}": {_example(words[name])}' for name in fit.undecided)
+    inferred = ", ".join(f"{name}={value!r}" for name, value in fit.kwargs.items())
+    return ArchitectureUndecided(
+        f"the weights are those of {fit.entry.name}({inferred}), and shapes can't tell its {_listed(fit.undecided)}",
+        hint=f"Say what it was trained with: SCORE_ARCHITECTURE_KWARGS='{{{example}}}' (here an example).",
+        detail="\n".join(lines),
+    )
+
+
+def _example(words: tuple[str, ...]) -> str:
+    return f'"{words[0]}"' if words else "1"
+
+
+def _shown(hint: Any) -> str:
+    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("collections.abc.", "")  # type: ignore[return-value]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _indexed(given: Shapes, kwargs: Mapping[str, Any]) -> Architecture | None:
+    """A provider's architecture: with all keys and shapes the same, or all but those of the head."""
+    index = fingerprints.index()
+    for _, view in fingerprints.views(given):
+        if found := index.by_full.get(fingerprints.digest(view)):
+            return _provided(found, kwargs, "recognised by keys and shapes")
+    for _, view in fingerprints.views(given):
+        for head in index.heads:
+            size = view.get(f"{head}.weight")
+            if size and (found := index.by_body.get(fingerprints.digest(view, head))):
+                matching = [each for each in found if each.head == head]
+                if matching:
+                    source = f"recognised by keys and shapes, all but those of {head}"
+                    return _provided(matching, {"num_classes": size[0], **kwargs}, source)
+    return None
+
+
+def _provided(found: list[Print], kwargs: Mapping[str, Any], source: str) -> Architecture:
+    """Build it. Those of several that print alike compute alike, and the first stands for all."""
+    kinds = {each.structure: each for each in reversed(found)}
+    if len(kinds) > 1:
+        names = ", ".join(each.name for each in found[:12]) + (" ..." if len(found) > 12 else "")
+        raise ArchitectureAmbiguous(
+            f"{len(found)} architectures have exactly these keys and shapes, and compute differently: {names}",
+            hint="Say which one it is: SCORE_ARCHITECTURE=<one of these names>.",
+        )
+    here = next((each for each in found if PROVIDERS[each.name.partition(":")[0]].installed), None)
+    if here is None:
+        package = found[0].name.partition(":")[0]
+        version = fingerprints.index().versions[package]
+        raise ProviderMissing(
+            f"the weights are those of {found[0].name}, and {package} is not installed",
+            hint=f"Install it (pip install {package}=={version}), or put the class into models/.",
+        )
+    build = builder(here.name)
+    assert build is not None
+    return skeleton(here.name, build, kwargs, source=source)
+
+
+def _nearest_registered(weights: Candidate) -> list[str]:
+    rows = []
+    for fit in _fits(registered_models().values(), weights.shapes(), {}):
+        if fit.undecided:
+            continue
+        try:
+            candidate = skeleton(fit.entry.name, fit.entry.cls, fit.kwargs, source=SOURCE)
+            assert candidate.skeleton is not None
+            wanted = shapes(candidate.skeleton)
+            alignment = align(wanted, weights.shapes(), tied=tied(candidate.skeleton))
+        except (ArchitectureBroken, PrefixAmbiguous):
+            continue
+        matched = len(alignment.mapping) - len(alignment.misshaped)
+        odd = [f"no {name}" for name in alignment.missing] + [f"{name} differs" for name in alignment.misshaped]
+        odd += [f"{name} is left over" for name in alignment.unexpected]
+        first = f" ({'; '.join(odd[:2])})" if odd else ""
+        rows.append((matched / max(len(wanted), 1), f"{candidate.name}: {matched} of {len(wanted)} keys match{first}"))
+    return [line for share, line in sorted(rows, reverse=True)[:3] if share > 0]
+
+
+def _nearest_indexed(given: Shapes, shown: int = 3) -> list[str]:
+    """Providers' architectures by the estimated share of keys and shapes in common."""
+    best: dict[str, float] = {}
+    for _, view in fingerprints.views(given):
+        drawn = fingerprints.sketch(view)
+        for each in fingerprints.index().prints:
+            share = fingerprints.resemblance(drawn, each.sketch)
+            best[each.name] = max(share, best.get(each.name, 0.0))
+    ranked = sorted(best.items(), key=lambda pair: -pair[1])[:shown]
+    return [f"{name}: about {share:.0%} of keys and shapes in common" for name, share in ranked if share >= 0.1]

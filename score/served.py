@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,15 @@ from torch import nn
 
 from score import outputs, probing
 from score.batching import Batcher, Limits, same_rows
+from score.codecs.registry import Decoded
 from score.collecting import Collector
 from score.errors import DeviceLost, ModelRejected, OutOfMemory, RequestError
 from score.load import LoadReport
 from score.observing import Exchange, Observer
 from score.settings import Settings
-from score.signature import Signature
+from score.signature import Signature, validate
+from score.task import Task
+from score.task import find as find_task
 from score.telemetry import Telemetry
 
 log = logging.getLogger("azmlinfsrv.score")
@@ -42,7 +46,22 @@ class Served:
         """What the model takes. Where nobody said, this tries the model, so it is found on first use."""
         if self.settings.inputs:
             return probing.find(self.module, self.settings.inputs, "SCORE_INPUTS")
+        if self.registered is None and (texts := self.task.takes()) is not None:
+            return probing.find(self.module, texts, "the tokenizer")
         return probing.find(self.module, self.registered, "registered")
+
+    @cached_property
+    def task(self) -> Task:
+        """Labels, image recipe and tokenizer, as far as they are known. Raises `InvalidSetting`."""
+        return find_task(self.settings, Path(self.report.path), self.report.architecture, self.module)
+
+    def taken(self, decoded: Decoded) -> dict[str, Any]:
+        """A request's arrays, image or texts as the model takes them. Raises a `RequestError`."""
+        return validate(self.signature, self.task.prepared(decoded))
+
+    def given(self, outputs: Any, top_k: int | None) -> Any:
+        """Outputs as they are, or the likeliest classes of each row where they were asked for."""
+        return outputs if top_k is None else self.task.top(outputs, top_k)
 
     @cached_property
     def _order(self) -> list[str]:
@@ -149,6 +168,7 @@ class Served:
         return {
             "model": self.report.as_dict(),
             "signature": self.signature.as_dict(),
+            "task": self.task.card(),
             "serving": self.observer.snapshot()
             | {
                 "batching": self.batcher.separable,

@@ -25,6 +25,13 @@ def _words(value: Any) -> Any:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
+def _lines(value: Any) -> Any:
+    """`a, b` as a list; a label may hold spaces, and a JSON list may hold commas."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
+
+
 def _object(value: Any) -> Any:
     """A JSON object given as text; anything else is left for the type to judge."""
     return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
@@ -81,6 +88,14 @@ class Settings(BaseSettings):
     inputs: Annotated[str | dict[str, str] | None, NoDecode, BeforeValidator(_object)] = Field(
         None,
         description="What the model takes, such as `float32[N, 1, 8, 8]`; for several inputs a JSON object by name.",
+    )
+    labels: Annotated[list[str], NoDecode, BeforeValidator(_lines)] = Field(
+        [], description="The names of the classes, in order, separated by commas; answers with `top_k` show them."
+    )
+    image: Annotated[str | dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
+        None,
+        description="How images (PNG, JPEG) become the model's input: `imagenet`, or a JSON object with `resize`, "
+        "`crop`, `mean`, `std`, `scale`, `interpolation`.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     read: Literal["auto", "mmap", "read"] = Field(

@@ -43,7 +43,8 @@ def decode(body: Body) -> Decoded:
         if _may_have_booleans(body.data):
             for where, value in _sources(found[0], document[found[0]]):
                 _refuse_mixed(value, where)
-        return Decoded(arrays, found[0])
+        asked = document.get("parameters")
+        return Decoded(arrays, found[0], top_k=asked.get("top_k") if isinstance(asked, dict) else None)
     keys = ", ".join(map(repr, list(document)[:6])) or "no keys"
     raise UnknownBody(
         f"the body has {keys}, and none of 'data', 'inputs', 'instances', 'input_data', 'dataframe_split'"
@@ -52,7 +53,7 @@ def decode(body: Body) -> Decoded:
 
 def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
     """NaN and infinity become null, since JSON has neither."""
-    shown = outputs if isinstance(outputs, np.ndarray) else dict(outputs)
+    shown = outputs if isinstance(outputs, (np.ndarray, list)) else dict(outputs)
     document = shown if decoded.dialect in BARE else {"predictions": shown}
     return Encoded(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY, default=_plain), "application/json")
 
@@ -112,6 +113,8 @@ def array(value: Any, where: str) -> np.ndarray:
         raise RaggedRows(f"{where}: {_first_ragged(value, where)}") from None
     if found.dtype.kind in "biuf":
         return found
+    if found.dtype.kind == "U" and found.ndim == 1 and all(isinstance(item, str) for item in value):
+        return found  # texts, which some models take
     raise NotNumeric(_first_strange(value, where))
 
 

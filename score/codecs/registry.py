@@ -53,11 +53,13 @@ class Body:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A request's arrays (one, or by input name), the dialect that the answer mirrors, and what else it asked for."""
+    """A request's arrays (one, or by input name), the dialect that the answer mirrors, what else it asked for, and how
+    many classes of each row, as it said it."""
 
     arrays: np.ndarray | Mapping[str, np.ndarray]
     dialect: str
     asked: Any = None
+    top_k: Any = None
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,14 @@ def choose(body: Body) -> Codec:
     raise UnsupportedMediaType(f"the body is {body.content_type or 'of no stated type'}; accepted are {_types()}")
 
 
-def for_answer(codec: Codec, accept: str | None) -> Codec:
-    """The codec for the answer: the request's own unless the `Accept` header rules it out or likes another better.
+def for_answer(codec: Codec, accept: str | None, labelled: bool = False) -> Codec:
+    """The codec for the answer: the request's own unless the `Accept` header rules it out or likes another better;
+    JSON where the answer is `labelled`.
 
     Raises `NotAcceptable`.
     """
+    if labelled:
+        return codecs()["json"]
     if not accept or accept == "*/*" or accept in codec.TYPES:
         return codec
     wanted = parse_accept_header(accept, MIMEAccept)

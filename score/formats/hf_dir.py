@@ -12,11 +12,13 @@ from typing import Any
 
 from torch import nn
 
+from models._text import SentenceEncoder, sentence_modules
 from score.errors import ArchitectureBroken, NoWeights
 from score.formats import _shards, safetensors, torch_bin_sharded
 from score.formats._shards import json_file, within
 from score.formats.contents import Contents, Design
 from score.formats.probe import Probe
+from score.providers import PROVIDERS, builder
 
 NAME = "hf-dir"
 # What the weights may be called, in the order in which transformers prefers them.
@@ -90,6 +92,8 @@ def _why_none(folder: Path) -> str:
 
 def _design(folder: Path, config: dict[str, Any]) -> Design | None:
     """The class that the configuration names, if transformers is here and has it. Its own code is never run."""
+    if isinstance(config.get("architecture"), str) and "architectures" not in config:
+        return _of_timm(config)
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if name is None or not name.isidentifier() or importlib.util.find_spec("transformers") is None:
@@ -105,9 +109,21 @@ def _design(folder: Path, config: dict[str, Any]) -> Design | None:
                 hint="Install the version of transformers that the model was saved with, or set SCORE_ARCHITECTURE.",
             )
         module: nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
-        return module
+        sentence = sentence_modules(folder)
+        return module if sentence is None else SentenceEncoder(module, *sentence)
 
     return Design(f"transformers.{name}", build)
+
+
+def _of_timm(config: dict[str, Any]) -> Design | None:
+    """timm's own configuration names the architecture and its number of classes."""
+    name, size = f"timm:{config['architecture']}", config.get("num_classes")
+    if not PROVIDERS["timm"].installed:
+        return None
+    build = builder(name)
+    assert build is not None
+    kwargs = {"num_classes": size} if isinstance(size, int) else {}
+    return Design(name, lambda: build(**kwargs))
 
 
 def _is_file(path: Path) -> bool:

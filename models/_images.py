@@ -1,0 +1,111 @@
+"""From an image to what a model takes: resize, crop, scale, normalise, as its training did it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an image becomes float32[1, C, H, W], C being the length of `mean`: one for grey, three for RGB.
+
+    `resize` is the shorter side, or height and width; `crop` is taken from the middle; None leaves the step out.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    scale: float = 1 / 255
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or not all(self.std):
+            raise ValueError("mean and std have one number each, or three, and std is not 0")
+        if self.interpolation not in _RESAMPLING.values():
+            raise ValueError(f"interpolation is one of {', '.join(_RESAMPLING.values())}")
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8[H, W, 3] to float32[1, C, H, W]."""
+        from PIL import Image
+
+        image = Image.fromarray(pixels).convert("L" if len(self.mean) == 1 else "RGB")
+        if self.resize is not None:
+            high, wide = _pair(self.resize, image.height, image.width)
+            image = image.resize((wide, high), Image.Resampling[self.interpolation.upper()])
+        if self.crop is not None:
+            high, wide = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+            left, top = round((image.width - wide) / 2), round((image.height - high) / 2)
+            image = image.crop((left, top, left + wide, top + high))
+        values = np.asarray(image, np.float32).reshape(image.height, image.width, len(self.mean)) * self.scale
+        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
+
+    def __str__(self) -> str:
+        steps = [f"resize to {self.resize}" if self.resize else "", f"crop {self.crop}" if self.crop else ""]
+        steps += [f"scale by {self.scale:.6g}", f"mean {list(self.mean)}", f"std {list(self.std)}"]
+        return ", ".join(filter(None, steps))
+
+
+RECIPES = {
+    # Of torchvision's classifiers, and of nearly all that were trained on ImageNet.
+    "imagenet": Recipe((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize=256, crop=224),
+}
+
+
+def from_setting(value: str | Mapping[str, Any]) -> Recipe:
+    """A recipe by name, or by its fields. Raises `ValueError` or `TypeError`."""
+    if isinstance(value, str):
+        if value not in RECIPES:
+            raise ValueError(
+                f"there is no recipe {value!r}; there is {', '.join(RECIPES)}, or an object with its fields"
+            )
+        return RECIPES[value]
+    fields: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+    return Recipe(**fields)
+
+
+def from_preprocessor(config: Mapping[str, Any]) -> Recipe | None:
+    """transformers' `preprocessor_config.json`; None where it is not that of images."""
+    mean, std = config.get("image_mean"), config.get("image_std")
+    if not isinstance(mean, list) or not isinstance(std, list):
+        return None
+    plain = not config.get("do_normalize", True)
+    return Recipe(
+        tuple(0.0 for _ in mean) if plain else tuple(mean),
+        tuple(1.0 for _ in std) if plain else tuple(std),
+        resize=_size(config.get("size")) if config.get("do_resize", True) else None,
+        crop=_size(config.get("crop_size")) if config.get("do_center_crop", "crop_size" in config) else None,
+        scale=config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0,
+        interpolation=_RESAMPLING.get(config.get("resample", 2), "bilinear"),
+    )
+
+
+def from_timm(config: Mapping[str, Any]) -> Recipe:
+    """timm's `pretrained_cfg`: the crop is the input's size, and the resize that divided by `crop_pct`."""
+    high, wide = config["input_size"][-2:]
+    share = config.get("crop_pct") or 0.875
+    resize = int(high / share) if high == wide else (int(high / share), int(wide / share))
+    return Recipe(
+        tuple(config["mean"]), tuple(config["std"]), resize, (high, wide),
+        interpolation=config.get("interpolation") or "bilinear",
+    )  # fmt: skip
+
+
+def _size(value: Any) -> int | tuple[int, int] | None:
+    if isinstance(value, Mapping):
+        if "shortest_edge" in value:
+            return int(value["shortest_edge"])
+        return (int(value["height"]), int(value["width"])) if "height" in value else None
+    return int(value) if isinstance(value, int) else None
+
+
+def _pair(size: int | tuple[int, int], high: int, wide: int) -> tuple[int, int]:
+    """Height and width; a number stands for the shorter side, and the other keeps the proportions."""
+    if not isinstance(size, int):
+        return size
+    return (size, max(1, int(size * wide / high))) if high <= wide else (max(1, int(size * high / wide)), size)

@@ -1,0 +1,27 @@
+"""From a classifier's outputs to the labels with the largest probabilities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def probabilities(outputs: np.ndarray) -> np.ndarray:
+    """[N, classes], as they are where each row is a distribution already, else through a softmax. Logarithms of
+    probabilities come out as those probabilities."""
+    values = outputs.astype(np.float64)
+    if np.all(values >= 0) and np.allclose(values.sum(1), 1, atol=1e-3):
+        return values
+    powers = np.exp(values - values.max(1, keepdims=True))
+    found: np.ndarray = powers / powers.sum(1, keepdims=True)
+    return found
+
+
+def top(outputs: np.ndarray, labels: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
+    """For each row the `most` likely labels, most likely first: `[{"label": "cat", "probability": 0.93}, ...]`."""
+    shares = probabilities(outputs)
+    order = np.argsort(-shares, axis=1, kind="stable")[:, :most]
+    return [
+        [{"label": labels[at], "probability": float(row[at])} for at in best]
+        for row, best in zip(shares, order, strict=True)
+    ]

@@ -1,0 +1,47 @@
+"""`image`: a PNG or JPEG file as the body; its answer is JSON. Needs Pillow (the extra `image`)."""
+
+import importlib.util
+import io
+import warnings
+
+import numpy as np
+
+from score.codecs import json_dialects
+from score.codecs.registry import Body, Decoded, Encoded, Outputs
+from score.errors import InvalidImage, UnsupportedMediaType
+
+NAME = "image"
+TYPES = ("application/json",)  # that it writes
+PRIORITY = 30
+MOST_PIXELS = 50_000_000
+
+_BEGINNINGS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
+
+
+def accepts(body: Body) -> bool:
+    return any(body.data.startswith(beginning) for beginning in _BEGINNINGS) or body.content_type.startswith("image/")
+
+
+def decode(body: Body) -> Decoded:
+    """The pixels, uint8[H, W, 3], upright as the camera's orientation says. Raises `InvalidImage`."""
+    format = next((name for beginning, name in _BEGINNINGS.items() if body.data.startswith(beginning)), None)
+    if format is None:
+        raise UnsupportedMediaType(f"{body.content_type}: images are taken as PNG or JPEG")
+    if importlib.util.find_spec("PIL") is None:
+        raise UnsupportedMediaType("images need Pillow here", hint="Install the extra `image` (pip install pillow).")
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+            image = Image.open(io.BytesIO(body.data), formats=[format])
+            if image.width * image.height > MOST_PIXELS:
+                raise InvalidImage(f"{image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are taken")
+            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidImage(f"the body is not a whole {format} image ({error})") from None
+    return Decoded(pixels, NAME)
+
+
+def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
+    return json_dialects.encode(outputs, decoded)

@@ -1,0 +1,141 @@
+"""What surrounds a model: labels for its classes, how images and texts become its inputs. Each is off unless known."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from models import _images, _labels, _text
+from score.codecs.registry import Decoded
+from score.errors import InvalidSetting, NotNumeric, TopKUnavailable, UnsupportedMediaType
+from score.recognition import registered_models
+from score.settings import Settings
+
+IMAGE = "image"  # the dialect of the image codec
+MOST_TEXT = 1_000_000  # bytes of a labels or configuration file
+
+
+@dataclass(frozen=True)
+class Task:
+    """`labels` by class, the `recipe` for images, the `tokenizer` for texts; and where each was found."""
+
+    labels: tuple[str, ...] = ()
+    recipe: _images.Recipe | None = None
+    tokenizer: _text.Tokenizer | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def prepared(self, decoded: Decoded) -> np.ndarray | Mapping[str, np.ndarray]:
+        """What the model takes, from numbers, an image or texts."""
+        arrays = decoded.arrays
+        if decoded.dialect == IMAGE:
+            assert isinstance(arrays, np.ndarray)
+            if self.recipe is None:
+                raise UnsupportedMediaType(
+                    "nothing says how an image is to be resized and normalised for this model",
+                    hint="Send numbers, or set SCORE_IMAGE to a recipe: `imagenet`, or a JSON object.",
+                )
+            return self.recipe.apply(arrays)
+        if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
+            if self.tokenizer is None:
+                raise NotNumeric(f"{decoded.dialect}[0] is a string where a number belongs")
+            return self.tokenizer(arrays.tolist())
+        return arrays
+
+    def top(self, outputs: Any, most: int) -> list[list[dict[str, Any]]]:
+        """The `most` likely classes of each row. Raises `TopKUnavailable` where the outputs are no classes."""
+        found = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
+        if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind != "f":
+            shape = f"shape {list(found.shape)}" if isinstance(found, np.ndarray) else "several outputs"
+            raise TopKUnavailable(f"top_k needs one row of numbers a class, and the model gives {shape}")
+        if self.labels and len(self.labels) != found.shape[1]:
+            raise TopKUnavailable(f"there are {len(self.labels)} labels for {found.shape[1]} classes")
+        return _labels.top(found, self.labels or [str(at) for at in range(found.shape[1])], most)
+
+    def card(self) -> dict[str, Any]:
+        """As the model card shows it."""
+        return {
+            "labels": list(self.labels) or None,
+            "images": str(self.recipe) if self.recipe else None,
+            "texts": self.tokenizer.names if self.tokenizer else None,
+            "sources": dict(self.sources),
+        }
+
+    def takes(self) -> dict[str, str] | None:
+        """The inputs of a model that a tokenizer belongs to."""
+        return dict.fromkeys(self.tokenizer.names, "int64[N, ?]") if self.tokenizer else None
+
+
+def find(settings: Settings, checkpoint: Path, architecture: str, module: nn.Module) -> Task:
+    """What is known about a model's task, from the settings and the files beside its weights."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    folders = list(
+        dict.fromkeys([folder, settings.model_dir if settings.model_dir and settings.model_dir.is_dir() else folder])
+    )
+    sources: dict[str, str] = {}
+    labels = _labels_of(settings, folders, sources)
+    recipe = _recipe_of(settings, folder, architecture, module, sources)
+    tokenizer = None
+    if architecture.startswith("transformers") and _text.is_there(folder):
+        tokenizer, sources["texts"] = _text.Tokenizer(folder), "the model's folder"
+    return Task(labels, recipe, tokenizer, sources)
+
+
+def _labels_of(settings: Settings, folders: Sequence[Path], sources: dict[str, str]) -> tuple[str, ...]:
+    if settings.labels:
+        sources["labels"] = "SCORE_LABELS"
+        return tuple(settings.labels)
+    for folder in folders:
+        if text := _read(folder / "labels.txt"):
+            sources["labels"] = "labels.txt"
+            return tuple(line.strip() for line in text.splitlines() if line.strip())
+    for folder in folders:
+        named = _json(folder / "config.json").get("id2label")
+        if isinstance(named, dict) and list(named) == [str(at) for at in range(len(named))]:
+            sources["labels"] = "config.json"
+            return tuple(map(str, named.values()))
+    return ()
+
+
+def _recipe_of(
+    settings: Settings, folder: Path, architecture: str, module: nn.Module, sources: dict[str, str]
+) -> _images.Recipe | None:
+    if settings.image:
+        sources["images"] = "SCORE_IMAGE"
+        try:
+            return _images.from_setting(settings.image)
+        except (TypeError, ValueError) as error:
+            raise InvalidSetting(f"SCORE_IMAGE={settings.image!r}: {error}") from None
+    if config := _json(folder / "preprocessor_config.json"):
+        try:
+            recipe = _images.from_preprocessor(config)
+        except (TypeError, ValueError) as error:
+            raise InvalidSetting(f"preprocessor_config.json: {error}", hint="Set SCORE_IMAGE instead.") from None
+        if recipe:
+            sources["images"] = "preprocessor_config.json"
+            return recipe
+    registered = registered_models().get(architecture)
+    if registered and registered.recipe and getattr(module, "takes", "").startswith("float32[N, 3,"):
+        sources["images"] = f"the well-known recipe of {architecture}"
+        return _images.RECIPES[registered.recipe]
+    if architecture.startswith("timm") and getattr(module, "pretrained_cfg", None):
+        sources["images"] = "timm"
+        return _images.from_timm(module.pretrained_cfg)  # type: ignore[arg-type]
+    return None
+
+
+def _read(path: Path) -> str:
+    if not path.is_file() or path.is_symlink() or path.stat().st_size > MOST_TEXT:
+        return ""
+    return path.read_text(errors="replace")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_read(path) or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
