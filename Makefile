@@ -12,8 +12,9 @@ VENV := .venv
 READY := $(VENV)/.ready
 EXAMPLE := examples/digits/request.json
 AZURE := .cache/azure
+LIBRARIES := .cache/torchvision
 
-.PHONY: help setup serve image run-image image-test azure-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench lock lock-image clean
+.PHONY: help setup serve image run-image image-test azure-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -93,8 +94,22 @@ bench: $(READY)  ## what bench/README.md reports
 	$(VENV)/bin/python bench/serve.py
 	$(VENV)/bin/python bench/scale.py
 
+bench-recognise: $(LIBRARIES)/.ready  ## what bench/recognise.md reports
+	HF_HUB_OFFLINE=1 $(LIBRARIES)/bin/python bench/recognise.py
+
 lock:  ## write the lock files again, with the newest versions that pyproject.toml admits
 	$(PYTHON) tools/lock.py
+
+fingerprints: $(LIBRARIES)/.ready  ## write score/fingerprints.json.gz again, from torchvision, timm and transformers
+	HF_HUB_OFFLINE=1 $(LIBRARIES)/bin/python tools/fingerprints.py
+
+test-torchvision: $(LIBRARIES)/.ready  ## compare models/ with torchvision; installs its CUDA build of torch, 5.5 GB
+	$(LIBRARIES)/bin/python -m pytest -q --noconftest tests/torchvision
+
+$(LIBRARIES)/.ready: tests/torchvision/requirements.lock | $(READY)
+	test -x $(LIBRARIES)/bin/python || $(VENV)/bin/python -m venv $(LIBRARIES)
+	$(LIBRARIES)/bin/pip install --quiet --disable-pip-version-check -r tests/torchvision/requirements.lock
+	touch $@
 
 lock-image:  ## write the image's lock files again, with the same versions
 	$(PYTHON) tools/lock.py image

@@ -42,8 +42,8 @@ class Recipe:
             left, top = round((image.width - wide) / 2), round((image.height - high) / 2)
             image = image.crop((left, top, left + wide, top + high))
         values = np.asarray(image, np.float32).reshape(image.height, image.width, len(self.mean)) * self.scale
-        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
+        normalised = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], np.float32)
 
     def __str__(self) -> str:
         steps = [f"resize to {self.resize}" if self.resize else "", f"crop {self.crop}" if self.crop else ""]

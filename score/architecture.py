@@ -9,7 +9,13 @@ from score import beside, torch_modules
 from score.align import Alignment, align, difference
 from score.building import Architecture, shapes, skeleton, tied
 from score.checkpoint import Candidate
-from score.errors import ArchitectureBroken, ArchitectureNeeded, ClassNotImportable, WeightsMismatch
+from score.errors import (
+    ArchitectureBroken,
+    ArchitectureNeeded,
+    ArchitectureUndecided,
+    ClassNotImportable,
+    WeightsMismatch,
+)
 from score.formats.contents import Contents
 from score.named import named
 from score.recognition import by_name, fitting, nearest, recognise
@@ -47,9 +53,12 @@ def find(contents: Contents, weights: Candidate | None, settings: Settings) -> A
         return _revived(contents, weights)
     if (layers := _of_torch_layers(weights)) is not None:
         return layers
-    found = recognise(weights, kwargs, saved)
-    if found is not None:
-        return found
+    try:
+        if (found := recognise(weights, kwargs, saved)) is not None:
+            return found
+    except ArchitectureUndecided:
+        if not weights.class_path and design is None:  # else its own class says what shapes can't tell
+            raise
     if weights.class_path:
         _refuse_module(contents, weights, trust)
     if design is not None:

@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from score.errors import ArchitectureBroken
+from score.errors import ArchitectureBroken, LoadError
 
 Build = Callable[[], nn.Module]
 
@@ -50,7 +50,7 @@ def skeleton(
 
     try:
         module = on_meta(build)
-    except ArchitectureBroken:
+    except LoadError:
         raise
     except Exception:  # noqa: BLE001  # a constructor may need real values; if it is broken it fails again below
         try:

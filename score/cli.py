@@ -51,8 +51,12 @@ def inspect(
     with _errors_shown(), _working(f"reading {path.name}"):
         begin_sha256(path)
         from score.inspection import inspect as look
+        from score.inspection import unrecognised
 
-        found = look(path, Settings.load(path))
+        settings = Settings.load(path)
+        found = look(path, settings)
+        named = "error" in found or found["architecture"] or found["weights_path"] is None
+        why = [] if as_json or named else unrecognised(path, settings)
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2, default=str) + b"\n")
     if "error" in found:
@@ -61,6 +65,8 @@ def inspect(
         raise typer.Exit(LoadError.exit_code)
     if not as_json:
         _show(found)
+        for line in why:
+            out.print(f"  {escape(line)}")
 
 
 @app.command()

@@ -108,6 +108,21 @@ def views(shapes: Shapes) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
         current = {name.removeprefix(segment): shape for name, shape in current.items()}
 
 
+def found(shapes: Shapes) -> tuple[list[Print], str, int]:
+    """The architectures with exactly these names and shapes; else those that have all but their head's, with the head's
+    name and its new size. Empty where there is none."""
+    known = index()
+    for _, view in views(shapes):
+        if prints := known.by_full.get(digest(view)):
+            return prints, "", 0
+    for _, view in views(shapes):
+        for head in known.heads:
+            size = view.get(f"{head}.weight")
+            if size and (prints := [each for each in known.by_body.get(digest(view, head), []) if each.head == head]):
+                return prints, head, size[0]
+    return [], "", 0
+
+
 @cache
 def index() -> Index:
     """The index that is shipped."""

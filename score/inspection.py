@@ -6,7 +6,14 @@ from typing import Any
 from score import checkpoint, recognition
 from score.align import common_wrapper
 from score.checkpoint import Candidate
-from score.errors import ArchitectureAmbiguous, LoadError, SeveralWeights, printable
+from score.errors import (
+    ArchitectureAmbiguous,
+    ArchitectureUndecided,
+    LoadError,
+    ProviderMissing,
+    SeveralWeights,
+    printable,
+)
 from score.formats.contents import Contents
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
@@ -72,6 +79,20 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
         return weights.class_path
     try:
         found = recognition.recognise(weights)
-    except ArchitectureAmbiguous:
+    except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing):
         return None
     return found.name if found else None
+
+
+def unrecognised(path: Path, settings: Settings) -> list[str]:
+    """For people: why the weights' class is not known, or what comes nearest to it."""
+    found = find_checkpoint(settings)
+    contents = open_checkpoint(found.path, settings.read, found.format)
+    weights = checkpoint.weights_of(contents, settings.weights)
+    if weights is None:
+        return []
+    try:
+        recognition.recognise(weights)
+    except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing) as error:
+        return [error.message, *error.detail.splitlines(), error.hint]
+    return recognition.nearest(weights).partition("\nthe weights:")[0].splitlines()

@@ -218,19 +218,12 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _indexed(given: Shapes, kwargs: Mapping[str, Any]) -> Architecture | None:
     """A provider's architecture: with all keys and shapes the same, or all but those of the head."""
-    index = fingerprints.index()
-    for _, view in fingerprints.views(given):
-        if found := index.by_full.get(fingerprints.digest(view)):
-            return _provided(found, kwargs, "recognised by keys and shapes")
-    for _, view in fingerprints.views(given):
-        for head in index.heads:
-            size = view.get(f"{head}.weight")
-            if size and (found := index.by_body.get(fingerprints.digest(view, head))):
-                matching = [each for each in found if each.head == head]
-                if matching:
-                    source = f"recognised by keys and shapes, all but those of {head}"
-                    return _provided(matching, {"num_classes": size[0], **kwargs}, source)
-    return None
+    found, head, size = fingerprints.found(given)
+    if not found:
+        return None
+    if not head:
+        return _provided(found, kwargs, SOURCE)
+    return _provided(found, {"num_classes": size, **kwargs}, f"{SOURCE}, all but those of {head}")
 
 
 def _provided(found: list[Print], kwargs: Mapping[str, Any], source: str) -> Architecture:

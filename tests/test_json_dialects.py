@@ -47,7 +47,7 @@ def test_any_json_is_decoded_or_refused(dialect: str, value: Any) -> None:
         assert error.status == 400
     else:
         arrays = decoded.arrays.values() if isinstance(decoded.arrays, dict) else [decoded.arrays]
-        assert all(array.dtype.kind in "biuf" for array in arrays)
+        assert all(array.dtype.kind in "biufU" for array in arrays)
 
 
 @given(DIALECTS, FLOATS)
@@ -88,7 +88,8 @@ def test_named_inputs_and_records() -> None:
         (b'{"data": [[[1], [2]], [[1], [2, 3]]]}', RaggedRows, r"data\[1\]\[1\] has 2"),
         (b'{"data": [1, [2]]}', RaggedRows, r"data\[0\] is a number, its neighbour a list"),
         (b'{"data": [[1, null]]}', NotNumeric, r"data\[0\]\[1\] is null"),
-        (b'{"data": ["a"]}', NotNumeric, r"data\[0\] is a string"),
+        (b'{"data": ["a", 1]}', NotNumeric, r"data\[0\] is a string"),
+        (b'{"data": [["a"]]}', NotNumeric, r"data\[0\]\[0\] is a string"),
         (b'{"inputs": {"x": [true, "1"]}}', NotNumeric, r"x\[1\] is a string"),
         (b'{"instances": [{"a": 1}, {"b": 1}]}', WrongInputs, r"instances\[1\] has b"),
         (b'{"dataframe_split": {"columns": ["a"], "data": [[1, 2]]}}', RaggedRows, "2 values for 1 columns"),
