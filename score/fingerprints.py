@@ -96,7 +96,10 @@ def head_of(module: nn.Module) -> str:
 def views(shapes: Shapes) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
     """The shapes under the prefixes that may have been put before them: as they are, without wrappers, and without
     each segment that all names begin with."""
-    current = relevant({unwrap(name): shape for name, shape in shapes.items()})
+    plain = relevant(shapes)
+    current = {unwrap(name): shape for name, shape in plain.items()}
+    if current.keys() != plain.keys():
+        yield "", plain  # a few architectures have a part that is called `module` themselves
     prefix = ""
     while True:
         yield prefix, current

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -27,7 +28,7 @@ TEMPLATE = Path(__file__).resolve().parent.parent / "deployment.yml"
 # What the folder itself says, and what is the deployment's own business.
 _NOT_CARRIED = {
     *("model_dir", "checkpoint", "weights", "prefix", "architecture", "architecture_kwargs", "inputs"),
-    *("device", "read", "max_queue", "scoring_timeout_ms"),
+    *("device", "read", "max_queue", "scoring_timeout_ms", "labels", "image"),
 }
 
 
@@ -56,6 +57,9 @@ def package(
     else:
         to_safetensors(settings, model / "model.safetensors", track)
         variables |= _bring_code(settings, model)
+        recipe = found.path.parent / "preprocessor_config.json"
+        if recipe.is_file():
+            shutil.copyfile(recipe, model / recipe.name)
     (model / TOML_NAME).write_text(_toml(served, settings, named))
     checksums.write(model, [file for file in model.rglob("*") if file.is_file()])
     name = model_name(settings.model_dir or found.root)
@@ -163,7 +167,11 @@ def _copy(path: Path, model: Path) -> None:
 
 def _toml(served: Served, settings: Settings, named: str | None) -> str:
     """score.toml: what this run was told, and what it found out."""
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {"labels": list(served.task.labels)}
+    if isinstance(settings.image, dict):
+        values["image"] = json.dumps(settings.image)
+    elif settings.image:
+        values["image"] = settings.image
     if named is None:
         values["weights"] = settings.weights or ""
     else:
@@ -172,7 +180,7 @@ def _toml(served: Served, settings: Settings, named: str | None) -> str:
     values["prefix"] = settings.prefix or ""
     values["inputs"] = _inputs(served, settings, named)
     lines = [f"# Written by score package. Loaded as {served.report.architecture} from {served.report.format}."]
-    lines += [f"{name} = {json.dumps(value)}" for name, value in values.items() if value not in ("", '""')]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in values.items() if value not in ("", '""', [])]
     return "\n".join(lines) + "\n"
 
 

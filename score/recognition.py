@@ -50,7 +50,7 @@ def recognise(
     """
     given, entries = kwargs or {}, list(registered_models().values())
     if (found := fitting(entries, weights, given, saved, SOURCE)) is not None:
-        return found
+        return replace(found, source=found.source + _others(weights.shapes()))
     if (found := _indexed(weights.shapes(), given)) is not None:
         return found
     for fit in _fits(entries, weights.shapes(), given, saved):
@@ -214,6 +214,17 @@ def _shown(hint: Any) -> str:
 
 def _listed(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _others(given: Shapes) -> str:
+    """A remark on library architectures with the same keys and shapes that compute otherwise than torchvision's class,
+    which the one in `models/` follows."""
+    prints, head, _ = fingerprints.found(given)
+    same = {each.structure for each in prints if each.name.startswith("torchvision:")}
+    others = [each.name for each in prints if same and not head and each.structure not in same]
+    if not others:
+        return ""
+    return f"; {_listed(tuple(others))} would fit too and compute differently: set SCORE_ARCHITECTURE if it is that"
 
 
 def _indexed(given: Shapes, kwargs: Mapping[str, Any]) -> Architecture | None:

@@ -18,4 +18,9 @@ def arguments(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         if isinstance(value, Mapping):
             found += [inner for name, inner in value.items() if name in ("model", *KEYS) and isinstance(inner, Mapping)]
             found.append(value)
-    return found
+    return [{name: item for name, item in mapping.items() if not _is_place(item)} for mapping in found]
+
+
+def _is_place(value: Any) -> bool:
+    """A path or an address. A checkpoint may not have a constructor open what the checkpoint names."""
+    return isinstance(value, str) and ("/" in value or "\\" in value)

@@ -18,6 +18,7 @@ from pydantic_settings import (
 from score.errors import InvalidSetting
 
 TOML_NAME = "score.toml"
+LIBRARIES = ("torchvision", "timm", "transformers")  # whose architectures `library:name` names
 
 
 def _words(value: Any) -> Any:
@@ -44,7 +45,8 @@ class _ModelFolderToml(TomlConfigSettingsSource):
     def __call__(self) -> dict[str, Any]:
         values = super().__call__()
         granting = [name for name in values if name.startswith("trust_")]
-        if ":" in str(values.get("architecture", "")):
+        library, colon, _ = str(values.get("architecture", "")).partition(":")
+        if colon and library not in LIBRARIES:
             granting.append("architecture")
         if granting:
             raise InvalidSetting(

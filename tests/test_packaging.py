@@ -11,6 +11,7 @@ import yaml
 from torch import nn
 
 from models.digits_cnn import DigitsCNN
+from models.simple_model import SimpleModel
 from score import checksums, packaging
 from score.main import load_model
 from score.settings import Settings
@@ -130,6 +131,23 @@ def test_what_is_there_is_not_written_over(digits_folder: Path, tmp_path: Path) 
 )
 def test_names_are_such_as_azure_takes(path: str, name: str) -> None:
     assert packaging.model_name(Path(path)) == name
+
+
+def test_labels_and_the_images_recipe_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    torch.save(SimpleModel().state_dict(), tmp_path / "in" / "m.pt")
+    (tmp_path / "in" / "labels.txt").write_text('a "b"\nc, d\n')
+    recipe = '{"mean": [0.0], "std": [1.0], "resize": [2, 5]}'
+    output = packaged(tmp_path / "in", tmp_path / "out", monkeypatch, SCORE_IMAGE=recipe)
+    before, after = (
+        load_model(Settings.load(tmp_path / "in", image=json.loads(recipe))),
+        load_model(Settings.load(output / "model")),
+    )
+    assert after.task.labels == before.task.labels == ('a "b"', "c, d")
+    assert after.task.recipe == before.task.recipe
+    assert not {"SCORE_LABELS", "SCORE_IMAGE"} & set(
+        yaml.safe_load((output / "deployment.yml").read_text())["environment_variables"]
+    )
 
 
 def test_weights_that_share_memory_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

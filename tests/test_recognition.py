@@ -19,7 +19,7 @@ from models.resnet import ResNet
 from models.tagger import GRUTagger, LSTMTagger
 from models.unet import UNet
 from models.vgg import VGG
-from score import fingerprints, providers, recognition
+from score import fingerprints, providers, recognition, saved
 from score.checkpoint import Candidate
 from score.errors import (
     ArchitectureAmbiguous,
@@ -31,7 +31,7 @@ from score.errors import (
 )
 from score.formats.contents import TensorRef
 from score.main import load_model
-from score.settings import Settings
+from score.settings import LIBRARIES, Settings
 from tests.test_cli import score
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -376,6 +376,16 @@ def test_what_comes_nearest_is_shown_with_its_share(small: nn.Module, tmp_path: 
     assert "ResNet: 122 of 122 keys match (gate is left over)" in shown.output
 
 
+def test_a_twin_that_computes_differently_is_mentioned(tmp_path: Path) -> None:
+    found = recognition.recognise(candidate(shapes_of(lambda: ResNet([3, 4, 6, 3], True))))
+    assert found is not None
+    assert found.name == "ResNet"
+    assert "timm:resnetaa50 and timm:resnetblur50 would fit too" in found.source
+    found = recognition.recognise(candidate(shapes_of(lambda: ResNet([3, 4, 6, 3], True, num_classes=7))))
+    assert found is not None
+    assert found.source == "recognised by keys and shapes"
+
+
 def test_views_strip_what_all_names_share() -> None:
     views = dict(fingerprints.views({"module.net.a.weight": (1,), "module.net.b.weight": (2,)}))
     assert views == {"": {"net.a.weight": (1,), "net.b.weight": (2,)}, "net.": {"a.weight": (1,), "b.weight": (2,)}}
@@ -445,6 +455,13 @@ def test_an_untrusted_file_is_not_run_and_says_how_it_could_be(tmp_path: Path) -
     assert served(tmp_path, trust_sha256=digest, inputs="float32[N, 4]").report.architecture == "net.py:Two"
 
 
+def test_places_in_a_checkpoint_are_no_arguments() -> None:
+    given = {
+        "hyper_parameters": {"width": 6, "weights": "https://example.com/x.pt", "model": {"path": "..\\x", "n": 1}}
+    }
+    assert saved.arguments(given) == [{"n": 1}, {"width": 6, "model": given["hyper_parameters"]["model"]}]
+
+
 def test_arguments_of_the_deployment_go_over_those_in_the_checkpoint(tmp_path: Path) -> None:
     saved_two(tmp_path, {"hyper_parameters": {"width": 99, "depth": 2}})
     found = served(tmp_path, architecture="net.py:Two", architecture_kwargs={"width": 6}, inputs="float32[N, 4]")
@@ -455,6 +472,9 @@ def test_arguments_of_the_deployment_go_over_those_in_the_checkpoint(tmp_path: P
 
 def test_a_providers_name_in_the_setting(small: nn.Module, tmp_path: Path) -> None:
     torch.save(small.state_dict(), tmp_path / "m.pt")
+    (tmp_path / "score.toml").write_text(f'architecture = "transformers:{SMALL}"\ninputs = "float32[N, 3, 64, 64]"\n')
+    assert served(tmp_path).report.architecture == f"transformers:{SMALL}"
+    assert tuple(providers.PROVIDERS) == LIBRARIES
     found = served(tmp_path, architecture=f"transformers:{SMALL}", inputs="float32[N, 3, 64, 64]")
     assert found.report.source == "SCORE_ARCHITECTURE"
     with pytest.raises(ArchitectureUnknown, match="NoSuchModel"):
