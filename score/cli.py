@@ -1,6 +1,7 @@
 """The command line: `score inspect`, `check`, `serve`, `predict`, `convert`, `package`.
 
-Exit codes: 0 done; 2 wrong usage; 3 the checkpoint can't be loaded; 4 the request was refused.
+Exit codes: 0 done; 1 two checkpoints differ; 2 wrong usage; 3 the checkpoint can't be loaded; 4 the request was
+refused.
 """
 
 import os
@@ -16,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, track
-from rich.table import Table
 
 from score.errors import LoadError, RequestError, ScoreError
 from score.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS
@@ -45,28 +45,50 @@ class Target(Enum):
 @app.command()
 def inspect(
     path: Model,
+    other: Annotated[Path | None, typer.Argument(help="A second checkpoint: what differs is shown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    page: Annotated[Path | None, typer.Option("--html", help="Write what is shown to this file, as a page.")] = None,
 ) -> None:
-    """Say what a file is and holds, without running anything from it."""
-    with _errors_shown(), _working(f"reading {path.name}"):
-        begin_sha256(path)
-        from score.inspection import inspect as look
-        from score.inspection import unrecognised
+    """Say what a file is and holds, without running anything from it; or what differs between two."""
+    if other is not None:
+        _compare(path, other, as_json)
+        return
+    with _errors_shown():
+        with _working(f"reading {path.name}"):
+            begin_sha256(path)
+            from score import inspection
 
-        settings = Settings.load(path)
-        found = look(path, settings)
-        named = "error" in found or found["architecture"] or found["weights_path"] is None
-        why = [] if as_json or named else unrecognised(path, settings)
+            settings = Settings.load(path)
+            found = inspection.inspect(path, settings)
+        if as_json:
+            sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2, default=str) + b"\n")
+        if "error" in found:
+            if not as_json:
+                err.print(_screen(found["error"]))
+            raise typer.Exit(LoadError.exit_code)
+        if not as_json or page is not None:
+            from score import show
+
+            screen = inspection.screen(found, settings, _tracked)
+            if not as_json:
+                show.show(screen, out)
+            if page is not None:
+                page.write_text(show.page(path.name, screen))
+
+
+def _compare(first: Path, second: Path, as_json: bool) -> None:
+    """What differs between two checkpoints; exit code 1 where anything does."""
+    with _errors_shown():
+        from score import show
+        from score.comparison import compare
+
+        found = compare(first, second, _tracked)
     if as_json:
-        sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2, default=str) + b"\n")
-    if "error" in found:
-        if not as_json:
-            err.print(_screen(found["error"]))
-        raise typer.Exit(LoadError.exit_code)
-    if not as_json:
-        _show(found)
-        for line in why:
-            out.print(f"  {escape(line)}")
+        sys.stdout.buffer.write(orjson.dumps(found.as_dict(), option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        show.show_comparison(found, out)
+    if not found.equal:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -189,7 +211,7 @@ def _answered(served: "Served", body: bytes) -> bytes:
 
 def _tracked(names: Sequence[str]) -> Iterable[str]:
     """A progress bar over tensors, for people."""
-    return track(names, "converting", console=err, transient=True, disable=not err.is_terminal)
+    return track(names, "reading", console=err, transient=True, disable=not err.is_terminal)
 
 
 @contextmanager
@@ -206,35 +228,6 @@ def _screen(error: dict[str, str]) -> str:
     parts = [f"[bold red]ERROR {error['code']}[/]: {escape(error['message'])}"]
     parts += [f"  {escape(line)}" for line in error.get("detail", "").splitlines()]
     return "\n".join([*parts, f"[bold]What to do[/]: {escape(error['hint'])}"])
-
-
-def _show(found: dict[str, Any]) -> None:
-    from score.model_dir import size
-
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    weights = found["weights_path"]
-    dtypes = ", ".join(f"{name} x {count}" for name, count in found["dtypes"].items())
-    rows = {
-        "file": f"{found['path']} ({size(found['bytes'])})",
-        "format": found["format"],
-        "sha256": found["sha256"],
-        "weights at": "ambiguous: set SCORE_WEIGHTS" if weights is None else weights or "the root",
-        "tensors": f"{found['tensors']:,} ({dtypes})",
-        "parameters": f"{found['parameters']:,}",
-        "prefix": found["prefix"] or "none",
-        "architecture": found["architecture"] or "not recognised: set SCORE_ARCHITECTURE",
-        "would import": ", ".join(found["unsafe_globals"]) or "nothing: plain data",
-    }
-    for name, value in rows.items():
-        table.add_row(name, escape(str(value)))
-    for candidate in found["candidates"] if len(found["candidates"]) > 1 else ():
-        shown = f"{candidate['path'] or '(root)'}: {candidate['tensors']:,} tensors, {size(candidate['bytes'])}"
-        table.add_row("candidate", escape(f"{shown}, {candidate['kind']}"))
-    for name, value in found["metadata"].items():
-        table.add_row(f"  {name}", escape(_shortened(orjson.dumps(value, default=str))))
-    out.print(table)
 
 
 def _as_lists(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """What a file is and holds, as one object: `score inspect`. Runs nothing from it, and reads no tensor's values."""
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from score import checkpoint, recognition
+from score import anatomy, checkpoint, recognition
 from score.align import common_wrapper
 from score.checkpoint import Candidate
 from score.errors import (
@@ -18,6 +19,7 @@ from score.formats.contents import Contents
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
 from score.settings import Settings
+from score.show import Screen, facts
 from score.trust import sha256
 
 
@@ -84,13 +86,28 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
     return found.name if found else None
 
 
-def unrecognised(path: Path, settings: Settings) -> list[str]:
-    """For people: why the weights' class is not known, or what comes nearest to it."""
-    found = find_checkpoint(settings)
-    contents = open_checkpoint(found.path, settings.read, found.format)
-    weights = checkpoint.weights_of(contents, settings.weights)
-    if weights is None:
-        return []
+def screen(found: dict[str, Any], settings: Settings, track: Callable[[Sequence[str]], Iterable[str]]) -> Screen:
+    """For people, what `inspect` found and more: the tree, where the bytes are, and what is odd, for which all values
+    are read, one tensor at a time."""
+    place = find_checkpoint(settings)
+    contents = open_checkpoint(place.path, settings.read, place.format)
+    try:
+        weights = checkpoint.weights_of(contents, settings.weights)
+    except SeveralWeights:
+        weights = None
+    if weights is None or not weights.tensors:
+        return Screen(facts(found), (), (), (), ())
+    tree = anatomy.tree_of(weights.tensors)
+    others = [each for each in checkpoint.candidates(contents) if each.path != weights.path]
+    why = [] if found["architecture"] else _unrecognised(weights)
+    return Screen(
+        facts(found), anatomy.lines(tree), anatomy.shares(tree),
+        anatomy.oddities(weights, found["bytes"], others, track), why,
+    )  # fmt: skip
+
+
+def _unrecognised(weights: Candidate) -> list[str]:
+    """Why the weights' class is not known, or what comes nearest to it."""
     try:
         recognition.recognise(weights)
     except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing) as error:

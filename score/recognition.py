@@ -50,7 +50,8 @@ def recognise(
     """
     given, entries = kwargs or {}, list(registered_models().values())
     if (found := fitting(entries, weights, given, saved, SOURCE)) is not None:
-        return replace(found, source=found.source + _others(weights.shapes()))
+        known = registered_models().get(found.name)
+        return replace(found, source=found.source + _others(weights.shapes())) if known and known.recipe else found
     if (found := _indexed(weights.shapes(), given)) is not None:
         return found
     for fit in _fits(entries, weights.shapes(), given, saved):

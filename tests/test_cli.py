@@ -84,7 +84,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
 def test_inspect_for_people(digits_folder: Path) -> None:
     done = score("inspect", digits_folder / "torch-zip-training")
     assert done.exit_code == 0
-    for said in ("torch-zip", "model_state_dict", "85,452", "DigitsCNN", "nothing: plain data"):
+    for said in ("torch-zip", "model_state_dict", "85,452", "DigitsCNN", "yes: plain data"):
         assert said in done.stdout
 
 
