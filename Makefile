@@ -14,7 +14,7 @@ EXAMPLE := examples/digits/request.json
 AZURE := .cache/azure
 LIBRARIES := .cache/torchvision
 
-.PHONY: help setup serve image run-image image-test azure-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test browser-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ $(AZURE)/.ready: tests/azure/requirements.lock | $(READY)
 	test -x $(AZURE)/bin/python || $(VENV)/bin/python -m venv $(AZURE)
 	$(AZURE)/bin/pip install --quiet --disable-pip-version-check -r tests/azure/requirements.lock
 	touch $@
+
+browser-test: $(READY)  ## the page at GET /score in headless Chromium; screenshots go to build/screenshots
+	$(VENV)/bin/python -m pytest -m browser tests/browser
 
 image-test: $(READY)  ## build the image and try it: readiness, a prediction, a failed start, SIGTERM
 	$(VENV)/bin/python -m pytest -s --show-capture=no -m image tests/image

@@ -7,7 +7,8 @@
 
 The class is then known by its name (`SCORE_ARCHITECTURE=MyModel`), and recognised from its keys and shapes where no
 other registered class has the same. `inputs` is optional: what the model takes, as in the setting `SCORE_INPUTS`; an
-instance may say it as its attribute `takes`. `recipe` is the well-known one for its images (`score.images.RECIPES`).
+instance may say it as its attribute `takes`. `recipe` is the well-known one for its images
+(`models._images.RECIPES`), `white` the value of a white pixel in images that are given as numbers.
 
 A class whose sizes vary may offer `from_shapes`, a class method from the checkpoint's names and shapes to the
 constructor's keyword arguments, or None where they are not its own. A parameter without a default that it leaves out is
@@ -27,12 +28,14 @@ Model = TypeVar("Model", bound=type[nn.Module])
 
 @dataclass(frozen=True)
 class Registered:
-    """One registered class: its name, what it takes, and its images' recipe (None where that was not said)."""
+    """One registered class: its name, what it takes, its images' recipe, and the value of a white pixel (None where
+    that was not said)."""
 
     name: str
     cls: Callable[..., nn.Module]
     inputs: str | dict[str, str] | None = None
     recipe: str | None = None
+    white: float | None = None
 
 
 _REGISTERED: dict[str, Registered] = {}
@@ -41,9 +44,16 @@ _REGISTERED: dict[str, Registered] = {}
 @overload
 def register(cls: Model, /) -> Model: ...
 @overload
-def register(*, inputs: str | dict[str, str] | None = None, recipe: str | None = None) -> Callable[[Model], Model]: ...
 def register(
-    cls: Model | None = None, /, *, inputs: str | dict[str, str] | None = None, recipe: str | None = None
+    *, inputs: str | dict[str, str] | None = None, recipe: str | None = None, white: float | None = None
+) -> Callable[[Model], Model]: ...
+def register(
+    cls: Model | None = None,
+    /,
+    *,
+    inputs: str | dict[str, str] | None = None,
+    recipe: str | None = None,
+    white: float | None = None,
 ) -> Model | Callable[[Model], Model]:
     """Class decorator: make a `torch.nn.Module` known by its name. Two classes can't share one (`ValueError`)."""
 
@@ -51,7 +61,7 @@ def register(
         known = _REGISTERED.get(found.__name__)
         if known is not None and known.cls.__module__ != found.__module__:
             raise ValueError(f"{found.__name__} is registered by {known.cls.__module__} and {found.__module__}")
-        _REGISTERED[found.__name__] = Registered(found.__name__, found, inputs, recipe)
+        _REGISTERED[found.__name__] = Registered(found.__name__, found, inputs, recipe, white)
         return found
 
     return add if cls is None else add(cls)

@@ -6,7 +6,7 @@ from torch import nn
 from models import register
 
 
-@register(inputs="float32[N, 1, 8, 8]")
+@register(inputs="float32[N, 1, 8, 8]", white=16.0)
 class DigitsCNN(nn.Module):
     """Two convolutions and two linear layers; ten classes, one a digit. Pixels go from 0 to 16, as in the data set."""
 

@@ -1,4 +1,8 @@
-"""Python files beside the checkpoint in the model folder: their classes, where the files are trusted."""
+"""Python files beside the checkpoint in the model folder: their classes, where the files are trusted.
+
+Often such a file is the training script. Only what it defines and imports is run: not the calls, loops and assignments
+from its own functions at its top level, which would train again.
+"""
 
 import ast
 import inspect
@@ -8,6 +12,7 @@ from pathlib import Path
 from torch import nn
 
 import models
+from score.errors import ArchitectureBroken
 from score.named import from_file
 from score.trust import Trust, file_sha256
 
@@ -19,7 +24,7 @@ def classes(path: Path, trust: Trust) -> list[models.Registered]:
     found = []
     for file in _files(path):
         if trust.allows(file):
-            module = from_file(file)
+            module = from_file(file, _definitions(file))
             for name, value in vars(module).items():
                 if inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__ == module.__name__:
                     found.append(models.Registered(f"{file.name}:{name}", value))
@@ -52,3 +57,26 @@ def _defined(file: Path) -> list[str]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     return [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.bases]
+
+
+_DEFINING = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try, ast.If)
+
+
+def _definitions(file: Path) -> ast.Module:
+    """A file without what it does. Raises `ArchitectureBroken` for one that is no Python."""
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ArchitectureBroken(f"{file.name} beside the checkpoint can't be read: {error}", hint="Mend it.") from None
+    own = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+    def plain(node: ast.stmt) -> bool:
+        called = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
+        return not any(isinstance(name, ast.Name) and name.id in own for name in called)
+
+    kept: list[ast.stmt] = [
+        node
+        for node in tree.body
+        if isinstance(node, _DEFINING) or (isinstance(node, (ast.Assign, ast.AnnAssign)) and plain(node))
+    ]
+    return ast.Module(kept, tree.type_ignores)

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -57,6 +58,16 @@ class _Held:
 
 
 held = _Held()
+
+
+PAGE = (Path(__file__).with_name("page.html")).read_text()
+# The page needs nothing but itself and this server, and nothing that it shows can make it fetch or run more.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Vary": "Accept",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 @contextmanager
@@ -179,6 +190,8 @@ def request_id(request: Request) -> str:
 def exchanged(request: Request, served: Served, answer: Callable[[Request, Exchange], Response]) -> Response:
     """Answer whatever is sent to `/score`, and take note of it."""
     if request.method in ("GET", "HEAD"):
+        if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
+            return Response(PAGE, 200, _PAGE_HEADERS, content_type="text/html; charset=utf-8")
         try:
             return json_answer(served.card())
         except Exception as error:  # noqa: BLE001  # as below

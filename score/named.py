@@ -1,5 +1,6 @@
 """The class that `SCORE_ARCHITECTURE` names: registered, a provider's, in a package, or in a file."""
 
+import ast
 import importlib.util
 import inspect
 import sys
@@ -48,15 +49,19 @@ def _located(location: Path, folder: Path | None) -> Path:
     return path
 
 
-def from_file(path: Path) -> Any:
-    """A Python file as a module of its own; running it is what its caller has to have decided."""
+def from_file(path: Path, tree: ast.Module | None = None) -> Any:
+    """A Python file as a module of its own, or only the part of it that is in `tree`; running it is what its caller has
+    to have decided."""
     name = f"score_architecture_{file_sha256(path)[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickled classes look themselves up there
     try:
-        spec.loader.exec_module(module)
+        if tree is None:
+            spec.loader.exec_module(module)
+        else:
+            exec(compile(tree, str(path), "exec"), vars(module))  # noqa: S102  # as exec_module does with all of it
     except Exception as error:  # noqa: BLE001  # users' files raise anything
         raise ArchitectureBroken(
             f"{path} can't be imported: {type(error).__name__}: {error}", hint="Mend the file.", detail=where(error)

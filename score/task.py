@@ -21,11 +21,13 @@ MOST_TEXT = 1_000_000  # bytes of a labels or configuration file
 
 @dataclass(frozen=True)
 class Task:
-    """`labels` by class, the `recipe` for images, the `tokenizer` for texts; and where each was found."""
+    """`labels` by class, the `recipe` for images, the `tokenizer` for texts, the value of a `white` pixel in those that
+    are given as numbers; and where each was found."""
 
     labels: tuple[str, ...] = ()
     recipe: _images.Recipe | None = None
     tokenizer: _text.Tokenizer | None = None
+    white: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def prepared(self, decoded: Decoded) -> np.ndarray | Mapping[str, np.ndarray]:
@@ -60,6 +62,7 @@ class Task:
         return {
             "labels": list(self.labels) or None,
             "images": str(self.recipe) if self.recipe else None,
+            "white": self.white,
             "texts": self.tokenizer.names if self.tokenizer else None,
             "sources": dict(self.sources),
         }
@@ -81,7 +84,8 @@ def find(settings: Settings, checkpoint: Path, architecture: str, module: nn.Mod
     tokenizer = None
     if architecture.startswith("transformers") and _text.is_there(folder):
         tokenizer, sources["texts"] = _text.Tokenizer(folder), "the model's folder"
-    return Task(labels, recipe, tokenizer, sources)
+    registered = registered_models().get(architecture)
+    return Task(labels, recipe, tokenizer, registered.white if registered else None, sources)
 
 
 def _labels_of(settings: Settings, folders: Sequence[Path], sources: dict[str, str]) -> tuple[str, ...]:

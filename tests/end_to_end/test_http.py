@@ -1,6 +1,7 @@
 """Every way of asking, good and bad, over HTTP."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,15 @@ def test_nan_and_infinity_in_an_answer_become_null(tmp_path: Path) -> None:
         answer = server.post({"data": [ROW]})
     assert answer.status == 200
     assert answer.body == b'{"predictions":[[null,null]]}'
+
+
+def test_browsers_get_a_page_and_everyone_else_json(server: Server) -> None:
+    browsers = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+    page = server.request(method="GET", Accept=browsers)
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert page.headers["Vary"] == "Accept"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert len(page.body) < 100_000
+    assert not re.search(rb"""(src|href)\s*=\s*["']?(https?:)?//""", page.body)  # it needs nothing from elsewhere
+    for accept in ("*/*", "application/json", "application/json, text/html"):
+        assert server.request(method="GET", Accept=accept).json["model"]

@@ -97,14 +97,13 @@ def test_a_class_from_main(tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="Can't get attribute 'Net'"):
         torch.load(path, weights_only=False)
     answers(path)  # its keys and shapes are those of a registered class: no code from the file is needed
+    path = saved_by_a_script(tmp_path, WHOLE.format(before="", within="self.odd = nn.Linear(3, 7)"))
+    written = path.stat().st_mtime_ns
+    answers(path, trust_code=True)  # with the script beside it, trusted: for its class, not to train again
+    assert path.stat().st_mtime_ns == written
+    (tmp_path / "train.py").unlink()
     with pytest.raises(ClassNotImportable, match="Net"):
-        load_model(Settings.load(saved_elsewhere(tmp_path), trust_code=True))
-
-
-def saved_elsewhere(folder: Path) -> Path:
-    """A whole module of a class that is neither here nor recognised."""
-    script = WHOLE.format(before="", within="self.odd = nn.Linear(3, 7)")
-    return saved_by_a_script(folder, script)
+        load_model(Settings.load(path, trust_code=True))
 
 
 def test_weights_only_refusal(tmp_path: Path) -> None:

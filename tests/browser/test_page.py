@@ -1,0 +1,184 @@
+"""The page at GET /score, in a headless Chromium: `make browser-test`. Screenshots are kept in build/screenshots."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.server import ROOT, Server, running
+
+pytestmark = pytest.mark.browser
+playwright = pytest.importorskip("playwright.sync_api")
+
+SCREENSHOTS = ROOT / "build" / "screenshots"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync",
+         "--disable-component-update", "--no-first-run"]  # fmt: skip
+# The strokes of a four on an 8 x 8 grid: (column, row).
+FOUR = [(4, 0), (3, 1), (2, 2), (2, 3), (1, 4), (2, 4), (3, 4), (4, 4), (5, 4), (5, 3), (5, 5), (5, 6), (5, 7)]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.fail("no Chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def digits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(digits_folder / "torch-zip", tmp_path_factory.mktemp("log")) as server:
+        yield server
+
+
+@pytest.fixture
+def page(chromium: Any, digits: Server) -> Iterator[Any]:
+    """The page, open; afterwards nothing has been written to its console, and nothing was fetched from elsewhere."""
+    yield from opened(chromium, digits)
+
+
+def opened(chromium: Any, server: Server, **options: Any) -> Iterator[Any]:
+    said, asked = [], []
+    tab = chromium.new_page(viewport={"width": 1200, "height": 900}, **options)
+    tab.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(f"http://127.0.0.1:{server.port}/score")
+    tab.wait_for_selector("#card dt")
+    yield tab
+    tab.close()
+    expected = "the server responded with a status of 4"  # Chromium's own remark on a refused request
+    assert [text for text in said if expected not in text] == []
+    assert {url.partition("/score")[0] for url in asked if not url.startswith("data:")} == {
+        f"http://127.0.0.1:{server.port}"
+    }
+
+
+def kept(tab: Any, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=str(SCREENSHOTS / f"{name}.png"), full_page=True)
+
+
+def expect(part: Any) -> Any:
+    return playwright.expect(part)
+
+
+def best(tab: Any) -> Any:
+    """The label of the likeliest class."""
+    return tab.locator("#bars .bar span").first
+
+
+def draw(tab: Any, points: list[tuple[int, int]]) -> None:
+    box = tab.locator("#draw").bounding_box()
+    for column, row in points:
+        tab.mouse.click(box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 8)
+
+
+def test_a_drawn_digit_is_recognised(page: Any) -> None:
+    draw(page, FOUR)
+    page.click("#send")
+    expect(best(page)).to_have_text("4")
+    shares = page.locator("#bars .bar b").all_text_contents()
+    assert float(shares[0].split()[0]) > 90
+    assert "predictions" in page.text_content("#raw")
+    expect(page.locator("#charts")).to_contain_text(re.compile(r"[1-9]\d* in all"))
+    kept(page, "page")
+
+
+def test_the_card_says_what_is_served(page: Any) -> None:
+    card = page.text_content("#card")
+    for text in (
+        "torch-zip",
+        "DigitsCNN (recognised by keys and shapes)",
+        "pixels: float32[N, 1, 8, 8]",
+        "GB/s",
+        "torch 2.",
+    ):
+        assert text in card
+    assert "85,452 parameters on cpu" in page.text_content("#about")
+
+
+def test_broken_input_shows_the_error_with_its_hint(page: Any) -> None:
+    page.get_by_role("tab", name="JSON").click()
+    page.fill("#json", '{"data": [[1, 2, 3]]}')
+    page.click("#send")
+    shown = page.wait_for_selector(".error").text_content()
+    assert "wrong_shape" in shown
+    assert "expected float32[N, 1, 8, 8], received [1, 3]" in shown
+    page.fill("#json", '{"data": [')
+    page.click("#send")
+    expect(page.locator(".error strong")).to_have_text("invalid_json")
+    assert len(page.locator(".error p").last.text_content()) > 10
+    kept(page, "error")
+
+
+def test_the_snippets_repeat_the_request(page: Any) -> None:
+    draw(page, FOUR[:2])
+    assert page.text_content("#code").startswith(f'curl -s {page.url} -d \'{{"data":[[[[0,')
+    page.select_option("#kind", "Python")
+    assert "requests.post(" in page.text_content("#code")
+    page.select_option("#kind", "az ml")
+    assert "az ml online-endpoint invoke --name <endpoint> --request-file request.json" in page.text_content("#code")
+
+
+def test_it_works_from_the_keyboard(page: Any) -> None:
+    page.focus("#draw")
+    for key in ("ArrowUp", "ArrowUp", " ", "ArrowDown", " ", "ArrowDown", " ", "ArrowDown", " "):
+        page.keyboard.press(key)
+    assert "column 5, row 6" in page.text_content("#where")
+    page.focus("#send")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#bars")
+    page.focus("#draw")
+    page.keyboard.press("Delete")
+    assert '"data":[[[[0,0,0,0,0,0,0,0],' in page.text_content("#code")
+
+
+def test_every_control_has_a_name(page: Any) -> None:
+    controls = "[...document.querySelectorAll('button, input, select, textarea, canvas')]"
+    named = "e.getAttribute('aria-label') || e.textContent.trim() || document.querySelector(`label[for='${e.id}']`)"
+    unnamed = page.evaluate(f"{controls}.filter(e => !({named})).map(e => e.outerHTML)")
+    assert unnamed == []
+
+
+def test_dark_and_narrow(chromium: Any, digits: Server) -> None:
+    for tab in opened(chromium, digits, color_scheme="dark"):
+        tab.set_viewport_size({"width": 390, "height": 844})
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+        kept(tab, "dark")
+
+
+def test_numbers_files_and_labels(chromium: Any, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    torch.save({"linear.weight": torch.eye(2, 10), "linear.bias": torch.zeros(2)}, tmp_path / "model" / "m.pt")
+    (tmp_path / "model" / "labels.txt").write_text("<b>cat</b>\ndog\n")
+    np.save(tmp_path / "rows.npy", np.eye(1, 10, 1, dtype=np.float32) * 9)
+    with running(tmp_path / "model", tmp_path) as server:
+        for tab in opened(chromium, server):
+            tab.get_by_label("value 0", exact=True).fill("5")
+            tab.click("#send")
+            expect(best(tab)).to_have_text("<b>cat</b>")
+            tab.get_by_role("tab", name="File").click()
+            tab.set_input_files("#file", str(tmp_path / "rows.npy"))
+            tab.click("#send")
+            expect(best(tab)).to_have_text("dog")
+            assert "--data-binary @rows.npy" in tab.text_content("#code")
+
+
+def test_a_model_that_could_not_be_loaded_says_why(chromium: Any, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "m.pt").write_bytes(b"GGUF" + bytes(40))
+    with running(tmp_path / "model", tmp_path, SCORE_ON_LOAD_ERROR="serve") as server:
+        tab = chromium.new_page()
+        tab.goto(f"http://127.0.0.1:{server.port}/score")
+        assert "foreign_format" in tab.wait_for_selector(".error").text_content()
+        tab.close()
