@@ -33,13 +33,13 @@
     │   ├── DeviceUnavailable        the wanted device is not there
     │   └── DeviceOutOfMemory        the weights don't fit on the device
     └── RequestError                 one request can't be answered; the server goes on
-        ├── EmptyBody                400
-        ├── InvalidJson              400
+        ├── EmptyBody                400, a body without a byte
+        ├── InvalidJson              400, JSON that is not well-formed
         ├── UnknownBody              400, JSON, but none of the known dialects
         ├── NotNumeric               400, strings, nulls or objects where numbers belong
         ├── RaggedRows               400, rows of different lengths
         ├── WrongInputs              400, other input names than the model's
-        ├── WrongShape               400
+        ├── WrongShape               400, another shape than the model's
         ├── WrongDtype               400, values that the model's dtype can't hold
         ├── InvalidTensor            400, a tensor of the Open Inference Protocol that contradicts itself
         ├── InvalidArray             400, a damaged npy or npz body
@@ -48,11 +48,11 @@
         ├── TopKUnavailable          400, top_k for outputs that are no classes
         ├── InvalidGzip              400, a body that says it is compressed and is not
         ├── UnknownOutput            400, an output that the model has not
-        ├── NotFound                 404
-        ├── MethodNotAllowed         405
+        ├── NotFound                 404, a path that is none of this server's
+        ├── MethodNotAllowed         405, a method that the path does not take
         ├── NotAcceptable            406, the Accept header rules out all that can be written
-        ├── BodyTooLarge             413
-        ├── UnsupportedMediaType     415
+        ├── BodyTooLarge             413, more than SCORE_MAX_BODY_MB
+        ├── UnsupportedMediaType     415, a body that no codec here reads
         ├── ModelRejected            422, the model itself raised on this input
         ├── QueueFull                429, as many requests are waiting as may
         ├── InternalError            500, a bug of ours
@@ -61,8 +61,8 @@
         ├── DeviceLost               503, the GPU is in an error state, and the worker restarts
         └── DeadlinePassed           504, the request waited too long and was not begun
 
-A class sets `code` (stable, for machines), `status` (HTTP) and `hint` (what to do next). An instance adds the message,
-and where it helps a `detail`: a table or tree, already laid out in lines.
+A class sets `code` (stable, for machines), `example` (a message), `status` (HTTP) and `hint` (what to do next). An
+instance adds the message, and where it helps a `detail`: a table or tree, already laid out in lines.
 """
 
 from collections.abc import Iterator
@@ -73,6 +73,7 @@ class ScoreError(Exception):
     """An error with a stable code, a message that names what was found, and a hint that says what to do next."""
 
     code: ClassVar[str]
+    example: ClassVar[str]
     status: ClassVar[int]
     exit_code: ClassVar[int] = 3
     hint: str
@@ -115,61 +116,73 @@ class LoadError(ScoreError):
 
 class InvalidSetting(LoadError):
     code = "invalid_setting"
+    example = "SCORE_MAX_BATCH='many': Input should be a valid integer"
     hint = "Correct the setting. The README lists every setting with its values."
 
 
 class ModelDirUnset(LoadError):
     code = "model_dir_unset"
+    example = "AZUREML_MODEL_DIR is not set"
     hint = "Set AZUREML_MODEL_DIR to the file or folder that holds the checkpoint (Azure ML sets it by itself)."
 
 
 class ModelDirMissing(LoadError):
     code = "model_dir_missing"
+    example = "/var/azureml-app/azureml-models/digits/2 does not exist"
     hint = "Correct AZUREML_MODEL_DIR, or register the model that the deployment names."
 
 
 class ModelDirEmpty(LoadError):
     code = "model_dir_empty"
+    example = "/var/azureml-app/azureml-models/digits/1 holds no files"
     hint = "Put the checkpoint into the folder; on Azure, check that the registered model has files in it."
 
 
 class ModelDirUnreadable(LoadError):
     code = "model_dir_unreadable"
+    example = "/models/model.safetensors: this user (uid 1000) may not read the file"
     hint = "Give this user read access to the files and execute access to the folders (chmod -R a+rX)."
 
 
 class NoCheckpoint(LoadError):
     code = "no_checkpoint"
+    example = "SCORE_CHECKPOINT=best.pt: there is no such file in /models"
     hint = "Put a PyTorch checkpoint into the folder, or point AZUREML_MODEL_DIR at the one that has it."
 
 
 class SeveralCheckpoints(LoadError):
     code = "several_checkpoints"
+    example = "/models holds 2 checkpoints"
     hint = "Say which one with SCORE_CHECKPOINT=path/below/the/model/folder, or leave only one in the folder."
 
 
 class ForeignFormat(LoadError):
     code = "foreign_format"
+    example = "model.h5 is a Keras or HDF5 file"
     hint = "Export the model from its own framework to safetensors, ONNX or a PyTorch checkpoint."
 
 
 class UnsupportedFormat(LoadError):
     code = "unsupported_format"
+    example = "model is an MLflow model of flavor sklearn, not pytorch"
     hint = "Save the weights with torch.save(model.state_dict(), path) or as safetensors, and serve that file."
 
 
 class TruncatedFile(LoadError):
     code = "truncated_file"
+    example = "model.pt: a zip archive cut short or damaged (File is not a zip file)"
     hint = "The file was not written or copied whole. Copy it again and compare sizes or checksums."
 
 
 class MalformedFile(LoadError):
     code = "malformed_file"
+    example = "the .metadata is not that of a distributed checkpoint"
     hint = "The file is damaged or was altered. Get it again from where it was saved."
 
 
 class ChecksumMismatch(LoadError):
     code = "checksum_mismatch"
+    example = "1 of the 2 files in /models/SHA256SUMS are not what they were"
     hint = (
         "The files were damaged or altered after SHA256SUMS was written: get them again. If you altered them "
         "yourself, write the list again (sha256sum FILE ... > SHA256SUMS)."
@@ -178,31 +191,37 @@ class ChecksumMismatch(LoadError):
 
 class VersionTooOld(LoadError):
     code = "version_too_old"
+    example = "model.pt: archive version 11, but torch 2.13.0 reads up to 10"
     hint = "Raise the version that the message names, or save the file again with the version used here."
 
 
 class UntrustedCode(LoadError):
     code = "untrusted_code"
+    example = "model.pt: a pickled module of class my_project.Net, which runs code from the file"
     hint = "If you know where the file comes from, allow exactly it with SCORE_TRUST_SHA256=<its sha256>."
 
 
 class NoWeights(LoadError):
     code = "no_weights"
+    example = "bert holds a config.json, an architecture without weights"
     hint = "Save the weights: torch.save(model.state_dict(), path)."
 
 
 class SeveralWeights(LoadError):
     code = "several_weights"
+    example = "2 mappings could be the weights: generator, discriminator"
     hint = "Say which one with SCORE_WEIGHTS=<path>, one of those listed."
 
 
 class WeightsNotFound(LoadError):
     code = "weights_not_found"
+    example = "SCORE_WEIGHTS=ema: there is no such mapping"
     hint = "Set SCORE_WEIGHTS to one of the paths listed, or unset it."
 
 
 class ArchitectureNeeded(LoadError):
     code = "architecture_needed"
+    example = "the weights were read (20 tensors, 85,452 parameters), but no architecture fits them"
     hint = (
         "Say which class it is: SCORE_ARCHITECTURE=<registered name>, package.module:Class, or path/to/file.py:Class; "
         "or put your class into models/ with @register."
@@ -211,31 +230,37 @@ class ArchitectureNeeded(LoadError):
 
 class ArchitectureAmbiguous(LoadError):
     code = "architecture_ambiguous"
+    example = "2 architectures fit the weights: SimpleModel, Twin"
     hint = "Say which one with SCORE_ARCHITECTURE=<name>."
 
 
 class ArchitectureUndecided(LoadError):
     code = "architecture_undecided"
+    example = "the weights are those of MLP(...), and shapes can't tell its activation and output"
     hint = "Say what it was trained with in SCORE_ARCHITECTURE_KWARGS, as a JSON object."
 
 
 class ProviderMissing(LoadError):
     code = "provider_missing"
+    example = "the weights are those of timm:convnext_tiny, and timm is not installed"
     hint = "Install the package that the message names."
 
 
 class ArchitectureUnknown(LoadError):
     code = "architecture_unknown"
+    example = "no architecture is registered as 'Resnet'"
     hint = "Use a registered name, package.module:Class, or path/to/file.py:Class."
 
 
 class ArchitectureBroken(LoadError):
     code = "architecture_broken"
+    example = "Net(width='wide') can't be built: TypeError: empty() received an invalid combination of arguments"
     hint = "Give the constructor's arguments in SCORE_ARCHITECTURE_KWARGS as a JSON object, or mend the class."
 
 
 class ClassNotImportable(LoadError):
     code = "class_not_importable"
+    example = "model.pt is a pickled module of class __main__.Net, which is not here"
     hint = (
         "The weights in the file are intact. Put the class into models/ with @register and set "
         "SCORE_ARCHITECTURE=<its name>, or install the package that holds it."
@@ -244,31 +269,37 @@ class ClassNotImportable(LoadError):
 
 class WeightsMismatch(LoadError):
     code = "weights_mismatch"
+    example = "Net does not fit the weights at 'state_dict': 2 keys missing, 0 mis-shaped, 2 unexpected, 18 match"
     hint = "The weights belong to another class, version or configuration: see SCORE_ARCHITECTURE_KWARGS."
 
 
 class PrefixAmbiguous(LoadError):
     code = "prefix_ambiguous"
+    example = "2 prefixes match 18 of 18 keys"
     hint = "Say which one with SCORE_PREFIX=<prefix>."
 
 
 class Uninitialised(LoadError):
     code = "uninitialised"
+    example = "Net draws values for its buffer 'noise', and the checkpoint lacks it"
     hint = "Make these tensors part of the state_dict (register_buffer), or compute them without randomness."
 
 
 class InputsUnknown(LoadError):
     code = "inputs_unknown"
+    example = "model.pt is loaded, but nothing says what shape of input it takes"
     hint = "Say what the model takes: SCORE_INPUTS='float32[N, 3, 224, 224]', or inputs= in @register."
 
 
 class DeviceUnavailable(LoadError):
     code = "device_unavailable"
+    example = "SCORE_DEVICE=cuda:1: there is 1 GPU"
     hint = "Use SCORE_DEVICE=auto or cpu, or deploy to an instance type with a GPU and the gpu image."
 
 
 class DeviceOutOfMemory(LoadError):
     code = "device_out_of_memory"
+    example = "the weights do not fit on cuda:0: CUDA out of memory"
     hint = "Use a larger GPU, free the one named, or set SCORE_DEVICE=cpu."
 
 
@@ -278,117 +309,139 @@ class RequestError(ScoreError):
 
 class EmptyBody(RequestError):
     code = "empty_body"
+    example = "the body is empty"
     hint = 'Send a JSON body such as {"data": [[0.1, 0.2]]}. GET /score shows what this model takes.'
 
 
 class InvalidJson(RequestError):
     code = "invalid_json"
+    example = "not valid JSON at byte 10: unexpected end of data (near '{\"data\": [')"
     hint = "Send valid JSON. NaN and Infinity are not JSON; use numbers or another encoding."
 
 
 class UnknownBody(RequestError):
     code = "unknown_body"
+    example = "the body is a JSON string, not an object"
     hint = 'Send {"data": [...]}, {"inputs": ...}, {"instances": [...]} or {"input_data": {...}}.'
 
 
 class NotNumeric(RequestError):
     code = "not_numeric"
+    example = "data[0][3] is null where a number belongs"
     hint = "Send numbers, in rows of equal length."
 
 
 class RaggedRows(RequestError):
     code = "ragged_rows"
+    example = "data: data[1] has 9 values, data[0] has 10"
     hint = "Make all rows the same length."
 
 
 class WrongInputs(RequestError):
     code = "wrong_inputs"
+    example = "the model takes input_ids, attention_mask; received text"
     hint = "Send exactly the inputs that the model takes. GET /score lists them."
 
 
 class WrongShape(RequestError):
     code = "wrong_shape"
+    example = "pixels: expected float32[N, 1, 8, 8], received [1, 3]"
     hint = "The first dimension is the batch: wrap a single item in a list. GET /score shows the shape."
 
 
 class WrongDtype(RequestError):
     code = "wrong_dtype"
+    example = "tokens: expected int64, received numbers with a fraction"
     hint = "Send values that the model's input type can hold. GET /score shows the type."
 
 
 class InvalidTensor(RequestError):
     code = "invalid_tensor"
+    example = "x: the shape [2, 3] has 6 values, the data 5"
     hint = "Make name, shape, datatype and data agree, as the Open Inference Protocol says."
 
 
 class InvalidArray(RequestError):
     code = "invalid_array"
+    example = "the body is not a whole npz archive (File is not a zip file)"
     hint = "Send what numpy.save(file, array) or numpy.savez(file, name=array) wrote, as it is."
 
 
 class InvalidImage(RequestError):
     code = "invalid_image"
+    example = "the body is not a whole PNG image (image file is truncated)"
     hint = "Send a whole PNG or JPEG file as the body, with its own content type."
 
 
 class InvalidTopK(RequestError):
     code = "invalid_top_k"
+    example = "top_k is 0, and has to be a number above zero"
     hint = 'Ask for it as {"data": [...], "parameters": {"top_k": 5}}, or with ?top_k=5 after /score.'
 
 
 class TopKUnavailable(RequestError):
     code = "top_k_unavailable"
+    example = "there are 10 labels for 7 classes"
     hint = "Leave top_k out; or, where the number of labels is wrong, correct SCORE_LABELS, labels.txt or id2label."
 
 
 class InvalidGzip(RequestError):
     code = "invalid_gzip"
+    example = "the compressed body ends before its end"
     hint = "Compress the body with gzip, or leave the Content-Encoding header out."
 
 
 class UnknownOutput(RequestError):
     code = "unknown_output"
+    example = "the model gives scores; asked for was logits"
     hint = "Ask for the outputs that the message names, or for none to get all."
 
 
 class NotFound(RequestError):
     code = "not_found"
+    example = "there is nothing at this path"
     status = 404
     hint = "POST /score predicts, GET /score shows the model card, GET / is the liveness probe."
 
 
 class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
+    example = "/score does not take PUT"
     status = 405
     hint = "Use POST /score to predict and GET /score for the model card."
 
 
 class NotAcceptable(RequestError):
     code = "not_acceptable"
+    example = "the request accepts text/csv; answers can be application/json, application/x-npy, application/x-npz"
     status = 406
     hint = "Send no Accept header to get the answer in the request's own format, or one that the message names."
 
 
 class BodyTooLarge(RequestError):
     code = "body_too_large"
+    example = "the body is larger than 100 MB"
     status = 413
     hint = "Send fewer rows in a request, or raise SCORE_MAX_BODY_MB."
 
 
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
+    example = "the body is application/xml; accepted are application/json, application/x-npy, application/x-npz"
     status = 415
     hint = "Send JSON, npy, npz, or tensors of the Open Inference Protocol."
 
 
 class ModelRejected(RequestError):
     code = "model_rejected"
+    example = "the model raised IndexError: index out of range in self"
     status = 422
     hint = "Compare the input with what the model takes (GET /score); set SCORE_INPUTS to have it checked first."
 
 
 class QueueFull(RequestError):
     code = "queue_full"
+    example = "256 requests are waiting already"
     status = 429
     hint = "Send it again after Retry-After seconds; for lasting load, add instances or raise SCORE_MAX_QUEUE."
     retry_after = 1
@@ -396,12 +449,14 @@ class QueueFull(RequestError):
 
 class InternalError(RequestError):
     code = "internal_error"
+    example = "KeyError while answering the request"
     status = 500
     hint = "This is a bug in the server: report it with the request id and the log around it."
 
 
 class Draining(RequestError):
     code = "draining"
+    example = "the server has been told to stop, and takes no new requests"
     status = 503
     hint = "Send it again: another instance, or this one's successor, takes it."
     retry_after = 1
@@ -409,6 +464,7 @@ class Draining(RequestError):
 
 class OutOfMemory(RequestError):
     code = "out_of_memory"
+    example = "the GPU's memory does not suffice: CUDA out of memory"
     status = 503
     hint = "Send smaller inputs, or use an instance with more memory."
     retry_after = 1
@@ -416,6 +472,7 @@ class OutOfMemory(RequestError):
 
 class DeviceLost(RequestError):
     code = "device_lost"
+    example = "the GPU can't be used any more: CUDA error: device-side assert triggered"
     status = 503
     hint = "Send it again: the worker restarts by itself. Its log has what the driver said."
     retry_after = 10
@@ -423,6 +480,7 @@ class DeviceLost(RequestError):
 
 class DeadlinePassed(RequestError):
     code = "deadline_passed"
+    example = "the request waited 60.0 s and was not begun"
     status = 504
     hint = "Send it again when there is less load, add instances, or raise SCORING_TIMEOUT_MS."
     retry_after = 1

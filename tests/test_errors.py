@@ -4,6 +4,7 @@ import re
 
 from score import errors
 from score.errors import LoadError, RequestError, ScoreError, WeightsMismatch, every_error
+from tools import errors_page
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
@@ -37,3 +38,13 @@ def test_one_screen() -> None:
     error: ScoreError = WeightsMismatch("keys differ", hint="Do this.", detail="a\nb")
     assert error.screen() == "ERROR weights_mismatch: keys differ\n  a\n  b\nWhat to do: Do this."
     assert error.as_dict()["detail"] == "a\nb"
+
+
+def test_the_page_has_a_section_for_each_code_and_is_up_to_date() -> None:
+    text = errors_page.rendered()
+    assert errors_page.PAGE.read_text() == text, "run: python -m tools.errors_page"
+    for kind in every_error():
+        assert f"\n### {kind.code}\n\n" in text
+        assert kind.example
+        assert kind.hint in text
+    assert "\n\n (" not in text  # each has a cause
