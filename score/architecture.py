@@ -14,6 +14,7 @@ from score.errors import (
     ArchitectureNeeded,
     ArchitectureUndecided,
     ClassNotImportable,
+    UntrustedCode,
     WeightsMismatch,
 )
 from score.formats.contents import Contents
@@ -60,7 +61,11 @@ def find(contents: Contents, weights: Candidate | None, settings: Settings) -> A
         if not weights.class_path and design is None:  # else its own class says what shapes can't tell
             raise
     if weights.class_path:
-        _refuse_module(contents, weights, trust)
+        try:
+            _refuse_module(contents, weights, trust)
+        except (ClassNotImportable, UntrustedCode) as error:
+            error.detail = "\n".join([error.detail, *beside.untrusted(contents.path, trust)])
+            raise
     if design is not None:
         trust.require(contents.path, what=f"its class is in {design.name}, which it brings along", imports=design.code)
     raise ArchitectureNeeded(

@@ -68,15 +68,21 @@ def _definitions(file: Path) -> ast.Module:
         tree = ast.parse(file.read_bytes(), str(file))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ArchitectureBroken(f"{file.name} beside the checkpoint can't be read: {error}", hint="Mend it.") from None
-    own = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-
-    def plain(node: ast.stmt) -> bool:
-        called = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
-        return not any(isinstance(name, ast.Name) and name.id in own for name in called)
-
-    kept: list[ast.stmt] = [
-        node
-        for node in tree.body
-        if isinstance(node, _DEFINING) or (isinstance(node, (ast.Assign, ast.AnnAssign)) and plain(node))
-    ]
+    left_out = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}  # as callees
+    kept: list[ast.stmt] = []
+    for node in tree.body:
+        if isinstance(node, _DEFINING):
+            kept.append(node)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            if left_out & {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}:
+                left_out |= _targets(node)  # and whatever is made from it
+            else:
+                kept.append(node)
+        else:
+            left_out |= _targets(node)
     return ast.Module(kept, tree.type_ignores)
+
+
+def _targets(node: ast.stmt) -> set[str]:
+    """The names that a statement gives values to."""
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
