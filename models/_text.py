@@ -13,11 +13,12 @@ from torch import nn
 class Tokenizer:
     """The tokenizer that lies in a model's folder; none of the folder's own code is run."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, inputs: Sequence[str]):
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        self.names: list[str] = list(self._tokenizer.model_input_names)
+        # Some tokenizers make more than their model takes.
+        self.names: list[str] = [name for name in self._tokenizer.model_input_names if name in inputs]
         self._longest = _longest(folder, self._tokenizer.model_max_length)
         if self._tokenizer.pad_token is None:  # GPT-2 and others have none; the mask says what is padding
             self._tokenizer.pad_token = self._tokenizer.eos_token

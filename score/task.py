@@ -12,6 +12,7 @@ from torch import nn
 from models import _images, _labels, _text
 from score.codecs.registry import Decoded
 from score.errors import InvalidSetting, NotNumeric, TopKUnavailable, UnsupportedMediaType
+from score.probing import input_names
 from score.recognition import registered_models
 from score.settings import Settings
 
@@ -83,7 +84,7 @@ def find(settings: Settings, checkpoint: Path, architecture: str, module: nn.Mod
     recipe = _recipe_of(settings, folder, architecture, module, sources)
     tokenizer = None
     if architecture.startswith("transformers") and _text.is_there(folder):
-        tokenizer, sources["texts"] = _text.Tokenizer(folder), "the model's folder"
+        tokenizer, sources["texts"] = _text.Tokenizer(folder, input_names(module)), "the model's folder"
     registered = registered_models().get(architecture)
     return Task(labels, recipe, tokenizer, registered.white if registered else None, sources)
 
