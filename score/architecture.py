@@ -19,7 +19,8 @@ from score.errors import (
 )
 from score.formats.contents import Contents
 from score.named import named
-from score.recognition import by_name, fitting, nearest, recognise
+from score.nearest import nearest
+from score.recognition import by_name, fitting, recognise
 from score.saved import arguments
 from score.settings import Settings
 from score.trust import Trust

@@ -22,12 +22,17 @@ def write(folder: Path, files: Iterable[Path]) -> None:
     (folder / NAME).write_text("".join(lines))
 
 
-def verify(root: Path) -> int:
-    """Check the files that the `SHA256SUMS` in a model folder lists; how many it lists, 0 where there is none.
+def verify(path: Path, root: Path) -> int:
+    """Check the files that `SHA256SUMS` lists, in the folders from the model folder `root` down to the one that a
+    checkpoint `path` is in, or is; how many are listed, 0 where there is no list.
 
     Raises `ChecksumMismatch`, which names each file that differs or is missing, and `MalformedFile` for a list that is
     none, or that names a file outside the folder.
     """
+    return sum(_verify(folder) for folder in (path, *path.parents) if folder.is_relative_to(root) and folder.is_dir())
+
+
+def _verify(root: Path) -> int:
     listed = root / NAME
     if not listed.is_file():
         return 0

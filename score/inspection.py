@@ -18,6 +18,7 @@ from score.errors import (
 from score.formats.contents import Contents
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
+from score.nearest import nearest
 from score.settings import Settings
 from score.show import Screen, facts
 from score.trust import sha256
@@ -112,4 +113,4 @@ def _unrecognised(weights: Candidate) -> list[str]:
         recognition.recognise(weights)
     except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing) as error:
         return [error.message, *error.detail.splitlines(), error.hint]
-    return recognition.nearest(weights).partition("\nthe weights:")[0].splitlines()
+    return nearest(weights).partition("\nthe weights:")[0].splitlines()

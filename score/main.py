@@ -23,7 +23,7 @@ served: Served
 def load_model(settings: Settings) -> Served:
     """From settings to a model that answers. Raises a `LoadError` that says what is wrong."""
     found = find_checkpoint(settings)
-    checksums.verify(found.root)
+    checksums.verify(found.path, found.root)
     contents = open_checkpoint(found.path, settings.read, found.format)
     weights = checkpoint.weights_of(contents, settings.weights)
     design = architecture.find(contents, weights, settings)

@@ -15,6 +15,7 @@ from score.building import where
 from score.errors import ArchitectureBroken, ArchitectureUnknown
 from score.providers import builder
 from score.recognition import registered_models
+from score.settings import folders
 from score.trust import file_sha256
 
 
@@ -42,7 +43,8 @@ def named(name: str, folder: Path | None = None) -> models.Registered:
 
 
 def _located(location: Path, folder: Path | None) -> Path:
-    tried = [location] if location.is_absolute() or folder is None else [location, folder / location]
+    below = [] if location.is_absolute() or folder is None else [each / location for each in folders(folder)]
+    tried = [location, *below]
     path = next((path for path in tried if path.is_file()), None)
     if path is None:
         raise ArchitectureUnknown(f"there is no file {' or '.join(map(str, tried))}")

@@ -54,7 +54,7 @@ def recognise(
         return replace(found, source=found.source + _others(weights.shapes())) if known and known.recipe else found
     if (found := _indexed(weights.shapes(), given)) is not None:
         return found
-    for fit in _fits(entries, weights.shapes(), given, saved):
+    for fit in fits(entries, weights.shapes(), given, saved):
         if fit.undecided:
             raise _undecided(fit)
     return None
@@ -69,7 +69,7 @@ def fitting(
 ) -> Architecture | None:
     """The one of some classes with exactly the keys and shapes of the weights. Raises `ArchitectureAmbiguous`."""
     decided: dict[str, Architecture] = {}
-    for fit in _fits(entries, weights.shapes(), kwargs, saved):
+    for fit in fits(entries, weights.shapes(), kwargs, saved):
         if not fit.undecided and fit.entry.name not in decided:
             built = _built(fit, weights, kwargs, source)
             if built is not None:
@@ -92,7 +92,7 @@ def by_name(
     that the difference to the weights is shown. Raises `ArchitectureUndecided` where something is left to be said.
     """
     undecided = None
-    for fit in _fits([entry], weights.shapes() if weights else {}, kwargs, saved):
+    for fit in fits([entry], weights.shapes() if weights else {}, kwargs, saved):
         whole = replace(fit, kwargs={**fit.kwargs, **kwargs})  # one that the class does not know has to be heard of
         if fit.undecided:
             undecided = fit
@@ -101,16 +101,6 @@ def by_name(
     if undecided is not None:
         raise _undecided(undecided)
     return skeleton(entry.name, entry.cls, kwargs, source=source, inputs=entry.inputs)
-
-
-def nearest(weights: Candidate) -> str:
-    """What comes closest, best first, with the first differences; and the weights' first keys."""
-    lines = [*_nearest_registered(weights), *_nearest_indexed(weights.shapes())]
-    keys = [f"{name} {list(tensor.shape)}" for name, tensor in list(weights.tensors.items())[:8]]
-    more = [f"... and {len(weights.tensors) - 8:,} more"] if len(weights.tensors) > 8 else []
-    return "\n".join(
-        ["nearest architectures:", *(lines or ["none has anything in common"]), "the weights:", *keys, *more]
-    )
 
 
 def registered_models() -> dict[str, models.Registered]:
@@ -125,7 +115,7 @@ def registered_models() -> dict[str, models.Registered]:
         ) from None
 
 
-def _fits(
+def fits(
     entries: Iterable[models.Registered],
     given: Shapes,
     kwargs: Mapping[str, Any],
@@ -258,35 +248,3 @@ def _provided(found: list[Print], kwargs: Mapping[str, Any], source: str) -> Arc
     build = builder(here.name)
     assert build is not None
     return skeleton(here.name, build, kwargs, source=source)
-
-
-def _nearest_registered(weights: Candidate) -> list[str]:
-    rows = []
-    for fit in _fits(registered_models().values(), weights.shapes(), {}):
-        if fit.undecided:
-            continue
-        try:
-            candidate = skeleton(fit.entry.name, fit.entry.cls, fit.kwargs, source=SOURCE)
-            assert candidate.skeleton is not None
-            wanted = shapes(candidate.skeleton)
-            alignment = align(wanted, weights.shapes(), tied=tied(candidate.skeleton))
-        except (ArchitectureBroken, PrefixAmbiguous):
-            continue
-        matched = len(alignment.mapping) - len(alignment.misshaped)
-        odd = [f"no {name}" for name in alignment.missing] + [f"{name} differs" for name in alignment.misshaped]
-        odd += [f"{name} is left over" for name in alignment.unexpected]
-        first = f" ({'; '.join(odd[:2])})" if odd else ""
-        rows.append((matched / max(len(wanted), 1), f"{candidate.name}: {matched} of {len(wanted)} keys match{first}"))
-    return [line for share, line in sorted(rows, reverse=True)[:3] if share > 0]
-
-
-def _nearest_indexed(given: Shapes, shown: int = 3) -> list[str]:
-    """Providers' architectures by the estimated share of keys and shapes in common."""
-    best: dict[str, float] = {}
-    for _, view in fingerprints.views(given):
-        drawn = fingerprints.sketch(view)
-        for each in fingerprints.index().prints:
-            share = fingerprints.resemblance(drawn, each.sketch)
-            best[each.name] = max(share, best.get(each.name, 0.0))
-    ranked = sorted(best.items(), key=lambda pair: -pair[1])[:shown]
-    return [f"{name}: about {share:.0%} of keys and shapes in common" for name, share in ranked if share >= 0.1]

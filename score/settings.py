@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from pydantic_settings import (
 from score.errors import InvalidSetting
 
 TOML_NAME = "score.toml"
+MOST_NESTED = 8  # folders that hold nothing but one other
 LIBRARIES = ("torchvision", "timm", "transformers")  # whose architectures `library:name` names
 
 
@@ -36,6 +38,20 @@ def _lines(value: Any) -> Any:
 def _object(value: Any) -> Any:
     """A JSON object given as text; anything else is left for the type to judge."""
     return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+
+
+def folders(folder: Path) -> Iterator[Path]:
+    """A model folder, and the one in it as long as a folder holds nothing but one other: Azure ML keeps the registered
+    folder's own name below AZUREML_MODEL_DIR."""
+    for _ in range(MOST_NESTED):
+        yield folder
+        try:
+            inside = list(folder.iterdir())
+        except OSError:
+            return
+        if len(inside) != 1 or inside[0].is_symlink() or not inside[0].is_dir():
+            return
+        folder = inside[0]
 
 
 class _ModelFolderToml(TomlConfigSettingsSource):
@@ -148,8 +164,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         folder = init_settings().get("AZUREML_MODEL_DIR") or os.environ.get("AZUREML_MODEL_DIR") or ""
-        toml = Path(folder) / TOML_NAME
-        found = toml if folder and os.path.isfile(toml) else None  # noqa: PTH113  # False where it can't be read
+        places = (each / TOML_NAME for each in folders(Path(folder))) if folder else ()
+        found = next((toml for toml in places if os.path.isfile(toml)), None)  # noqa: PTH113  # False if unreadable
         return init_settings, env_settings, _ModelFolderToml(settings_cls, toml_file=found)
 
     @classmethod

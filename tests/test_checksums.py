@@ -31,14 +31,14 @@ def test_what_is_written_is_what_coreutils_checks(folder: Path) -> None:
         ["sha256sum", "--binary", "model.pt"], cwd=folder, capture_output=True, text=True, check=True
     )
     (folder / checksums.NAME).write_text(written.stdout)
-    assert checksums.verify(folder) == 1
+    assert checksums.verify(folder / "model.pt", folder) == 1
 
 
 def test_an_intact_folder_loads_and_a_folder_without_a_list_too(folder: Path) -> None:
-    assert checksums.verify(folder) == 2
+    assert checksums.verify(folder / "model.pt", folder) == 2
     assert load_model(Settings.load(folder)).report.architecture == "SimpleModel"
     (folder / checksums.NAME).unlink()
-    assert checksums.verify(folder) == 0
+    assert checksums.verify(folder / "model.pt", folder) == 0
 
 
 def test_one_flipped_bit_is_named_before_anything_is_read(folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_one_flipped_bit_is_named_before_anything_is_read(folder: Path) -> None:
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "sub" / "notes.txt").unlink()
     with pytest.raises(ChecksumMismatch) as caught:
-        checksums.verify(folder)
+        checksums.verify(folder / "model.pt", folder)
     assert caught.value.detail == "sub/notes.txt: missing"
 
 
@@ -64,4 +64,12 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 def test_a_list_that_is_none_or_leaves_the_folder_is_refused(folder: Path, line: str) -> None:
     (folder / checksums.NAME).write_text(line + "\n")
     with pytest.raises(MalformedFile):
-        checksums.verify(folder)
+        checksums.verify(folder / "model.pt", folder)
+
+
+def test_a_list_below_the_model_folder_counts_and_one_beside_the_way_does_not(folder: Path, tmp_path: Path) -> None:
+    # Azure ML keeps the registered folder's own name below AZUREML_MODEL_DIR
+    assert checksums.verify(folder / "model.pt", folder.parent) == 2
+    (folder / "other").mkdir()
+    (folder / "other" / checksums.NAME).write_text(f"{'0' * 64}  missing\n")
+    assert checksums.verify(folder / "model.pt", folder) == 2

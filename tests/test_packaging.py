@@ -13,6 +13,7 @@ from torch import nn
 from models.digits_cnn import DigitsCNN
 from models.simple_model import SimpleModel
 from score import checksums, packaging
+from score.errors import ChecksumMismatch
 from score.main import load_model
 from score.settings import Settings
 from tests.test_cli import score
@@ -38,7 +39,7 @@ def packaged(source: Path, output: Path, monkeypatch: pytest.MonkeyPatch, **vari
     assert done.exit_code == 0, done.output
     for name in variables:
         monkeypatch.delenv(name)
-    assert checksums.verify(output / "model") >= 2
+    assert checksums.verify(output / "model", output) >= 2
     return output
 
 
@@ -95,8 +96,31 @@ def test_a_class_outside_the_registry_is_named_by_the_deployment(
     assert given["SCORE_MAX_BATCH"] == "8"
     assert "SCORE_ARCHITECTURE_KWARGS" not in given  # score.toml has them
     monkeypatch.setenv("SCORE_ARCHITECTURE", given["SCORE_ARCHITECTURE"])
-    served = load_model(Settings.load(output / "model"))
+    (output / "kept").mkdir()
+    (output / "model").rename(output / "kept" / "model")  # as Azure ML keeps a registered folder's name
+    served = load_model(Settings.load(output / "kept"))
     assert served.predict({"x": torch.ones(1, 3)}).tolist() == [[3.0, 3.0]]
+
+
+def test_it_is_the_same_under_the_name_that_azure_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {
+        "0.weight": torch.ones(3, 4),
+        "0.bias": torch.zeros(3),
+        "2.weight": torch.ones(2, 3),
+        "2.bias": torch.zeros(2),
+    }
+    torch.save(weights, tmp_path / "m.pt")
+    kwargs = '{"activation": "relu", "output": "identity"}'
+    output = packaged(tmp_path / "m.pt", tmp_path / "out", monkeypatch, SCORE_ARCHITECTURE_KWARGS=kwargs)
+    (tmp_path / "azureml-models").mkdir()
+    (output / "model").rename(tmp_path / "azureml-models" / "model")  # <name>/<version>/model
+    served = load_model(Settings.load(tmp_path / "azureml-models"))
+    assert served.report.architecture == "MLP"
+    assert served.predict({"x": torch.ones(1, 4)}).tolist() == [[12.0, 12.0]]
+    with (tmp_path / "azureml-models" / "model" / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ChecksumMismatch):
+        load_model(Settings.load(tmp_path / "azureml-models"))
 
 
 def test_the_deployment_is_filled_in(digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
