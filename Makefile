@@ -17,7 +17,7 @@ LIBRARIES := .cache/torchvision
 .PHONY: help setup serve image run-image image-test azure-test browser-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(READY)  ## the virtual environment, with the pinned dependencies
 
