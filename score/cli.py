@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
@@ -59,17 +59,17 @@ def inspect(
             from score import inspection
 
             settings = Settings.load(path)
-            found = inspection.inspect(path, settings)
+            found, contents = inspection.look(path, settings)
         if as_json:
             sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2, default=str) + b"\n")
-        if "error" in found:
+        if contents is None:
             if not as_json:
                 err.print(_screen(found["error"]))
             raise typer.Exit(LoadError.exit_code)
         if not as_json or page is not None:
             from score import show
 
-            screen = inspection.screen(found, settings, _tracked)
+            screen = inspection.screen(found, contents, settings, _tracked)
             if not as_json:
                 show.show(screen, out)
             if page is not None:
@@ -100,6 +100,7 @@ def check(path: Model) -> None:
             from score.diagnosis import explained
             from score.errors import InputsUnknown
             from score.main import load_model
+            from score.show import shortened
 
             served = explained(load_model, Settings.load(path))
         for line in served.report.lines():
@@ -111,8 +112,8 @@ def check(path: Model) -> None:
         out.print(escape(str(served.signature)))
         if not served.signature.known:
             raise InputsUnknown(f"{path.name} is loaded, but nothing says what shape of input it takes")
-        body = orjson.dumps({"inputs": _as_lists(probing.synthetic(served.signature))})
-        out.print(escape(f"answers {_shortened(_answered(served, body))}"))
+        body = orjson.dumps({"inputs": probing.as_lists(probing.synthetic(served.signature))})
+        out.print(escape(f"answers {shortened(_answered(served, body).decode())}"))
         out.print("[green]ready to serve[/green]")
 
 
@@ -228,15 +229,6 @@ def _screen(error: dict[str, str]) -> str:
     parts = [f"[bold red]ERROR {error['code']}[/]: {escape(error['message'])}"]
     parts += [f"  {escape(line)}" for line in error.get("detail", "").splitlines()]
     return "\n".join([*parts, f"[bold]What to do[/]: {escape(error['hint'])}"])
-
-
-def _as_lists(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in inputs.items()}
-
-
-def _shortened(text: bytes, limit: int = 300) -> str:
-    shown = text.decode()
-    return shown if len(shown) <= limit else shown[:limit] + " ..."
 
 
 if __name__ == "__main__":

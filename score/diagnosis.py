@@ -60,6 +60,7 @@ def started(load_model: Callable[[Settings], Served]) -> Served:
         settings = Settings.load()
         wanted = settings.on_load_error
         served = explained(load_model, settings)
+        _ = served.task  # a wrong recipe is said now, and not to whoever asks first
         tell(served)
     except LoadError as error:
         sys.stdout.flush()  # what was printed before comes before

@@ -111,13 +111,18 @@ def views(shapes: Shapes) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
         current = {name.removeprefix(segment): shape for name, shape in current.items()}
 
 
+def exact(shapes: Shapes) -> list[Print]:
+    """The architectures with exactly these names and shapes."""
+    known = index().by_full
+    return next((known[key] for _, view in views(shapes) if (key := digest(view)) in known), [])
+
+
 def found(shapes: Shapes) -> tuple[list[Print], str, int]:
     """The architectures with exactly these names and shapes; else those that have all but their head's, with the head's
     name and its new size. Empty where there is none."""
+    if prints := exact(shapes):
+        return prints, "", 0
     known = index()
-    for _, view in views(shapes):
-        if prints := known.by_full.get(digest(view)):
-            return prints, "", 0
     for _, view in views(shapes):
         for head in known.heads:
             size = view.get(f"{head}.weight")

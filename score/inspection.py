@@ -26,14 +26,19 @@ from score.trust import sha256
 
 def inspect(path: Path, settings: Settings) -> dict[str, Any]:
     """The object that `score inspect --json` prints. A refused file gives `path`, `format` and `error` instead."""
+    return look(path, settings)[0]
+
+
+def look(path: Path, settings: Settings) -> tuple[dict[str, Any], Contents | None]:
+    """`inspect`, and what was opened for it; None where the file is refused."""
     format = None
     try:
         found = find_checkpoint(settings)
         path, format = found.path, found.format
         contents = open_checkpoint(found.path, settings.read, found.format)
-        return _describe(contents, settings)
+        return _describe(contents, settings), contents
     except LoadError as error:
-        return {"path": printable(str(path)), "format": format, "error": error.as_dict()}
+        return {"path": printable(str(path)), "format": format, "error": error.as_dict()}, None
 
 
 def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
@@ -87,11 +92,11 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
     return found.name if found else None
 
 
-def screen(found: dict[str, Any], settings: Settings, track: Callable[[Sequence[str]], Iterable[str]]) -> Screen:
+def screen(
+    found: dict[str, Any], contents: Contents, settings: Settings, track: Callable[[Sequence[str]], Iterable[str]]
+) -> Screen:
     """For people, what `inspect` found and more: the tree, where the bytes are, and what is odd, for which all values
     are read, one tensor at a time."""
-    place = find_checkpoint(settings)
-    contents = open_checkpoint(place.path, settings.read, place.format)
     try:
         weights = checkpoint.weights_of(contents, settings.weights)
     except SeveralWeights:

@@ -30,7 +30,7 @@ def named(name: str, folder: Path | None = None) -> models.Registered:
     location, _, attribute = name.rpartition(":")
     if not location:
         raise ArchitectureUnknown(f"no architecture is registered as {name!r}", detail=_registered_names(registered))
-    module = from_file(_located(Path(location), folder)) if location.endswith(".py") else _from_package(location)
+    module = from_file(located(Path(location), folder)) if location.endswith(".py") else _from_package(location)
     cls = getattr(module, attribute, None)
     if not callable(cls):
         classes = [
@@ -42,7 +42,8 @@ def named(name: str, folder: Path | None = None) -> models.Registered:
     return models.Registered(name, cls)
 
 
-def _located(location: Path, folder: Path | None) -> Path:
+def located(location: Path, folder: Path | None) -> Path:
+    """A file as `SCORE_ARCHITECTURE` names it: relative to here, or to the model folder."""
     below = [] if location.is_absolute() or folder is None else [each / location for each in folders(folder)]
     tried = [location, *below]
     path = next((path for path in tried if path.is_file()), None)

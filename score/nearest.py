@@ -1,8 +1,7 @@
 """What comes closest where no architecture fits: registered ones by their keys, the libraries' by an estimate."""
 
 from score import fingerprints, recognition
-from score.align import align
-from score.building import shapes, skeleton, tied
+from score.building import shapes
 from score.checkpoint import Candidate
 from score.errors import ArchitectureBroken, PrefixAmbiguous
 from score.fingerprints import Shapes
@@ -24,17 +23,16 @@ def _nearest_registered(weights: Candidate) -> list[str]:
         if fit.undecided:
             continue
         try:
-            candidate = skeleton(fit.entry.name, fit.entry.cls, fit.kwargs, source=recognition.SOURCE)
-            assert candidate.skeleton is not None
-            wanted = shapes(candidate.skeleton)
-            alignment = align(wanted, weights.shapes(), tied=tied(candidate.skeleton))
+            candidate, alignment = recognition.aligned(fit, weights, recognition.SOURCE)
         except (ArchitectureBroken, PrefixAmbiguous):
             continue
+        assert candidate.skeleton is not None
+        wanted = len(shapes(candidate.skeleton))
         matched = len(alignment.mapping) - len(alignment.misshaped)
         odd = [f"no {name}" for name in alignment.missing] + [f"{name} differs" for name in alignment.misshaped]
         odd += [f"{name} is left over" for name in alignment.unexpected]
         first = f" ({'; '.join(odd[:2])})" if odd else ""
-        rows.append((matched / max(len(wanted), 1), f"{candidate.name}: {matched} of {len(wanted)} keys match{first}"))
+        rows.append((matched / max(wanted, 1), f"{candidate.name}: {matched} of {wanted} keys match{first}"))
     return [line for share, line in sorted(rows, reverse=True)[:3] if share > 0]
 
 

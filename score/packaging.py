@@ -19,6 +19,7 @@ from score import checksums, probing
 from score.conversion import to_safetensors
 from score.main import load_model
 from score.model_dir import find_checkpoint
+from score.named import located
 from score.recognition import registered_models
 from score.served import Served
 from score.settings import TOML_NAME, Settings, variable
@@ -34,7 +35,7 @@ _NOT_CARRIED = {
 
 @dataclass(frozen=True)
 class Package:
-    """What was written: the files, whether the model answered, and what the reader still has to fill in."""
+    """What was written: the folder, its files, and what the reader ought to know."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -112,10 +113,7 @@ def filled_in(
 
 def sample_request(served: Served) -> bytes:
     """A request with one made-up row that the model answers, as JSON."""
-    values = {
-        name: value.tolist() if hasattr(value, "tolist") else value
-        for name, value in probing.synthetic(served.signature).items()
-    }
+    values = probing.as_lists(probing.synthetic(served.signature))
     return orjson.dumps({"data": next(iter(values.values()))} if len(values) == 1 else {"inputs": values})
 
 
@@ -148,8 +146,7 @@ def _bring_code(settings: Settings, model: Path) -> dict[str, str]:
         return {}
     if not location.endswith(".py"):
         return {"SCORE_ARCHITECTURE": f"{location}:{attribute}"}
-    here = Path(location)
-    source = here if here.is_file() or settings.model_dir is None else settings.model_dir / here
+    source = located(Path(location), settings.model_dir)
     shutil.copyfile(source, model / source.name)
     return {"SCORE_ARCHITECTURE": f"{source.name}:{attribute}"}
 

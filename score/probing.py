@@ -5,7 +5,7 @@ A guess only counts once the model has taken it, and treats each row of a batch 
 
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,11 @@ def synthetic(signature: Signature, rows: int = 1) -> dict[str, torch.Tensor | i
     """Inputs of the right shapes, made up: reproducible, small values."""
     generator = torch.Generator().manual_seed(0)
     return {spec.name: _made_up(spec, rows, generator) for spec in signature.inputs if spec.required}
+
+
+def as_lists(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Made-up inputs as JSON has them."""
+    return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
 
 
 def _made_up(spec: InputSpec, rows: int, generator: torch.Generator) -> Any:

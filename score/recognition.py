@@ -13,7 +13,7 @@ from typing import Any
 
 import models
 from score import fingerprints
-from score.align import align
+from score.align import Alignment, align
 from score.building import Architecture, shapes, skeleton, tied, where
 from score.checkpoint import Candidate
 from score.errors import (
@@ -48,10 +48,11 @@ def recognise(
     several, `ArchitectureUndecided` if something is left to be said, `ProviderMissing` if it belongs to a package
     that is not installed.
     """
-    given, entries = kwargs or {}, list(registered_models().values())
+    given, registered = kwargs or {}, registered_models()
+    entries = registered.values()
     if (found := fitting(entries, weights, given, saved, SOURCE)) is not None:
-        known = registered_models().get(found.name)
-        return replace(found, source=found.source + _others(weights.shapes())) if known and known.recipe else found
+        follows_torchvision = registered[found.name].recipe is not None
+        return replace(found, source=found.source + _others(weights.shapes())) if follows_torchvision else found
     if (found := _indexed(weights.shapes(), given)) is not None:
         return found
     for fit in fits(entries, weights.shapes(), given, saved):
@@ -152,9 +153,7 @@ def _built(
 ) -> Architecture | None:
     """The architecture, if its keys and shapes are those of the weights: `exactly`, or at least all that it needs."""
     try:
-        built = skeleton(fit.entry.name, fit.entry.cls, fit.kwargs, source=source, inputs=fit.entry.inputs)
-        assert built.skeleton is not None
-        alignment = align(shapes(built.skeleton), weights.shapes(), tied=tied(built.skeleton))
+        built, alignment = aligned(fit, weights, source)
     except ArchitectureBroken:
         if given and hasattr(fit.entry.cls, "from_shapes"):
             raise  # the arguments that were given are what is wrong
@@ -162,6 +161,13 @@ def _built(
     except PrefixAmbiguous:
         return None
     return built if alignment.exact or (not exactly and alignment.loads) else None
+
+
+def aligned(fit: Fit, weights: Candidate, source: str) -> tuple[Architecture, Alignment]:
+    """The class built, and how its keys match the weights'. Raises `ArchitectureBroken` or `PrefixAmbiguous`."""
+    built = skeleton(fit.entry.name, fit.entry.cls, fit.kwargs, source=source, inputs=fit.entry.inputs)
+    assert built.skeleton is not None
+    return built, align(shapes(built.skeleton), weights.shapes(), tied=tied(built.skeleton))
 
 
 def _missing(cls: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
@@ -210,9 +216,9 @@ def _listed(names: tuple[str, ...]) -> str:
 def _others(given: Shapes) -> str:
     """A remark on library architectures with the same keys and shapes that compute otherwise than torchvision's class,
     which the one in `models/` follows."""
-    prints, head, _ = fingerprints.found(given)
+    prints = fingerprints.exact(given)
     same = {each.structure for each in prints if each.name.startswith("torchvision:")}
-    others = [each.name for each in prints if same and not head and each.structure not in same]
+    others = [each.name for each in prints if same and each.structure not in same]
     if not others:
         return ""
     return f"; {_listed(tuple(others))} would fit too and compute differently: set SCORE_ARCHITECTURE if it is that"

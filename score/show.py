@@ -51,7 +51,7 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
         shown = f"{candidate['tensors']:,} tensors, {size(candidate['bytes'])}, {candidate['kind']}"
         lines[f"candidate {candidate['path'] or '(root)'}"] = shown
     for name, value in found["metadata"].items():
-        lines[f"  {name}"] = _shortened(orjson.dumps(value, default=str).decode())
+        lines[f"  {name}"] = shortened(orjson.dumps(value, default=str).decode())
     return lines
 
 
@@ -171,5 +171,6 @@ def _table() -> Table:
     return table
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A value that would fill the screen, cut."""
     return text if len(text) <= LONGEST else text[:LONGEST] + " ..."

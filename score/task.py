@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from models import _images, _labels, _text
+from models import Registered, _images, _labels, _text
+from score.codecs import image
 from score.codecs.registry import Decoded
 from score.errors import InvalidSetting, NotNumeric, TopKUnavailable, UnsupportedMediaType
 from score.probing import input_names
 from score.recognition import registered_models
 from score.settings import Settings
 
-IMAGE = "image"  # the dialect of the image codec
 MOST_TEXT = 1_000_000  # bytes of a labels or configuration file
 
 
@@ -34,7 +34,7 @@ class Task:
     def prepared(self, decoded: Decoded) -> np.ndarray | Mapping[str, np.ndarray]:
         """What the model takes, from numbers, an image or texts."""
         arrays = decoded.arrays
-        if decoded.dialect == IMAGE:
+        if decoded.dialect == image.NAME:
             assert isinstance(arrays, np.ndarray)
             if self.recipe is None:
                 raise UnsupportedMediaType(
@@ -76,16 +76,14 @@ class Task:
 def find(settings: Settings, checkpoint: Path, architecture: str, module: nn.Module) -> Task:
     """What is known about a model's task, from the settings and the files beside its weights."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    folders = list(
-        dict.fromkeys([folder, settings.model_dir if settings.model_dir and settings.model_dir.is_dir() else folder])
-    )
+    folders = [folder, *([settings.model_dir] if settings.model_dir and settings.model_dir.is_dir() else [])]
+    registered = registered_models().get(architecture)
     sources: dict[str, str] = {}
     labels = _labels_of(settings, folders, sources)
-    recipe = _recipe_of(settings, folder, architecture, module, sources)
+    recipe = _recipe_of(settings, folder, architecture, registered, module, sources)
     tokenizer = None
     if architecture.startswith("transformers") and _text.is_there(folder):
         tokenizer, sources["texts"] = _text.Tokenizer(folder, input_names(module)), "the model's folder"
-    registered = registered_models().get(architecture)
     return Task(labels, recipe, tokenizer, registered.white if registered else None, sources)
 
 
@@ -106,7 +104,12 @@ def _labels_of(settings: Settings, folders: Sequence[Path], sources: dict[str, s
 
 
 def _recipe_of(
-    settings: Settings, folder: Path, architecture: str, module: nn.Module, sources: dict[str, str]
+    settings: Settings,
+    folder: Path,
+    architecture: str,
+    registered: Registered | None,
+    module: nn.Module,
+    sources: dict[str, str],
 ) -> _images.Recipe | None:
     if settings.image:
         sources["images"] = "SCORE_IMAGE"
@@ -122,7 +125,6 @@ def _recipe_of(
         if recipe:
             sources["images"] = "preprocessor_config.json"
             return recipe
-    registered = registered_models().get(architecture)
     if registered and registered.recipe and getattr(module, "takes", "").startswith("float32[N, 3,"):
         sources["images"] = f"the well-known recipe of {architecture}"
         return _images.RECIPES[registered.recipe]

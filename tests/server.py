@@ -14,6 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# A model that takes as long as its input says, adds one, and rejects negative numbers.
+SLOW = """
+import time
+import torch
+from torch import nn
+
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        if (x[:, 1] < 0).any():
+            raise ValueError("negative")
+        time.sleep(float(x[:, 0].max()))
+        return x + self.one
+"""
+
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 90
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from tests.image.base import base_image
-from tests.server import START_SECONDS, Server, free_port
+from tests.server import SLOW, START_SECONDS, Server, free_port
 from tools import image as tool
 
 pytestmark = pytest.mark.image
@@ -26,23 +26,6 @@ pytestmark = pytest.mark.image
 LARGEST = 1.3e9  # bytes of the cpu flavour
 MODELS = "/var/azureml-app/azureml-models"
 LIMITS = ("--read-only", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
-
-# Takes about as many seconds as its input says, so that a request can be in flight when the server is told to stop.
-SLOW = """
-import time
-import torch
-from torch import nn
-
-
-class Slow(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one = nn.Parameter(torch.ones(1))
-
-    def forward(self, x):
-        time.sleep(float(x[:, 0].max()))
-        return x + self.one
-"""
 
 
 @pytest.fixture(scope="module")
