@@ -9,6 +9,8 @@ REQUEST ?= examples/digits/request.json
 PYTHON ?= python3.11
 
 VENV := .venv
+# Nothing is said where nobody watches; in a terminal, pip shows how far it is.
+PIP := pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
 READY := $(VENV)/.ready
 EXAMPLE := examples/digits/request.json
 AZURE := .cache/azure
@@ -23,8 +25,8 @@ setup: $(READY)  ## the virtual environment, with the pinned dependencies
 
 $(READY): requirements.lock requirements-dev.lock pyproject.toml
 	test -x $(VENV)/bin/python || $(or $(shell command -v $(PYTHON)),python3) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(VENV)/bin/$(PIP) -r requirements-dev.lock
+	$(VENV)/bin/$(PIP) --no-deps --editable .
 	touch $@
 
 AZ = $(VENV)/bin/python tools/azure.py --endpoint $(ENDPOINT) --deployment $(DEPLOYMENT)
@@ -63,7 +65,7 @@ azure-test: $(AZURE)/.ready  ## load every YAML file with azure-ai-ml's own load
 
 $(AZURE)/.ready: tests/azure/requirements.lock | $(READY)
 	test -x $(AZURE)/bin/python || $(VENV)/bin/python -m venv $(AZURE)
-	$(AZURE)/bin/pip install --quiet --disable-pip-version-check -r tests/azure/requirements.lock
+	$(AZURE)/bin/$(PIP) -r tests/azure/requirements.lock
 	touch $@
 
 browser-test: $(READY)  ## the page at GET /score in headless Chromium; screenshots go to build/screenshots
@@ -111,7 +113,7 @@ test-torchvision: $(LIBRARIES)/.ready  ## compare models/ with torchvision; inst
 
 $(LIBRARIES)/.ready: tests/torchvision/requirements.lock | $(READY)
 	test -x $(LIBRARIES)/bin/python || $(VENV)/bin/python -m venv $(LIBRARIES)
-	$(LIBRARIES)/bin/pip install --quiet --disable-pip-version-check -r tests/torchvision/requirements.lock
+	$(LIBRARIES)/bin/$(PIP) -r tests/torchvision/requirements.lock
 	touch $@
 
 lock-image:  ## write the image's lock files again, with the same versions

@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
@@ -44,7 +46,8 @@ def train(epochs: int = 20) -> tuple[DigitsCNN, torch.optim.Optimizer, float]:
     images, labels, held_images, held_labels = map(torch.from_numpy, digits())
     model = DigitsCNN()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-    for _ in range(epochs):
+    terminal = Console(stderr=True)
+    for _ in track(range(epochs), "training", console=terminal, transient=True, disable=not terminal.is_terminal):
         for batch in torch.randperm(len(images)).split(64):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()

@@ -1,4 +1,4 @@
-"""The command line: `score inspect`, `check`, `serve`, `predict`, `convert`, `package`.
+"""The command line: `score inspect`, `check`, `serve`, `predict`, `convert`, `package`, `explain`.
 
 Exit codes: 0 done; 1 two checkpoints differ; 2 wrong usage; 3 the checkpoint can't be loaded; 4 the request was
 refused.
@@ -6,7 +6,7 @@ refused.
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -16,8 +16,9 @@ import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, track
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from score import __version__, manual
 from score.errors import LoadError, RequestError, ScoreError
 from score.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS
 from score.settings import Settings
@@ -26,13 +27,34 @@ from score.trust import begin_sha256
 if TYPE_CHECKING:  # torch takes two seconds to import, and `--help` needs none of it
     from score.served import Served
 
-app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, help="Serve any PyTorch checkpoint.", rich_markup_mode="rich"
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 Model = Annotated[Path, typer.Argument(help="The checkpoint, or the folder that holds it.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"loadstone {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Serve any PyTorch checkpoint.
+
+    Exit codes:
+    0  done
+    1  two checkpoints differ
+    2  wrong usage
+    3  the checkpoint can't be loaded
+    4  the request was refused
+    """
 
 
 class Target(Enum):
@@ -54,35 +76,33 @@ def inspect(
         _compare(path, other, as_json)
         return
     with _errors_shown():
-        with _working(f"reading {path.name}"):
+        with _busy(f"reading {path.name}") as track:
             begin_sha256(path)
-            from score import inspection
+            from score import inspection, show
 
             settings = Settings.load(path)
             found, contents = inspection.look(path, settings)
+            shown = contents is not None and (not as_json or page is not None)
+            screen = inspection.screen(found, contents, settings, track) if contents is not None and shown else None
         if as_json:
             sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2, default=str) + b"\n")
+        elif contents is None:
+            err.print(_screen(found["error"]))
         if contents is None:
-            if not as_json:
-                err.print(_screen(found["error"]))
             raise typer.Exit(LoadError.exit_code)
-        if not as_json or page is not None:
-            from score import show
-
-            screen = inspection.screen(found, contents, settings, _tracked)
-            if not as_json:
-                show.show(screen, out)
-            if page is not None:
-                page.write_text(show.page(path.name, screen))
+        if screen is not None and not as_json:
+            show.show(screen, out)
+        if screen is not None and page is not None:
+            page.write_text(show.page(path.name, screen))
 
 
 def _compare(first: Path, second: Path, as_json: bool) -> None:
     """What differs between two checkpoints; exit code 1 where anything does."""
-    with _errors_shown():
+    with _errors_shown(), _busy(f"comparing {first.name} and {second.name}") as track:
         from score import show
         from score.comparison import compare
 
-        found = compare(first, second, _tracked)
+        found = compare(first, second, track)
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(found.as_dict(), option=orjson.OPT_INDENT_2) + b"\n")
     else:
@@ -95,7 +115,7 @@ def _compare(first: Path, second: Path, as_json: bool) -> None:
 def check(path: Model) -> None:
     """Load a checkpoint and answer one made-up request, exactly as the server would."""
     with _errors_shown():
-        with _working(f"loading {path.name}"):
+        with _busy(f"loading {path.name}"):
             from score import environment, probing
             from score.diagnosis import explained
             from score.errors import InputsUnknown
@@ -124,7 +144,7 @@ def predict(
 ) -> None:
     """Answer one request from a file, without a server."""
     with _errors_shown():
-        with _working(f"loading {model.name}"):
+        with _busy(f"loading {model.name}"):
             from score.main import load_model
 
             served = load_model(Settings.load(model))
@@ -158,15 +178,14 @@ def convert(
     to: Annotated[Target, typer.Option(help="The format to write.")] = Target.safetensors,
 ) -> None:
     """Write a checkpoint's weights as safetensors, or the whole model as a torch.export program."""
-    with _errors_shown():
+    with _errors_shown(), _busy(f"converting {path.name}") as track:
         from score import conversion
 
         settings = Settings.load(path)
         if to is Target.safetensors:
-            written = conversion.to_safetensors(settings, output, _tracked)
+            written = conversion.to_safetensors(settings, output, track)
         else:
-            with _working(f"exporting {path.name}"):
-                written = conversion.to_torch_export(settings, output)
+            written = conversion.to_torch_export(settings, output)
     out.print(escape(f"wrote {output}: {written}"))
 
 
@@ -180,14 +199,37 @@ def package(
     """Write a folder that is ready to be registered and deployed."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise typer.BadParameter(f"{output} exists, and is not an empty folder", param_hint="--output")
-    with _errors_shown():
+    with _errors_shown(), _busy(f"packaging {path.name}") as track:
         from score import packaging
 
-        written = packaging.package(Settings.load(path), output, endpoint, image or None, _tracked)
+        written = packaging.package(Settings.load(path), output, endpoint, image or None, track)
     for file in written.files:
         out.print(escape(str(file)))
     for note in written.notes:
         err.print(f"[yellow]note[/]: {escape(note)}")
+
+
+@app.command()
+def explain(
+    code: Annotated[
+        str,
+        typer.Argument(
+            help="The code of an error; without one, all are listed.",
+            autocompletion=lambda incomplete: [code for code in manual.by_code() if code.startswith(incomplete)],
+        ),
+    ] = "",
+) -> None:
+    """Say what an error means: its cause, an example, and the remedy."""
+    kinds = manual.by_code()
+    if code and code not in kinds:
+        raise typer.BadParameter(f"there is no error {code}; `score explain` lists them", param_hint="CODE")
+    if code:
+        kind = kinds[code]
+        out.print(f"{escape(manual.meaning(kind))}\n\n[bold red]ERROR {code}[/]: {escape(kind.example)}")
+        out.print(f"[bold]What to do[/]: {escape(kind.hint)}")
+        return
+    for name, kind in kinds.items():
+        out.print(f"[bold]{name:24}[/] {escape(manual.cause(kind))}")
 
 
 @contextmanager
@@ -210,25 +252,32 @@ def _answered(served: "Served", body: bytes) -> bytes:
     return codec.encode(served.predict(served.taken(decoded)), decoded).body
 
 
-def _tracked(names: Sequence[str]) -> Iterable[str]:
-    """A progress bar over tensors, for people."""
-    return track(names, "reading", console=err, transient=True, disable=not err.is_terminal)
-
-
 @contextmanager
-def _working(what: str) -> Iterator[None]:
-    """A spinner for people while something takes its time; nothing where the output is no terminal."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+def _busy(what: str) -> Iterator[Callable[[Sequence[str]], Iterable[str]]]:
+    """Progress for people, and nothing where the output is no terminal.
+
+    The bar moves by itself until the caller goes through names with what it is given here; then it counts them.
+    """
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        progress.add_task(escape(what), total=None)
-        yield
+        task = progress.add_task(escape(what), total=None)
+
+        def track(names: Sequence[str]) -> Iterator[str]:
+            progress.update(task, total=len(names), completed=0)
+            for name in names:
+                yield name
+                progress.advance(task)
+            progress.update(task, total=None)
+
+        yield track
 
 
 def _screen(error: dict[str, str]) -> str:
     """`ScoreError.screen`, with the code in colour."""
     parts = [f"[bold red]ERROR {error['code']}[/]: {escape(error['message'])}"]
     parts += [f"  {escape(line)}" for line in error.get("detail", "").splitlines()]
-    return "\n".join([*parts, f"[bold]What to do[/]: {escape(error['hint'])}"])
+    parts.append(f"[bold]What to do[/]: {escape(error['hint'])}")
+    return "\n".join([*parts, f"[bold]More[/]: {error['docs']}, or: score explain {error['code']}"])
 
 
 if __name__ == "__main__":

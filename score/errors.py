@@ -68,6 +68,8 @@ instance adds the message, and where it helps a `detail`: a table or tree, alrea
 from collections.abc import Iterator
 from typing import ClassVar
 
+DOCS = "docs/errors.md"  # the page with a section for each code
+
 
 class ScoreError(Exception):
     """An error with a stable code, a message that names what was found, and a hint that says what to do next."""
@@ -92,8 +94,8 @@ class ScoreError(Exception):
             self.retry_after = retry_after
 
     def as_dict(self) -> dict[str, str]:
-        """The error as JSON shows it: `code`, `message`, `hint`, and `detail` where there is one."""
-        shown = {"code": self.code, "message": self.message, "hint": self.hint}
+        """The error as JSON shows it: `code`, `message`, `hint`, `docs`, and `detail` where there is one."""
+        shown = {"code": self.code, "message": self.message, "hint": self.hint, "docs": f"{DOCS}#{self.code}"}
         return shown | {"detail": self.detail} if self.detail else shown
 
     def screen(self) -> str:
@@ -102,6 +104,7 @@ class ScoreError(Exception):
         if self.detail:
             parts.append("\n".join(f"  {line}" for line in self.detail.splitlines()))
         parts.append(f"What to do: {self.hint}")
+        parts.append(f"More: {DOCS}#{self.code}, or: score explain {self.code}")
         return "\n".join(parts)
 
 

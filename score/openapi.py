@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from score import errors
+from score import __version__, errors
 from score.codecs.json_dialects import BARE, WRAPPED
 from score.codecs.oip_v2 import datatype
 from score.errors import RequestError
@@ -26,7 +26,7 @@ def description(signature: Signature, outputs: Mapping[str, tuple[str, list[int]
         "openapi": "3.0.3",
         "info": {
             "title": "Loadstone",
-            "version": "1.0",
+            "version": __version__,
             "description": f"A PyTorch model on Azure ML. It {signature}.",
         },
         "paths": {

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from score import outputs, probing
+from score import __version__, outputs, probing
 from score.batching import Batcher, Limits, same_rows
 from score.codecs.registry import Decoded
 from score.collecting import Collector
@@ -177,7 +177,12 @@ class Served:
                 "running_rows": self.batcher.running,
                 "worker": os.getpid(),
             },
-            "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+            "versions": {
+                "loadstone": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
         }
 
 

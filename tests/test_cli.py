@@ -1,8 +1,12 @@
 """The command line, as a user types it."""
 
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +18,9 @@ from typer.testing import CliRunner
 
 from models.digits_cnn import DigitsCNN
 from models.simple_model import SimpleModel
+from score import __version__
 from score.cli import app
+from score.errors import ScoreError, every_error
 from score.trust import file_sha256
 from tests.server import environment
 
@@ -148,6 +154,56 @@ def test_wrong_usage_is_2() -> None:
     assert score("fly").exit_code == 2
 
 
-def test_help_names_every_command() -> None:
+def test_help_names_every_command_and_exit_code() -> None:
     shown = score("--help").stdout
-    assert all(name in shown for name in ("inspect", "check", "serve", "predict", "convert"))
+    assert all(name in shown for name in ("inspect", "check", "serve", "predict", "convert", "package", "explain"))
+    assert re.findall(r"^ ([0-4])  \w", shown, re.M) == ["0", "1", "2", "3", "4"]
+
+
+def test_the_version_is_the_packages() -> None:
+    assert score("--version").stdout == f"loadstone {importlib.metadata.version('loadstone')}\n"
+    assert importlib.metadata.version("loadstone") == __version__
+
+
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.code)
+def test_explain_says_what_an_error_means(kind: type[ScoreError]) -> None:
+    shown = score("explain", kind.code).stdout
+    assert f"ERROR {kind.code}: {kind.example}\nWhat to do: {kind.hint}\n" in shown
+    assert re.match(r"[A-Z`].*\((HTTP \d{3}|the model can't be loaded: exit code 3)\)\.\n", shown)
+
+
+def test_explain_lists_all_codes_and_knows_no_others() -> None:
+    listed = [line.split()[0] for line in score("explain").stdout.splitlines()]
+    assert listed == [kind.code for kind in every_error()]
+    done = score("explain", "no_such_code")
+    assert done.exit_code == 2
+    assert "no_such_code" in done.output
+
+
+def test_the_shell_completes_commands_and_codes() -> None:
+    def completed(*words: str) -> list[str]:
+        asked = {"_SCORE_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        command = [Path(sys.executable).parent / "score"]
+        return subprocess.run(command, capture_output=True, text=True, env=environment(**asked)).stdout.split()
+
+    assert completed("score", "in") == ["inspect"]
+    assert completed("score", "explain", "wrong_s") == ["wrong_shape"]
+
+
+def test_progress_is_shown_in_a_terminal_and_nowhere_else(tmp_path: Path, digits_folder: Path) -> None:
+    command = [Path(sys.executable).parent / "score", "convert", digits_folder / "torch-zip", tmp_path / "out"]
+    piped = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert (piped.returncode, piped.stderr) == (0, "")
+
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, env=environment(TERM="xterm"))
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end was closed
+        while piece := os.read(main, 4096):
+            shown += piece
+    os.close(main)
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    assert b"converting torch-zip" in shown
+    assert output.startswith(b"wrote ")

@@ -14,10 +14,9 @@ import yaml
 
 from examples.train_digits import writers
 from models.digits_cnn import DigitsCNN
-from score import gunicorn_config
+from score import __version__, gunicorn_config
 from score.settings import Settings, variable
 from tests.test_pins import pins
-from tools.image import version
 
 ROOT = Path(__file__).resolve().parent.parent
 ONLINE = [
@@ -80,7 +79,7 @@ def test_an_image_or_a_build_and_never_both(name: str) -> None:
         }  # fmt: skip
         assert {route["port"] for route in routes.values()} == {port}
         flavour = "gpu" if name.endswith("-gpu.yml") else "cpu"
-        assert environment["image"].endswith(f"/loadstone:{version()}-{flavour}")
+        assert environment["image"].endswith(f"/loadstone:{__version__}-{flavour}")
 
 
 @pytest.mark.parametrize("name", ONLINE)
@@ -132,7 +131,7 @@ def test_the_dockerfile_copies_what_the_builder_is_sent() -> None:
     assert {path.replace("${FLAVOUR}", "*") for path in copied} == set(sent)
     assert re.search(r"^ARG BASE_IMAGE=\S+@sha256:[0-9a-f]{64}$", dockerfile(), re.M)
     assert "--require-hashes" in dockerfile()
-    assert f"ARG VERSION={version()}\n" in dockerfile()
+    assert f"ARG VERSION={__version__}\n" in dockerfile()
 
 
 @pytest.mark.parametrize("flavour", ["cpu", "gpu"])
@@ -234,7 +233,7 @@ def test_deploy_creates_the_endpoint_once_and_the_deployment(az: FakeAz, digits_
     assert created[1].endswith("build/deployment.yml --all-traffic")
     filled = document("build/deployment.yml")
     assert (filled["endpoint_name"], filled["name"]) == ("my-digits", "blue")
-    assert filled["environment"]["image"] == f"mine.azurecr.io/loadstone:{version()}-cpu"
+    assert filled["environment"]["image"] == f"mine.azurecr.io/loadstone:{__version__}-cpu"
     assert Path(filled["model"]["path"]) == model
     again = az.run(*words)
     assert again.returncode == 0

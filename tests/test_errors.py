@@ -22,7 +22,7 @@ def test_every_error_has_all_that_a_user_needs() -> None:
         error = kind("what was found")
         assert re.fullmatch(r"[a-z_]+", kind.code)
         assert error.hint.endswith((".", "?")), kind
-        assert set(error.as_dict()) == {"code", "message", "hint"}
+        assert set(error.as_dict()) == {"code", "message", "hint", "docs"}
         expected = 503 if issubclass(kind, LoadError) else kind.status
         assert error.status == expected
         assert issubclass(kind, (LoadError, RequestError))
@@ -36,7 +36,10 @@ def test_statuses_are_those_that_the_docstring_says() -> None:
 
 def test_one_screen() -> None:
     error: ScoreError = WeightsMismatch("keys differ", hint="Do this.", detail="a\nb")
-    assert error.screen() == "ERROR weights_mismatch: keys differ\n  a\n  b\nWhat to do: Do this."
+    assert error.screen() == (
+        "ERROR weights_mismatch: keys differ\n  a\n  b\nWhat to do: Do this.\n"
+        "More: docs/errors.md#weights_mismatch, or: score explain weights_mismatch"
+    )
     assert error.as_dict()["detail"] == "a\nb"
 
 
@@ -44,7 +47,9 @@ def test_the_page_has_a_section_for_each_code_and_is_up_to_date() -> None:
     text = errors_page.rendered()
     assert errors_page.PAGE.read_text() == text, "run: python -m tools.errors_page"
     for kind in every_error():
-        assert f"\n### {kind.code}\n\n" in text
+        page, _, anchor = kind("found").as_dict()["docs"].partition("#")
+        assert errors_page.PAGE.parents[1] / page == errors_page.PAGE
+        assert f"\n### {anchor}\n\n" in text
         assert kind.example
-        assert kind.hint in text
+        assert kind.hint in text.replace("&lt;", "<")
     assert "\n\n (" not in text  # each has a cause

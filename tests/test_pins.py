@@ -10,10 +10,11 @@ import numpy
 import pytest
 import torch
 
-from score import checkpoint
+from score import __version__, checkpoint
 from score.formats import registry
 from score.model_dir import find_checkpoint
 from score.settings import Settings
+from tools import version
 from tools.readme import README, updated
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,15 @@ def test_what_is_installed_is_what_is_locked() -> None:
     installed = {re.sub(r"\+\w+$", "", line).lower() for line in frozen.splitlines()}
     missing = [line for line in pins("requirements.lock") if line.lower() not in installed]
     assert not missing
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    for file in version.files():
+        assert version.updated(file.read_text()) == file.read_text(), f"{file}: run python -m tools.version"
+    assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert version.updated("ARG VERSION=9.8.7\nimage: a/loadstone:9.8.7-cpu") == (
+        f"ARG VERSION={__version__}\nimage: a/loadstone:{__version__}-cpu"
+    )
 
 
 def test_the_readme_lists_the_settings_as_they_are() -> None:

@@ -1,44 +1,34 @@
 """Write docs/errors.md from `score.errors`: `python -m tools.errors_page`. A test keeps the two equal."""
 
-import re
 from pathlib import Path
 
-from score import errors
-from score.errors import LoadError, ScoreError, every_error
+from score.errors import LoadError, RequestError, ScoreError, every_error
+from score.manual import meaning
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
 
 HEAD = """# Errors
 
 Every error has a stable code, a message that names what was found, and a hint that says what to do next. It reads the
-same in the log, on the command line and over HTTP. Written from `score/errors.py` by `python -m tools.errors_page`.
+same in the log, on the command line and over HTTP. `score explain CODE` prints a section of this page, which
+`python -m tools.errors_page` writes from `score/errors.py`.
 
 """
+PARTS = {"When loading a model": LoadError, "When answering a request": RequestError}
 
 
-def causes() -> dict[str, str]:
-    """What the tree in the module's docstring says of each class."""
-    assert errors.__doc__ is not None
-    found = re.findall(r"[├└]── (\w+) +(?:\d{3}(?:, )?)?(.*)", errors.__doc__)
-    return {name: text.strip() for name, text in found}
-
-
-def section(kind: type[ScoreError], cause: str) -> str:
-    where = "the model can't be loaded: exit code 3" if issubclass(kind, LoadError) else f"HTTP {kind.status}"
-    return (
-        f"### {kind.code}\n\n{cause[:1].upper()}{cause[1:]} ({where}).\n\n"
-        f"```text\nERROR {kind.code}: {kind.example}\n```\n\n{kind.hint}\n"
-    )
+def section(kind: type[ScoreError]) -> str:
+    """An error's code, cause, example and remedy. `<name>` in a hint would be a tag to Markdown, and not be shown."""
+    hint = kind.hint.replace("<", "&lt;")
+    return f"### {kind.code}\n\n{meaning(kind)}\n\n```text\nERROR {kind.code}: {kind.example}\n```\n\n{hint}\n"
 
 
 def rendered() -> str:
     """The whole page."""
-    known = causes()
-    parts: dict[str, list[str]] = {"When loading a model": [], "When answering a request": []}
-    for kind in every_error():
-        title = "When loading a model" if issubclass(kind, LoadError) else "When answering a request"
-        parts[title].append(section(kind, known[kind.__name__]))
-    return HEAD + "\n".join(f"## {title}\n\n" + "\n".join(found) for title, found in parts.items())
+    return HEAD + "\n".join(
+        f"## {title}\n\n" + "\n".join(section(kind) for kind in every_error() if issubclass(kind, base))
+        for title, base in PARTS.items()
+    )
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+from score import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "loadstone"
@@ -65,11 +66,7 @@ def engine() -> Engine:
 
 
 def tag(flavour: str) -> str:
-    return f"{NAME}:{version()}-{flavour}"
-
-
-def version() -> str:
-    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+    return f"{NAME}:{__version__}-{flavour}"
 
 
 def revision() -> str:
@@ -105,7 +102,7 @@ def build(flavour: str) -> str:
     """Build the image of a flavour; returns its tag."""
     with_ = engine()
     configuration = pip_configuration()
-    arguments = {"FLAVOUR": flavour, "VERSION": version(), "REVISION": revision()}
+    arguments = {"FLAVOUR": flavour, "VERSION": __version__, "REVISION": revision()}
     arguments |= {name: os.environ[name] for name in ("BASE_IMAGE", "TORCH_INDEX") if os.environ.get(name)}
     command = [*with_.build, "--tag", tag(flavour)]
     for name, value in arguments.items():
