@@ -15,15 +15,16 @@ READY := $(VENV)/.ready
 EXAMPLE := examples/digits/request.json
 AZURE := .cache/azure
 LIBRARIES := .cache/torchvision
+DOCS := .cache/docs
 
-.PHONY: help setup serve image run-image image-test azure-test browser-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test browser-test docs notebook deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(READY)  ## the virtual environment, with the pinned dependencies
 
-$(READY): requirements.lock requirements-dev.lock pyproject.toml
+$(READY): requirements.lock requirements-dev.lock pyproject.toml score/__init__.py
 	test -x $(VENV)/bin/python || $(or $(shell command -v $(PYTHON)),python3) -m venv $(VENV)
 	$(VENV)/bin/$(PIP) -r requirements-dev.lock
 	$(VENV)/bin/$(PIP) --no-deps --editable .
@@ -67,6 +68,17 @@ $(AZURE)/.ready: tests/azure/requirements.lock | $(READY)
 	test -x $(AZURE)/bin/python || $(VENV)/bin/python -m venv $(AZURE)
 	$(AZURE)/bin/$(PIP) -r tests/azure/requirements.lock
 	touch $@
+
+docs: $(DOCS)/.ready  ## the site, in build/site; fails on a link that leads nowhere
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+
+$(DOCS)/.ready: docs/requirements.lock | $(READY)
+	test -x $(DOCS)/bin/python || $(VENV)/bin/python -m venv $(DOCS)
+	$(DOCS)/bin/$(PIP) -r docs/requirements.lock
+	touch $@
+
+notebook: $(READY)  ## run examples/digits.ipynb, and keep what it shows in it
+	$(VENV)/bin/python -m tools.notebook
 
 browser-test: $(READY)  ## the page at GET /score in headless Chromium; screenshots go to build/screenshots
 	$(VENV)/bin/python -m pytest -m browser tests/browser

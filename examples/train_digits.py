@@ -46,8 +46,8 @@ def train(epochs: int = 20) -> tuple[DigitsCNN, torch.optim.Optimizer, float]:
     images, labels, held_images, held_labels = map(torch.from_numpy, digits())
     model = DigitsCNN()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-    terminal = Console(stderr=True)
-    for _ in track(range(epochs), "training", console=terminal, transient=True, disable=not terminal.is_terminal):
+    quiet = not sys.stderr.isatty()
+    for _ in track(range(epochs), "training", console=Console(stderr=True), transient=True, disable=quiet):
         for batch in torch.randperm(len(images)).split(64):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()

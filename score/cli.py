@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and `--help` needs none 
     from score.served import Served
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-out = Console(soft_wrap=True)
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 1000)  # in a pipe, no line is broken
 err = Console(stderr=True, soft_wrap=True)
 
 Model = Annotated[Path, typer.Argument(help="The checkpoint, or the folder that holds it.")]
@@ -254,12 +254,12 @@ def _answered(served: "Served", body: bytes) -> bytes:
 
 @contextmanager
 def _busy(what: str) -> Iterator[Callable[[Sequence[str]], Iterable[str]]]:
-    """Progress for people, and nothing where the output is no terminal.
+    """Progress for people, and nothing where the output is no terminal (FORCE_COLOR, as Jupyter sets it, makes none).
 
     The bar moves by itself until the caller goes through names with what it is given here; then it counts them.
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(escape(what), total=None)
 
         def track(names: Sequence[str]) -> Iterator[str]:

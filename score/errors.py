@@ -120,7 +120,7 @@ class LoadError(ScoreError):
 class InvalidSetting(LoadError):
     code = "invalid_setting"
     example = "SCORE_MAX_BATCH='many': Input should be a valid integer"
-    hint = "Correct the setting. The README lists every setting with its values."
+    hint = "Correct the setting. docs/settings.md lists every setting with its values."
 
 
 class ModelDirUnset(LoadError):
@@ -240,7 +240,10 @@ class ArchitectureAmbiguous(LoadError):
 class ArchitectureUndecided(LoadError):
     code = "architecture_undecided"
     example = "the weights are those of MLP(...), and shapes can't tell its activation and output"
-    hint = "Say what it was trained with in SCORE_ARCHITECTURE_KWARGS, as a JSON object."
+    hint = (
+        "Say what it was trained with in SCORE_ARCHITECTURE_KWARGS, as a JSON object; or name the class that it was "
+        "trained as: SCORE_ARCHITECTURE=path/to/file.py:Class."
+    )
 
 
 class ProviderMissing(LoadError):

@@ -51,10 +51,11 @@ class LoadReport:
         """The report as the log shows it."""
         dtypes = ", ".join(f"{name} x {count}" for name, count in self.dtypes.items())
         weights = f"at {self.weights_path!r}" if self.weights_path else "at the root"
+        stripped = f"prefix {self.prefix!r} stripped, " if self.prefix else ""
         shown = [
             f"loaded {self.path} ({self.format}, {size(self.bytes)} of weights)",
             f"architecture {self.architecture} ({self.source})",
-            f"weights {weights}, prefix {self.prefix!r} stripped, {self.tensors:,} tensors, "
+            f"weights {weights}, {stripped}{self.tensors:,} tensors, "
             f"{self.parameters:,} parameters, {dtypes or 'no tensors'}",
             f"on {self.device} in {self.seconds * 1e3:,.1f} ms ({self.gb_per_s:,.1f} GB/s)",
         ]

@@ -196,7 +196,8 @@ def _undecided(fit: Fit) -> ArchitectureUndecided:
     inferred = ", ".join(f"{name}={value!r}" for name, value in fit.kwargs.items())
     return ArchitectureUndecided(
         f"the weights are those of {fit.entry.name}({inferred}), and shapes can't tell its {_listed(fit.undecided)}",
-        hint=f"Say what it was trained with: SCORE_ARCHITECTURE_KWARGS='{{{example}}}' (here an example).",
+        hint=f"Say what it was trained with: SCORE_ARCHITECTURE_KWARGS='{{{example}}}' (here an example); "
+        "or name the class that it was trained as: SCORE_ARCHITECTURE=path/to/file.py:Class.",
         detail="\n".join(lines),
     )
 

@@ -57,10 +57,9 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
 
 def show(screen: Screen, out: Console) -> None:
     """On a terminal."""
-    table = _table()
+    wide = max(map(len, screen.facts))
     for name, value in screen.facts.items():
-        table.add_row(name, escape(value))
-    out.print(table)
+        out.print(f"[bold]{name:{wide}}[/]  {escape(value)}", highlight=False)
     if screen.unrecognised:
         out.print("\n[bold]to serve it[/]")
         for said in screen.unrecognised:
@@ -162,13 +161,6 @@ def _section(out: Console, title: str, count: int, rows: Sequence[tuple[str, ...
     out.print(table)
     if count > MOST_ROWS:
         out.print(f"  ... and {count - MOST_ROWS:,} more")
-
-
-def _table() -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    return table
 
 
 def shortened(text: str) -> str:

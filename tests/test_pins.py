@@ -3,19 +3,10 @@
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
-import numpy
-import pytest
-import torch
-
-from score import __version__, checkpoint
-from score.formats import registry
-from score.model_dir import find_checkpoint
-from score.settings import Settings
+from score import __version__
 from tools import version
-from tools.readme import README, updated
 
 ROOT = Path(__file__).resolve().parent.parent
 PIN = re.compile(r"^[A-Za-z0-9._-]+==[0-9][\w.]*$")
@@ -57,24 +48,3 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert version.updated("ARG VERSION=9.8.7\nimage: a/loadstone:9.8.7-cpu") == (
         f"ARG VERSION={__version__}\nimage: a/loadstone:{__version__}-cpu"
     )
-
-
-def test_the_readme_lists_the_settings_as_they_are() -> None:
-    text = README.read_text()
-    assert updated(text) == text
-
-
-def test_the_format_in_contributing_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
-    assert code
-    module = types.ModuleType("raw")
-    exec(code[1], vars(module))
-    known = {**registry.formats(), module.NAME: module}
-    monkeypatch.setattr(registry, "formats", lambda: known)
-    numpy.eye(3, 4, dtype=numpy.float32).tofile(tmp_path / "weights.f32")
-    (tmp_path / "shape.json").write_text("[3, 4]")
-    found = find_checkpoint(Settings.load(tmp_path))
-    assert found.format == "raw"
-    weights = checkpoint.weights_of(registry.open_checkpoint(found.path))
-    assert weights is not None
-    assert weights.tensors["weight"].load().equal(torch.eye(3, 4))

@@ -1,4 +1,4 @@
-"""The README's troubleshooting table: each symptom is brought about as people meet it, and the remedy is tried.
+"""The table of docs/troubleshooting.md: each symptom is brought about as people meet it, and the remedy is tried.
 
 The first line of a test's docstring stands in the table's first column; a test at the end keeps the two together. Those
 that only a platform shows (408, 424, an instance without memory) are held to what the files for Azure say.
@@ -25,7 +25,7 @@ from score.main import load_model
 from score.settings import Settings
 from tests.server import ROOT, Server, environment, refused, running
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 STATE = {"linear.weight": torch.ones(2, 10), "linear.bias": torch.zeros(2)}
 
 
@@ -161,7 +161,7 @@ def test_the_containers_own_error_behind_a_424(server: Server) -> None:
     answer = server.post({"data": [[1, 2, 3]]})
     assert answer.status == 400
     assert answer.json["error"]["hint"]
-    assert "ms-azureml-model-error-statuscode" in README
+    assert "ms-azureml-model-error-statuscode" in PAGE
 
 
 def test_too_many_requests_at_once(tmp_path: Path) -> None:
@@ -242,8 +242,7 @@ def test_a_body_encoded_twice(server: Server) -> None:
 
 
 def test_the_table_has_each_symptom_and_each_row_a_test() -> None:
-    table = README.partition("## When it does not work")[2].partition("\n## ")[0]
-    rows = [line.split(" | ")[0].lstrip("| ") for line in table.splitlines() if line.startswith("| `")]
+    rows = [line.split(" | ")[0].lstrip("| ") for line in PAGE.splitlines() if line.startswith("| `")]
     tests = [
         function.__doc__.strip()
         for name, function in globals().items()

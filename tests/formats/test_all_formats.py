@@ -15,10 +15,10 @@ Made = tuple[str, Path, dict[str, torch.Tensor]]  # format, place, weights
 READ = [name for name in MAKERS if name not in ("pickle", "aot-inductor")]  # those that hold weights to be read
 
 
-def test_every_format_has_a_maker_and_a_row_in_the_readme() -> None:
+def test_every_format_has_a_maker_and_a_row_in_the_docs() -> None:
     assert set(registry.formats()) - {"foreign"} == set(MAKERS)
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    missing = [name for name in registry.formats() if f"| `{name}` |" not in readme]
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    missing = [name for name in registry.formats() if f"| `{name}` |" not in page]
     assert not missing
 
 
