@@ -9,8 +9,9 @@ REQUEST ?= examples/digits/request.json
 PYTHON ?= python3.11
 
 VENV := .venv
-# Nothing is said where nobody watches; in a terminal, pip shows how far it is.
-PIP := pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
+# Python compiles what is imported when it is; all at once would take longer than the rest. In a terminal, pip shows how
+# far it is.
+PIP := pip install --disable-pip-version-check --no-compile $(shell test -t 2 || echo --quiet)
 READY := $(VENV)/.ready
 EXAMPLE := examples/digits/request.json
 AZURE := .cache/azure
