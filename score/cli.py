@@ -73,12 +73,12 @@ def inspect(
 ) -> None:
     """Say what a file is and holds, without running anything from it; or what differs between two."""
     if other is not None:
-        _compare(path, other, as_json)
+        _compare(path, other, as_json, page)
         return
     with _errors_shown():
         with _busy(f"reading {path.name}") as track:
             begin_sha256(path)
-            from score import inspection, show
+            from score import inspection, show, show_html
 
             settings = Settings.load(path)
             found, contents = inspection.look(path, settings)
@@ -93,20 +93,23 @@ def inspect(
         if screen is not None and not as_json:
             show.show(screen, out)
         if screen is not None and page is not None:
-            page.write_text(show.page(path.name, screen))
+            page.write_text(show_html.page(path.name, screen))
 
 
-def _compare(first: Path, second: Path, as_json: bool) -> None:
+def _compare(first: Path, second: Path, as_json: bool, page: Path | None) -> None:
     """What differs between two checkpoints; exit code 1 where anything does."""
-    with _errors_shown(), _busy(f"comparing {first.name} and {second.name}") as track:
-        from score import show
-        from score.comparison import compare
+    with _errors_shown():
+        with _busy(f"comparing {first.name} and {second.name}") as track:
+            from score import show, show_html
+            from score.comparison import compare
 
-        found = compare(first, second, track)
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps(found.as_dict(), option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        show.show_comparison(found, out)
+            found = compare(first, second, track)
+        if as_json:
+            sys.stdout.buffer.write(orjson.dumps(found.as_dict(), option=orjson.OPT_INDENT_2) + b"\n")
+        else:
+            show.show_comparison(found, out)
+        if page is not None:
+            page.write_text(show_html.comparison_page(found))
     if not found.equal:
         raise typer.Exit(1)
 
@@ -178,6 +181,8 @@ def convert(
     to: Annotated[Target, typer.Option(help="The format to write.")] = Target.safetensors,
 ) -> None:
     """Write a checkpoint's weights as safetensors, or the whole model as a torch.export program."""
+    if output.exists() and not output.is_file():  # a folder; or a device, which would be replaced by a file
+        raise typer.BadParameter(f"{output} exists, and is not a plain file", param_hint="OUTPUT")
     with _errors_shown(), _busy(f"converting {path.name}") as track:
         from score import conversion
 
@@ -234,12 +239,15 @@ def explain(
 
 @contextmanager
 def _errors_shown() -> Iterator[None]:
-    """Any error of ours on one screen, on standard error, and its exit code."""
+    """Any error of ours on one screen, on standard error, and its exit code; a file that can't be opened or written is
+    wrong usage."""
     try:
         yield
     except ScoreError as error:
         err.print(_screen(error.as_dict()))
         raise typer.Exit(4 if isinstance(error, RequestError) else error.exit_code) from None
+    except OSError as error:
+        raise typer.BadParameter(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
 
 
 def _answered(served: "Served", body: bytes) -> bytes:

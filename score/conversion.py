@@ -16,7 +16,11 @@ Track = Callable[[Sequence[str]], Iterable[str]]  # shows progress while names a
 
 
 def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str:
-    """Write the chosen weights, under their own names, as one safetensors file. Says what was written."""
+    """Write the chosen weights, under their own names, as one safetensors file. Says what was written.
+
+    Raises a `LoadError`, or `OSError` where the file can't be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     found = find_checkpoint(settings)
@@ -30,7 +34,10 @@ def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str
         )
     # safetensors refuses tensors that share memory or skip elements, so each is written on its own
     tensors = {name: weights.tensors[name].load().contiguous().clone() for name in track(list(weights.tensors))}
-    save_file(tensors, output)
+    try:
+        save_file(tensors, output)
+    except SafetensorError as error:  # what the system says, in words of its own
+        raise OSError(f"{output} can't be written: {error}") from error
     output.chmod(0o644)  # safetensors writes for its own user only, and a container's user is another
     return f"{len(weights.tensors):,} tensors, {size(output.stat().st_size)}"
 

@@ -1,6 +1,5 @@
-"""What `score inspect` shows to people: one screen, or the same as a page."""
+"""What `score inspect` shows to people, on a terminal; `show_html` writes the same as a page."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +76,7 @@ def show(screen: Screen, out: Console) -> None:
     if screen.shares:
         out.print("\n[bold]where the bytes are[/]")
         bars = Table(box=None, pad_edge=False, show_header=False)
-        for name, share, nbytes in _top(screen.shares):
+        for name, share, nbytes in top(screen.shares):
             bars.add_row(escape(name), f"[cyan]{'█' * max(1, round(share * BAR))}[/]", f"{share:.0%}", size(nbytes))
         out.print(bars)
     if screen.odd:
@@ -91,59 +90,36 @@ def show_comparison(found: Comparison, out: Console) -> None:
         out.print(f"[green]the same[/]: {found.same:,} tensors, each equal in name, shape, dtype and value")
         return
     out.print(f"{found.same:,} tensors are equal")
-    for title, names in (("only in the first", found.only_first), ("only in the second", found.only_second)):
-        _section(out, title, len(names), [(name,) for name in names])
-    _section(out, "another shape", len(found.shapes), [(n, str(list(a)), str(list(b))) for n, a, b in found.shapes])
-    _section(out, "another dtype", len(found.dtypes), list(found.dtypes))
-    changed = [(each.name, f"up to {each.largest:.3g}", f"{each.share:.1%} of it") for each in found.values]
-    _section(out, "other values, largest difference first", len(changed), changed)
+    for section in sections(found):
+        _section(out, section)
 
 
-def page(title: str, screen: Screen) -> str:
-    """The same as one HTML file that needs nothing else."""
-    rows = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in screen.facts.items())
-    tree = "".join(
-        f'<tr><td style="padding-left:{line.depth * 1.5 + 0.5}rem">{html.escape(line.name)}</td>'
-        f"<td class=n>{line.parameters:,}</td><td class=n>{size(line.nbytes)}</td>"
-        f"<td>{html.escape(line.dtypes)}</td></tr>"
-        for line in screen.tree
-    )
-    bars = "".join(
-        f"<tr><td>{html.escape(name)}</td><td class=bar><svg viewBox='0 0 100 8' preserveAspectRatio='none' role=img "
-        f"aria-label='{share:.0%}'><rect width='{max(share * 100, 0.5):.1f}' height='8'/></svg></td>"
-        f"<td class=n>{share:.0%}</td><td class=n>{size(nbytes)}</td></tr>"
-        for name, share, nbytes in _top(screen.shares)
-    )
-    parts = [f"<h1>{html.escape(title)}</h1><table>{rows}</table>"]
-    parts += [_list("To serve it", screen.unrecognised), _list("Odd", screen.odd)]
-    if bars:
-        parts.append(f"<h2>Where the bytes are</h2><table>{bars}</table>")
-    if tree:
-        head = "<tr><th>module</th><th>parameters</th><th>bytes</th><th>dtype</th></tr>"
-        parts.append(f"<h2>Modules</h2><table>{head}{tree}</table>")
-    return PAGE.replace("{title}", html.escape(title)).replace("{body}", "".join(parts))
+@dataclass(frozen=True)
+class Section:
+    """One kind of difference, and a row for each tensor that differs so; `shares` are the parts of each that do."""
+
+    title: str
+    rows: Sequence[tuple[str, ...]]
+    shares: Sequence[float] = ()
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --line: #d0d7de; --bar: #0969da }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --line: #30363d; --bar: #58a6ff } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
-  margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .2rem .5rem; vertical-align: top;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere } .n { text-align: right; white-space: nowrap }
-.bar { width: 50% } svg { width: 100%; height: .8rem } rect { fill: var(--bar) }
-</style></head><body>{body}</body></html>
-"""
+def sections(found: Comparison) -> list[Section]:
+    """What differs between two checkpoints, by kind; kinds without a difference are left out."""
+    kinds = [
+        Section("only in the first", [(name,) for name in found.only_first]),
+        Section("only in the second", [(name,) for name in found.only_second]),
+        Section("another shape", [(name, str(list(a)), str(list(b))) for name, a, b in found.shapes]),
+        Section("another dtype", list(found.dtypes)),
+        Section(
+            "other values, largest difference first",
+            [(each.name, f"up to {each.largest:.3g}", f"{each.share:.1%} of it") for each in found.values],
+            [each.share for each in found.values],
+        ),
+    ]
+    return [kind for kind in kinds if kind.rows]
 
 
-def _list(title: str, items: Sequence[str]) -> str:
-    inner = "".join(f"<li>{html.escape(item)}</li>" for item in items)
-    return f"<h2>{title}</h2><ul>{inner}</ul>" if items else ""
-
-
-def _top(shares: Sequence[tuple[str, int]]) -> list[tuple[str, float, int]]:
+def top(shares: Sequence[tuple[str, int]]) -> list[tuple[str, float, int]]:
     """The largest, and the rest as one."""
     total = sum(nbytes for _, nbytes in shares) or 1
     found = [(name, nbytes / total, nbytes) for name, nbytes in shares[:MOST_SHARES]]
@@ -151,12 +127,11 @@ def _top(shares: Sequence[tuple[str, int]]) -> list[tuple[str, float, int]]:
     return [*found, *([(f"{len(shares) - MOST_SHARES} others", rest / total, rest)] if rest else [])]
 
 
-def _section(out: Console, title: str, count: int, rows: Sequence[tuple[str, ...]]) -> None:
-    if not count:
-        return
-    out.print(f"\n[bold]{title}[/] ({count:,})")
+def _section(out: Console, section: Section) -> None:
+    count = len(section.rows)
+    out.print(f"\n[bold]{section.title}[/] ({count:,})")
     table = Table(box=None, pad_edge=False, show_header=False)
-    for row in rows[:MOST_ROWS]:
+    for row in section.rows[:MOST_ROWS]:
         table.add_row(*(f"  {escape(cell)}" for cell in row))
     out.print(table)
     if count > MOST_ROWS:

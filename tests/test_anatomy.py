@@ -114,9 +114,13 @@ def test_each_difference_is_found(tmp_path: Path) -> None:
     done = score("inspect", tmp_path / "a.pt", tmp_path / "b.pt", "--json")
     assert done.exit_code == 1
     assert json.loads(done.stdout)["equal"] is False
-    shown = score("inspect", tmp_path / "a.pt", tmp_path / "b.pt")
+    page = tmp_path / "page.html"
+    shown = score("inspect", tmp_path / "a.pt", tmp_path / "b.pt", "--html", page)
+    assert shown.exit_code == 1
     for text in ("only in the first (1)", "only in the second (1)", "another shape (1)", "up to 0.5"):
         assert text in shown.output
+        assert text.lower() in page.read_text().lower()
+    assert "aria-label='8%'" in page.read_text()
 
 
 def test_another_dtype_is_a_difference_and_values_are_still_compared(tmp_path: Path) -> None:

@@ -154,6 +154,28 @@ def test_wrong_usage_is_2() -> None:
     assert score("fly").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "MODEL", "--html", "NOWHERE"),
+        ("inspect", "MODEL", "MODEL", "--html", "NOWHERE"),
+        ("convert", "MODEL", "NOWHERE"),
+        ("convert", "MODEL", "FOLDER"),
+        ("predict", "NOWHERE", "--model", "MODEL"),
+        ("predict", "FOLDER", "--model", "MODEL"),
+        ("package", "MODEL", "-o", "MODEL/below"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cant_be_opened_is_wrong_usage_and_no_traceback(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    torch.save(SimpleModel().state_dict(), tmp_path / "model.pt")
+    places = {"MODEL": tmp_path / "model.pt", "NOWHERE": tmp_path / "no" / "where", "FOLDER": tmp_path}
+    done = score(*(places.get(each, each.replace("MODEL", str(tmp_path / "model.pt"))) for each in arguments))
+    assert done.exit_code == 2, done.output
+    assert str(tmp_path) in "".join(done.stderr.replace("│", "").split())
+    assert "Traceback" not in done.output
+
+
 def test_help_names_every_command_and_exit_code() -> None:
     shown = score("--help").stdout
     assert all(name in shown for name in ("inspect", "check", "serve", "predict", "convert", "package", "explain"))
