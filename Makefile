@@ -18,7 +18,7 @@ AZURE := .cache/azure
 LIBRARIES := .cache/torchvision
 DOCS := .cache/docs
 
-.PHONY: help setup serve image run-image image-test azure-test browser-test docs notebook deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,6 +81,9 @@ $(DOCS)/.ready: docs/requirements.lock | $(READY)
 notebook: $(READY)  ## run examples/digits.ipynb, and keep what it shows in it
 	$(VENV)/bin/python -m tools.notebook
 
+notebook-test: $(READY)  ## run examples/digits.ipynb, and check what it shows
+	$(VENV)/bin/python -m pytest -m notebook tests/end_to_end
+
 browser-test: $(READY)  ## the page at GET /score in headless Chromium; screenshots go to build/screenshots
 	$(VENV)/bin/python -m pytest -m browser tests/browser
 
@@ -88,7 +91,7 @@ image-test: $(READY)  ## build the image and try it: readiness, a prediction, a 
 	$(VENV)/bin/python -m pytest -s --show-capture=no -m image tests/image
 
 test: $(READY)  ## all fast tests
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .

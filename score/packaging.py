@@ -6,16 +6,15 @@ OUT/request.json      a request that it answers, where its inputs are known
 """
 
 import json
-import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from score import checksums, probing
+from score import checksums, deployment, probing
 from score.conversion import to_safetensors
 from score.main import load_model
 from score.model_dir import find_checkpoint
@@ -23,8 +22,6 @@ from score.named import located
 from score.recognition import registered_models
 from score.served import Served
 from score.settings import TOML_NAME, Settings, variable
-
-TEMPLATE = Path(__file__).resolve().parent.parent / "deployment.yml"
 
 # What the folder itself says, and what is the deployment's own business.
 _NOT_CARRIED = {
@@ -63,11 +60,11 @@ def package(
             shutil.copyfile(recipe, model / recipe.name)
     (model / TOML_NAME).write_text(_toml(served, settings, named))
     checksums.write(model, [file for file in model.rglob("*") if file.is_file()])
-    name = model_name(settings.model_dir or found.root)
-    text = TEMPLATE.read_text()
+    name = deployment.model_name(settings.model_dir or found.root)
+    text = deployment.TEMPLATE.read_text()
     given = {"endpoint": endpoint or name, "deployment": "blue", "model": name, "path": "model"}
-    image = image or _image(text)
-    (output / "deployment.yml").write_text(filled_in(text, image=image, variables=variables, **given))
+    image = image or deployment.image_of(text)
+    (output / "deployment.yml").write_text(deployment.filled_in(text, image=image, variables=variables, **given))
     if not served.signature.known:
         notes.append("no request.json: nothing says what the model takes; set SCORE_INPUTS and package it again")
     else:
@@ -77,50 +74,10 @@ def package(
     return Package(output, tuple(sorted(file for file in output.rglob("*") if file.is_file())), tuple(notes))
 
 
-def model_name(path: Path) -> str:
-    """A name for a file or folder that Azure ML takes: 3 to 32 letters, digits and dashes, from a letter on."""
-    stem = path.stem if path.is_file() else path.name
-    name = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:32].rstrip("-")
-    name = name if name[:1].isalpha() else f"model-{name}"[:32].rstrip("-")
-    return name if len(name) >= 3 else f"model-{name}"
-
-
-def filled_in(
-    template: str,
-    *,
-    endpoint: str,
-    deployment: str,
-    image: str,
-    model: str,
-    path: str,
-    variables: Mapping[str, str] | None = None,
-) -> str:
-    """A deployment's YAML for one model, comments and all. Raises `ValueError` where the template lacks a field."""
-    fields = {
-        r"^name: .*$": f"name: {deployment}",
-        r"^endpoint_name: .*$": f"endpoint_name: {endpoint}",
-        r"^  path: .*$": f"  path: {json.dumps(path)}",
-        r"^  image: .*$": f"  image: {image}",
-        r"(?<=^model:\n)  name: .*$": f"  name: {model}",
-    }
-    for pattern, line in fields.items():
-        template, count = re.subn(pattern, line.replace("\\", r"\\"), template, count=1, flags=re.M)
-        if not count:
-            raise ValueError(f"the deployment has no line like {pattern}")
-    added = "".join(f"  {name}: {json.dumps(value)}\n" for name, value in (variables or {}).items())
-    return template.replace("environment_variables:\n", f"environment_variables:\n{added}", 1)
-
-
 def sample_request(served: Served) -> bytes:
     """A request with one made-up row that the model answers, as JSON."""
     values = probing.as_lists(probing.synthetic(served.signature))
     return orjson.dumps({"data": next(iter(values.values()))} if len(values) == 1 else {"inputs": values})
-
-
-def _image(template: str) -> str:
-    found = re.search(r"^  image: (\S+)$", template, re.M)
-    assert found is not None, "deployment.yml names an image"
-    return found[1]
 
 
 def _architecture(served: Served, settings: Settings) -> str | None:

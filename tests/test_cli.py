@@ -187,7 +187,7 @@ def test_the_version_is_the_packages() -> None:
     assert importlib.metadata.version("loadstone") == __version__
 
 
-@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.code)
+@pytest.mark.parametrize("kind", list(every_error()), ids=lambda kind: kind.code)
 def test_explain_says_what_an_error_means(kind: type[ScoreError]) -> None:
     shown = score("explain", kind.code).stdout
     assert f"ERROR {kind.code}: {kind.example}\nWhat to do: {kind.hint}\n" in shown

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -48,6 +48,16 @@ def test_any_json_is_decoded_or_refused(dialect: str, value: Any) -> None:
     else:
         arrays = decoded.arrays.values() if isinstance(decoded.arrays, dict) else [decoded.arrays]
         assert all(array.dtype.kind in "biufU" for array in arrays)
+
+
+@given(DIALECTS, st.lists(st.integers(0, 2**64 - 1) | st.integers(2**63 - 2, 2**63 + 2), min_size=1, max_size=5))
+@example("data", [0, 2**63 + 1])  # numpy would round it
+@example("inputs", [2**64 - 1, 1])
+def test_integers_survive_to_the_last_bit(dialect: str, values: list[int]) -> None:
+    rows = [values, values[::-1]]
+    decoded = decode(orjson.dumps({dialect: {"data": rows} if dialect == "dataframe_split" else rows}))
+    assert decoded.arrays.tolist() == rows
+    assert decoded.arrays.dtype.kind in "iu"
 
 
 @given(DIALECTS, FLOATS)

@@ -12,7 +12,7 @@ from torch import nn
 
 from models.digits_cnn import DigitsCNN
 from models.simple_model import SimpleModel
-from score import checksums, packaging
+from score import checksums, deployment
 from score.errors import ChecksumMismatch
 from score.main import load_model
 from score.settings import Settings
@@ -154,7 +154,7 @@ def test_what_is_there_is_not_written_over(digits_folder: Path, tmp_path: Path) 
     ],
 )
 def test_names_are_such_as_azure_takes(path: str, name: str) -> None:
-    assert packaging.model_name(Path(path)) == name
+    assert deployment.model_name(Path(path)) == name
 
 
 def test_labels_and_the_images_recipe_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from score import packaging
+from score import deployment
 from tools.image import ROOT, tag
 
 BUILD = ROOT / "build"
@@ -65,9 +65,9 @@ def deploy(given: argparse.Namespace) -> None:
     BUILD.mkdir(exist_ok=True)
     filled = BUILD / "deployment.yml"
     filled.write_text(
-        packaging.filled_in(
+        deployment.filled_in(
             template.read_text(), endpoint=given.endpoint, deployment=given.deployment, image=image,
-            model=packaging.model_name(given.model), path=str(given.model.resolve()),
+            model=deployment.model_name(given.model), path=str(given.model.resolve()),
         )
     )  # fmt: skip
     local = ["--local"] if given.local else []

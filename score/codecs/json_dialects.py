@@ -21,6 +21,7 @@ TYPES = ("application/json",)
 PRIORITY = 0
 BARE = ("input_data", "dataframe_split")  # dialects whose answer is a bare list
 WRAPPED = ("data", "inputs", "instances")
+_UNSIGNED = 2.0**63  # integers from here on have no signed type
 MAX_DEPTH = 32  # tensors of more dimensions do not exist in practice; numpy stops at 64
 
 
@@ -111,11 +112,20 @@ def array(value: Any, where: str) -> np.ndarray:
         found = np.asarray(value)
     except ValueError:
         raise RaggedRows(f"{where}: {_first_ragged(value, where)}") from None
+    if found.dtype == np.float64 and found.size and found.max() >= _UNSIGNED:
+        return _whole(value, found)
     if found.dtype.kind in "biuf":
         return found
     if found.dtype.kind == "U" and found.ndim == 1 and all(isinstance(item, str) for item in value):
         return found  # texts, which some models take
     raise NotNumeric(_first_strange(value, where))
+
+
+def _whole(value: Any, found: np.ndarray) -> np.ndarray:
+    """numpy makes floats of integers of which only some need an unsigned type, and so rounds them."""
+    leaves = np.asarray(value, dtype=object)
+    fit = all(type(leaf) is int and 0 <= leaf < 1 << 64 for leaf in leaves.flat)
+    return leaves.astype(np.uint64) if fit else found
 
 
 def _may_have_booleans(data: bytes) -> bool:

@@ -2,7 +2,11 @@
 
 import re
 
+import pytest
+
 from tools.notebook import executed, shown
+
+pytestmark = pytest.mark.notebook
 
 
 def test_the_notebook_walks_from_training_to_curl() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from score import __version__
 from tests.image.base import base_image
 from tests.server import SLOW, START_SECONDS, Server, free_port
 from tools import image as tool
@@ -96,7 +97,7 @@ def test_the_image_is_small_labelled_and_not_root(engine: tool.Engine, built: st
     assert about["Size"] < LARGEST
     config = about["Config"]
     assert config["User"] == "score"
-    assert config["Labels"]["org.opencontainers.image.version"] == tool.version()
+    assert config["Labels"]["org.opencontainers.image.version"] == __version__
     assert config["Labels"]["org.opencontainers.image.revision"] == tool.revision()
     assert config["Cmd"][0] == "azmlinfsrv"
     assert "5001/tcp" in config["ExposedPorts"]
