@@ -94,7 +94,7 @@ def _refusals() -> Json:
 
 def _error() -> Json:
     text: Json = {"type": "string"}
-    inner = _object({"code": text, "message": text, "hint": text, "request_id": text})
+    inner = _object({"code": text, "message": text, "hint": text, "docs": text, "request_id": text})
     return _object({"error": inner})
 
 
