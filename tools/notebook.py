@@ -23,7 +23,7 @@ def executed(seconds: float = 300) -> nbformat.NotebookNode:
     """The notebook with its outputs. Raises `CellExecutionError` at the first cell that fails."""
     notebook: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)
     manager = AsyncKernelManager(kernel_spec_manager=_ThisPython(), transport="ipc")
-    NotebookClient(notebook, km=manager, timeout=seconds, record_timing=False).execute()
+    NotebookClient(notebook, km=manager, timeout=seconds, record_timing=False, coalesce_streams=True).execute()
     return notebook
 
 
