@@ -66,6 +66,10 @@ def lock_packages(project: dict) -> None:
         + "\n".join(more)
         + "\n"
     )
+    site = resolved(*project["dependency-groups"]["docs"])
+    (ROOT / "docs" / "requirements.lock").write_text(
+        "# What `make docs` builds the site with. Written by: make lock\n" + "\n".join(site) + "\n"
+    )
     print(f"locked {len(runtime)} packages, {len(more)} more for development", file=sys.stderr)
 
 
