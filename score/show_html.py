@@ -39,7 +39,7 @@ def page(title: str, screen: Screen) -> str:
             f"<td class=n>{line.parameters:,}</td><td class=n>{size(line.nbytes)}</td>{_cell(line.dtypes)}</tr>"
             for line in screen.tree
         )
-        head = "<tr><th>module</th><th>parameters</th><th>bytes</th><th>dtype</th></tr>"
+        head = "<tr><th>module</th><th class=n>parameters</th><th class=n>bytes</th><th>dtype</th></tr>"
         parts += [f"<h2>Modules</h2><table>{head}", *rows, "</table>"]
     return _whole(title, parts)
 
