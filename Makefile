@@ -31,6 +31,16 @@ $(READY): requirements.lock requirements-dev.lock pyproject.toml score/__init__.
 	$(VENV)/bin/$(PIP) --no-deps --editable .
 	touch $@
 
+# Environments of their own, for what conflicts with the server's pins or is large.
+$(AZURE)/.ready: tests/azure/requirements.lock
+$(DOCS)/.ready: docs/requirements.lock
+$(LIBRARIES)/.ready: tests/torchvision/requirements.lock
+
+.cache/%/.ready: | $(READY)
+	test -x .cache/$*/bin/python || $(VENV)/bin/python -m venv .cache/$*
+	.cache/$*/bin/$(PIP) -r $(filter %.lock,$^)
+	touch $@
+
 AZ = $(VENV)/bin/python tools/azure.py --endpoint $(ENDPOINT) --deployment $(DEPLOYMENT)
 
 deploy: $(READY) $(EXAMPLE)  ## MODEL to ENDPOINT on Azure ML; REGISTRY=... has the image, FLAVOUR=gpu takes the GPU's
@@ -65,18 +75,8 @@ run-image: $(READY) $(if $(findstring examples/digits,$(MODEL)),$(EXAMPLE))  ## 
 azure-test: $(AZURE)/.ready  ## load every YAML file with azure-ai-ml's own loaders, in an environment of its own
 	$(AZURE)/bin/python tests/azure/loaders.py
 
-$(AZURE)/.ready: tests/azure/requirements.lock | $(READY)
-	test -x $(AZURE)/bin/python || $(VENV)/bin/python -m venv $(AZURE)
-	$(AZURE)/bin/$(PIP) -r tests/azure/requirements.lock
-	touch $@
-
 docs: $(DOCS)/.ready  ## the site, in build/site; fails on a link that leads nowhere
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
-
-$(DOCS)/.ready: docs/requirements.lock | $(READY)
-	test -x $(DOCS)/bin/python || $(VENV)/bin/python -m venv $(DOCS)
-	$(DOCS)/bin/$(PIP) -r docs/requirements.lock
-	touch $@
 
 notebook: $(READY)  ## run examples/digits.ipynb, and keep what it shows in it
 	$(VENV)/bin/python -m tools.notebook
@@ -126,11 +126,6 @@ fingerprints: $(LIBRARIES)/.ready  ## write score/fingerprints.json.gz again, fr
 
 test-torchvision: $(LIBRARIES)/.ready  ## compare models/ with torchvision; installs its CUDA build of torch, 5.5 GB
 	$(LIBRARIES)/bin/python -m pytest -q --noconftest tests/torchvision
-
-$(LIBRARIES)/.ready: tests/torchvision/requirements.lock | $(READY)
-	test -x $(LIBRARIES)/bin/python || $(VENV)/bin/python -m venv $(LIBRARIES)
-	$(LIBRARIES)/bin/$(PIP) -r tests/torchvision/requirements.lock
-	touch $@
 
 lock-image:  ## write the image's lock files again, with the same versions
 	$(PYTHON) tools/lock.py image
