@@ -1,7 +1,7 @@
 """What a person wants to see of some weights: a tree of modules, where the bytes are, and what is odd."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from score.checkpoint import Candidate
 from score.formats.contents import TensorRef
 from score.model_dir import size
+from score.progress import Track
 
 SAMPLES = 6  # names that a remark lists
 HEAVY_BESIDE = 1.2  # times the weights' own bytes; a file with more holds something else that counts
@@ -37,7 +38,7 @@ class Node:
 
     @property
     def dtypes(self) -> str:
-        return ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in self.all_tensors()}))
+        return ", ".join(sorted({tensor.dtype_name for tensor in self.all_tensors()}))
 
     def form(self) -> tuple:
         """What two modules share that are the same but for their values."""
@@ -54,7 +55,6 @@ class Line:
     parameters: int
     nbytes: int
     dtypes: str
-    times: int = 1
 
 
 def tree_of(tensors: Mapping[str, TensorRef]) -> Node:
@@ -77,7 +77,7 @@ def lines(node: Node, deepest: int = 3, depth: int = 0, times: int = 1) -> list[
         one, total = alike[0], times * len(alike)
         while not one.tensors and len(runs := _runs(list(one.children.values()))) == 1:
             name, total, one = f"{name}.{runs[0][0]}", total * len(runs[0][1]), runs[0][1][0]
-        found.append(Line(depth, name, one.parameters * total, one.nbytes * total, one.dtypes, total))
+        found.append(Line(depth, name, one.parameters * total, one.nbytes * total, one.dtypes))
         if depth + 1 < deepest:
             found += lines(one, deepest, depth + 1, total)
     return found
@@ -96,7 +96,7 @@ def oddities(
     weights: Candidate,
     file_bytes: int,
     others: Sequence[Candidate],
-    track: Callable[[Sequence[str]], Iterable[str]] = iter,
+    track: Track = iter,
 ) -> list[str]:
     """What is unusual: values that are no numbers, layers of zeros, mixed dtypes, shared memory, more in the file than
     the weights. Reads each tensor's values, one tensor in memory at a time."""
@@ -108,9 +108,7 @@ def oddities(
         for kind in _kinds(tensor.load(), counts=tensor.shape != ()):
             strange[kind].append(name)
     found = [f"{_listed(names)}: {kind}" for kind, names in strange.items() if names]
-    floating = Counter(
-        str(t.dtype).removeprefix("torch.") for t in weights.tensors.values() if t.dtype.is_floating_point
-    )
+    floating = Counter(each.dtype_name for each in weights.tensors.values() if each.dtype.is_floating_point)
     if len(floating) > 1:
         found.append("mixed precision: " + ", ".join(f"{count} x {name}" for name, count in floating.most_common()))
     shared: dict[object, list[str]] = {}

@@ -56,8 +56,7 @@ class Candidate:
         """How many tensors there are of each dtype."""
         counts: dict[str, int] = {}
         for tensor in self.tensors.values():
-            name = str(tensor.dtype).removeprefix("torch.")
-            counts[name] = counts.get(name, 0) + 1
+            counts[tensor.dtype_name] = counts.get(tensor.dtype_name, 0) + 1
         return counts
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

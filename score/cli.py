@@ -6,7 +6,7 @@ refused.
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -19,8 +19,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from score import __version__, manual
-from score.errors import LoadError, RequestError, ScoreError
+from score.errors import LoadError, RequestError, ScoreError, laid_out
 from score.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS
+from score.progress import Track
 from score.settings import Settings
 from score.trust import begin_sha256
 
@@ -82,16 +83,16 @@ def inspect(
 
             settings = Settings.load(path)
             found, contents = inspection.look(path, settings)
-            shown = contents is not None and (not as_json or page is not None)
-            screen = inspection.screen(found, contents, settings, track) if contents is not None and shown else None
+            only_json = as_json and page is None  # then no tensor's values need to be read
+            screen = None if contents is None or only_json else inspection.screen(found, contents, settings, track)
         if as_json:
             sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2, default=str) + b"\n")
-        elif contents is None:
+        elif screen is None:
             err.print(_screen(found["error"]))
+        else:
+            show.show(screen, out)
         if contents is None:
             raise typer.Exit(LoadError.exit_code)
-        if screen is not None and not as_json:
-            show.show(screen, out)
         if screen is not None and page is not None:
             page.write_text(show_html.page(path.name, screen))
 
@@ -230,8 +231,8 @@ def explain(
         raise typer.BadParameter(f"there is no error {code}; `score explain` lists them", param_hint="CODE")
     if code:
         kind = kinds[code]
-        out.print(f"{escape(manual.meaning(kind))}\n\n[bold red]ERROR {code}[/]: {escape(kind.example)}")
-        out.print(f"[bold]What to do[/]: {escape(kind.hint)}")
+        out.print(f"{escape(manual.meaning(kind))}\n")
+        out.print(_set_off(laid_out(kind(kind.example).as_dict())[:-1]))  # without where to read more: this is it
         return
     for name, kind in kinds.items():
         out.print(f"[bold]{name:24}[/] {escape(manual.cause(kind))}")
@@ -261,7 +262,7 @@ def _answered(served: "Served", body: bytes) -> bytes:
 
 
 @contextmanager
-def _busy(what: str) -> Iterator[Callable[[Sequence[str]], Iterable[str]]]:
+def _busy(what: str) -> Iterator[Track]:
     """Progress for people, and nothing where the output is no terminal (FORCE_COLOR, as Jupyter sets it, makes none).
 
     The bar moves by itself until the caller goes through names with what it is given here; then it counts them.
@@ -281,11 +282,13 @@ def _busy(what: str) -> Iterator[Callable[[Sequence[str]], Iterable[str]]]:
 
 
 def _screen(error: dict[str, str]) -> str:
-    """`ScoreError.screen`, with the code in colour."""
-    parts = [f"[bold red]ERROR {error['code']}[/]: {escape(error['message'])}"]
-    parts += [f"  {escape(line)}" for line in error.get("detail", "").splitlines()]
-    parts.append(f"[bold]What to do[/]: {escape(error['hint'])}")
-    return "\n".join([*parts, f"[bold]More[/]: {error['docs']}, or: score explain {error['code']}"])
+    """`ScoreError.screen`, with its labels set off."""
+    return _set_off(laid_out(error))
+
+
+def _set_off(lines: Sequence[tuple[str, str]]) -> str:
+    styles = {"": "none", "What to do": "bold", "More": "bold"}  # the code's is the rest
+    return "\n".join(f"[{styles.get(label, 'bold red')}]{label}[/]{escape(text)}" for label, text in lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What differs between two checkpoints' weights: names, shapes, dtypes, values."""
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ import torch
 
 from score import checkpoint
 from score.align import unwrap
-from score.checkpoint import Candidate
 from score.errors import NoWeights
+from score.formats.contents import TensorRef
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
+from score.progress import Track
 from score.settings import Settings
 
 
@@ -46,15 +46,13 @@ class Comparison:
         return {**asdict(self), "equal": self.equal}
 
 
-def compare(first: Path, second: Path, track: Callable[[Sequence[str]], Iterable[str]] = iter) -> Comparison:
+def compare(first: Path, second: Path, track: Track = iter) -> Comparison:
     """Compare two checkpoints of any formats, one tensor of each in memory at a time. Raises a `LoadError`."""
     one, other = _weights(first), _weights(second)
     common = [name for name in one if name in other]
     shapes = [(name, one[name].shape, other[name].shape) for name in common if one[name].shape != other[name].shape]
     dtypes = [
-        (name, str(one[name].dtype)[6:], str(other[name].dtype)[6:])
-        for name in common
-        if one[name].dtype != other[name].dtype
+        (name, one[name].dtype_name, other[name].dtype_name) for name in common if one[name].dtype != other[name].dtype
     ]
     values, same = [], 0
     for name in track([name for name in common if one[name].shape == other[name].shape]):
@@ -70,12 +68,10 @@ def compare(first: Path, second: Path, track: Callable[[Sequence[str]], Iterable
     )  # fmt: skip
 
 
-def _weights(path: Path) -> dict[str, Any]:
+def _weights(path: Path) -> dict[str, TensorRef]:
     settings = Settings.load(path)
     found = find_checkpoint(settings)
-    weights: Candidate | None = checkpoint.weights_of(
-        open_checkpoint(found.path, settings.read, found.format), settings.weights
-    )
+    weights = checkpoint.weights_of(open_checkpoint(found.path, settings.read, found.format), settings.weights)
     if weights is None:
         raise NoWeights(f"{path.name} holds no weights that could be compared")
     return {unwrap(name): tensor for name, tensor in weights.tensors.items()}

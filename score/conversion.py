@@ -1,6 +1,5 @@
 """Write a checkpoint in another format: `score convert`."""
 
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,9 +9,8 @@ from score.errors import InputsUnknown, ModelRejected, UnsupportedFormat
 from score.formats.registry import open_checkpoint
 from score.main import load_model
 from score.model_dir import find_checkpoint, size
+from score.progress import Track
 from score.settings import Settings
-
-Track = Callable[[Sequence[str]], Iterable[str]]  # shows progress while names are gone through
 
 
 def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str:

@@ -65,7 +65,7 @@ A class sets `code` (stable, for machines), `example` (a message), `status` (HTT
 instance adds the message, and where it helps a `detail`: a table or tree, already laid out in lines.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 DOCS = "docs/errors.md"  # the page with a section for each code
@@ -100,12 +100,18 @@ class ScoreError(Exception):
 
     def screen(self) -> str:
         """The error as people read it, the same in a terminal and in the server's log."""
-        parts = [f"ERROR {self.code}: {self.message}"]
-        if self.detail:
-            parts.append("\n".join(f"  {line}" for line in self.detail.splitlines()))
-        parts.append(f"What to do: {self.hint}")
-        parts.append(f"More: {DOCS}#{self.code}, or: score explain {self.code}")
-        return "\n".join(parts)
+        return "\n".join(f"{label}{text}" for label, text in laid_out(self.as_dict()))
+
+
+def laid_out(error: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The lines of an error's screen, from what `ScoreError.as_dict` gives: each a label, which a terminal may set off,
+    and a text."""
+    return [
+        (f"ERROR {error['code']}", f": {error['message']}"),
+        *(("", f"  {line}") for line in error.get("detail", "").splitlines()),
+        ("What to do", f": {error['hint']}"),
+        ("More", f": {error['docs']}, or: score explain {error['code']}"),
+    ]
 
 
 def printable(text: str) -> str:

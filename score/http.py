@@ -60,7 +60,7 @@ class _Held:
 held = _Held()
 
 
-PAGE = (Path(__file__).with_name("page.html")).read_text()
+PAGE = Path(__file__).with_name("page.html").read_text()
 # The page needs nothing but itself and this server, and nothing that it shows can make it fetch or run more.
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "

@@ -1,6 +1,5 @@
 """What a file is and holds, as one object: `score inspect`. Runs nothing from it, and reads no tensor's values."""
 
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from score.formats.contents import Contents
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
 from score.nearest import nearest
+from score.progress import Track
 from score.settings import Settings
 from score.show import Screen, facts
 from score.trust import sha256
@@ -92,9 +92,7 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
     return found.name if found else None
 
 
-def screen(
-    found: dict[str, Any], contents: Contents, settings: Settings, track: Callable[[Sequence[str]], Iterable[str]]
-) -> Screen:
+def screen(found: dict[str, Any], contents: Contents, settings: Settings, track: Track) -> Screen:
     """For people, what `inspect` found and more: the tree, where the bytes are, and what is odd, for which all values
     are read, one tensor at a time."""
     try:

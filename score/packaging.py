@@ -7,7 +7,6 @@ OUT/request.json      a request that it answers, where its inputs are known
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from score.conversion import to_safetensors
 from score.main import load_model
 from score.model_dir import find_checkpoint
 from score.named import located
+from score.progress import Track
 from score.recognition import registered_models
 from score.served import Served
 from score.settings import TOML_NAME, Settings, variable
@@ -39,9 +39,7 @@ class Package:
     notes: tuple[str, ...]
 
 
-def package(
-    settings: Settings, output: Path, endpoint: str, image: str | None, track: Callable[[Sequence[str]], Iterable[str]]
-) -> Package:
+def package(settings: Settings, output: Path, endpoint: str, image: str | None, track: Track) -> Package:
     """Write the folder. The model is loaded first, so what is packaged is known to load; raises its `LoadError`."""
     served = load_model(settings)
     found = find_checkpoint(settings)

@@ -29,6 +29,10 @@ class TensorRef:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
 
 @dataclass(eq=False)
 class StandIn:
