@@ -86,6 +86,8 @@ def _input_names(module: nn.Module) -> list[InputSpec]:
         forward: Any = module.forward
         arguments = list(forward.schema.arguments)[1:]
         return [_script_input(argument, dtype) for argument in arguments]
+    if isinstance(takes := getattr(module, "takes_exported", None), tuple):
+        return [InputSpec(item.name, item.dtype) for item in takes]
     placeholders = _placeholders(module)
     if placeholders:
         return [InputSpec(str(node.target), dtype) for node in placeholders]
@@ -137,6 +139,16 @@ def _placeholders(module: nn.Module) -> list[Any]:
 
 def _exported(module: nn.Module) -> Signature | None:
     """The signature that torch.export recorded: a symbolic size is any size."""
+    if isinstance(takes := getattr(module, "takes_exported", None), tuple):
+        return Signature(
+            tuple(
+                InputSpec(item.name, item.dtype)
+                if item.dtype.startswith("py_")
+                else InputSpec(item.name, item.dtype, item.shape, item.example)
+                for item in takes
+            ),
+            "the exported program",
+        )
     specs = []
     for node in _placeholders(module):
         value = node.meta["val"]

@@ -127,6 +127,13 @@ class Archive:
         except Exception as error:  # noqa: BLE001  # zipfile raises anything on damaged data
             raise MalformedFile(f"{self.path.name}: the record {name!r} can't be read ({error})") from None
 
+    def window(self, name: str) -> Source:
+        """A record that is stored as it is, as a source of its own. Raises `MalformedFile` for another."""
+        info = self._info(name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise MalformedFile(f"{self.path.name}: the record {name!r} is compressed")
+        return self.source.window(self._offset(info), info.file_size, name)
+
     def text(self, name: str) -> str:
         return self.bytes(name).decode("utf-8", "replace").strip()
 

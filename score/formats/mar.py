@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from score.errors import ArchitectureBroken, NoWeights
-from score.formats._pt2_audit import json_record
+from score.formats._export_schema import json_record
 from score.formats._source import Source
 from score.formats._zip import Archive
 from score.formats.contents import Contents, Design

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from score.formats._pt2_audit import is_plain_expression
 from torch import nn
 
 from score import main
 from score.errors import UntrustedCode
-from score.formats._pt2_audit import is_plain_expression
 from score.formats.registry import open_checkpoint
 from score.settings import Settings
 from tests.makers import net
