@@ -17,11 +17,17 @@ one that shapes can't tell: it has to be said in `SCORE_ARCHITECTURE_KWARGS`, an
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, overload
 
 from torch import nn
+
+from score import own_models
+
+if __name__ == own_models.COMMON:  # imported before `score` was: there is but one registry, under its own name
+    sys.modules[__name__] = importlib.import_module(own_models.OWN)
 
 Model = TypeVar("Model", bound=type[nn.Module])
 

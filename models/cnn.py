@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models import register
-from models._functions import ACTIVATIONS, OUTPUTS, Activation, Output, at
-from models._shapes import Shapes, layers, only
+from . import register
+from ._functions import ACTIVATIONS, OUTPUTS, Activation, Output, at
+from ._shapes import Shapes, layers, only
 
 
 @register

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models import register
+from . import register
 
 
 @register(inputs="float32[N, 1, 8, 8]", white=16.0)

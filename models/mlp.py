@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import register
-from models._functions import ACTIVATIONS, OUTPUTS, Activation, Output, at
-from models._shapes import Shapes, layers, only
+from . import register
+from ._functions import ACTIVATIONS, OUTPUTS, Activation, Output, at
+from ._shapes import Shapes, layers, only
 
 
 @register

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import register
-from models._shapes import Shapes
+from . import register
+from ._shapes import Shapes
 
 # Expansion, channels, blocks and stride of each stage: table 2 of the paper.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import register
-from models._shapes import Shapes, count
+from . import register
+from ._shapes import Shapes, count
 
 _PLANES = (64, 128, 256, 512)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models import register
+from . import register
 
 
 @register(inputs="float32[N, 10]")

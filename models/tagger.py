@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from models import register
-from models._shapes import Shapes, count
+from . import register
+from ._shapes import Shapes, count
 
 
 class _Tagger(nn.Module):

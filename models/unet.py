@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models import register
-from models._shapes import Shapes
+from . import register
+from ._shapes import Shapes
 
 
 class DoubleConv(nn.Module):

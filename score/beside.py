@@ -1,20 +1,22 @@
 """Python files beside the checkpoint in the model folder: their classes, where the files are trusted.
 
-Often such a file is the training script. Only what it defines and imports is run: not the calls, loops and assignments
-from its own functions at its top level, which would train again.
+Often such a file is the training script. Only what it defines and imports is run (`score.definitions`).
 """
 
 import ast
 import inspect
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import loadstone_models as models
 from torch import nn
 
-import models
 from score.errors import ArchitectureBroken
 from score.named import from_file
 from score.trust import Trust, file_sha256
+
+log = logging.getLogger("azmlinfsrv.score")
 
 MOST_BYTES = 1_000_000
 
@@ -24,7 +26,11 @@ def classes(path: Path, trust: Trust) -> list[models.Registered]:
     found = []
     for file in _files(path):
         if trust.allows(file):
-            module = from_file(file, _definitions(file))
+            try:
+                module = from_file(file)
+            except ArchitectureBroken as error:  # another may fit
+                log.warning("%s", error.message)
+                continue
             for name, value in vars(module).items():
                 if inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__ == module.__name__:
                     found.append(models.Registered(f"{file.name}:{name}", value))
@@ -57,32 +63,3 @@ def _defined(file: Path) -> list[str]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     return [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.bases]
-
-
-_DEFINING = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try, ast.If)
-
-
-def _definitions(file: Path) -> ast.Module:
-    """A file without what it does. Raises `ArchitectureBroken` for one that is no Python."""
-    try:
-        tree = ast.parse(file.read_bytes(), str(file))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ArchitectureBroken(f"{file.name} beside the checkpoint can't be read: {error}", hint="Mend it.") from None
-    left_out = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}  # as callees
-    kept: list[ast.stmt] = []
-    for node in tree.body:
-        if isinstance(node, _DEFINING):
-            kept.append(node)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            if left_out & {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}:
-                left_out |= _targets(node)  # and whatever is made from it
-            else:
-                kept.append(node)
-        else:
-            left_out |= _targets(node)
-    return ast.Module(kept, tree.type_ignores)
-
-
-def _targets(node: ast.stmt) -> set[str]:
-    """The names that a statement gives values to."""
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}

@@ -9,6 +9,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from score.definitions import left_out
 from score.errors import ArchitectureBroken, LoadError
 
 Build = Callable[[], nn.Module]
@@ -56,8 +57,15 @@ def skeleton(
         try:
             module = for_real(build, seed=0)
         except Exception as error:  # noqa: BLE001
+            if why := left_out(cls, error):
+                raise ArchitectureBroken(
+                    f"{name} can't be built without running its file: {why}",
+                    hint="Move the class, and what it needs, into a file of its own that trains nothing.",
+                ) from None
             raise ArchitectureBroken(
-                f"{name}({_shown(kwargs)}) can't be built: {type(error).__name__}: {error}", detail=where(error)
+                f"{name}({_shown(kwargs)}) can't be built: {type(error).__name__}: {error}",
+                hint=_missing(error),
+                detail=where(error),
             ) from None
     return Architecture(name, source, build, module, inputs=inputs)
 
@@ -105,6 +113,13 @@ def _skipping(initialise: Any) -> Any:
         return tensor if isinstance(tensor, nn.Parameter) else initialise(tensor, *args, **kwargs)
 
     return skip
+
+
+def _missing(error: Exception) -> str | None:
+    """What to do about a package that is not installed; None for any other error."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"Install it: pip install {error.name.partition('.')[0]}"
+    return None
 
 
 def _shown(kwargs: Mapping[str, Any]) -> str:

@@ -81,7 +81,7 @@ def inspect(
             begin_sha256(path)
             from score import inspection, show, show_html
 
-            settings = Settings.load(path)
+            settings = _guarded(Settings.load(path))
             found, contents = inspection.look(path, settings)
             only_json = as_json and page is None  # then no tensor's values need to be read
             screen = None if contents is None or only_json else inspection.screen(found, contents, settings, track)
@@ -126,7 +126,8 @@ def check(path: Model) -> None:
             from score.main import load_model
             from score.show import shortened
 
-            served = explained(load_model, Settings.load(path))
+            settings = _guarded(Settings.load(path))
+            served = explained(load_model, settings)
         for line in served.report.lines():
             out.print(escape(line))
         for difference in environment.differences(served.report.metadata):
@@ -151,7 +152,7 @@ def predict(
         with _busy(f"loading {model.name}"):
             from score.main import load_model
 
-            served = load_model(Settings.load(model))
+            served = load_model(_guarded(Settings.load(model)))
         body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         answer = _answered(served, body)
     sys.stdout.buffer.write(answer + b"\n")
@@ -187,7 +188,7 @@ def convert(
     with _errors_shown(), _busy(f"converting {path.name}") as track:
         from score import conversion
 
-        settings = Settings.load(path)
+        settings = _guarded(Settings.load(path))
         if to is Target.safetensors:
             written = conversion.to_safetensors(settings, output, track)
         else:
@@ -236,6 +237,15 @@ def explain(
         return
     for name, kind in kinds.items():
         out.print(f"[bold]{name:24}[/] {escape(manual.cause(kind))}")
+
+
+def _guarded(settings: Settings) -> Settings:
+    """Have this process end where a model does not come back, and get errors where there is no more memory."""
+    from score import confine, watchdog
+
+    confine.limit_memory(settings.model_dir)
+    watchdog.watch(settings.stuck_after_ms / 1000, watchdog.end_command)
+    return settings
 
 
 @contextmanager

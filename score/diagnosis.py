@@ -10,7 +10,8 @@ from typing import Any, cast
 import orjson
 import torch
 
-from score import environment, probing
+from score import environment, probing, watchdog
+from score.confine import confine, limit_memory
 from score.errors import (
     ArchitectureBroken,
     ClassNotImportable,
@@ -59,7 +60,13 @@ def started(load_model: Callable[[Settings], Served]) -> Served:
     try:
         settings = Settings.load()
         wanted = settings.on_load_error
+        serving = "azureml_inference_server_http.server.routes" in sys.modules
+        if serving:
+            limit_memory(settings.model_dir)
+            watchdog.watch(settings.stuck_after_ms / 1000, watchdog.end_worker)
         served = explained(load_model, settings)
+        if serving:  # before the model runs for the first time, and its thread is there
+            served.observer.confined = confine(settings)
         _ = served.task  # a wrong recipe is said now, and not to whoever asks first
         tell(served)
     except LoadError as error:
@@ -91,6 +98,7 @@ def tell(served: Served) -> None:
     for line in served.report.lines():
         log.info("%s", line)
     log.info("%s", served.signature)
+    log.info("confined by %s", ", ".join(served.observer.confined) or "nothing")
     log.info("load report %s", orjson.dumps(served.report.as_dict(), default=str).decode())
     log.info("try it:\n\n%s\n", curl(served, os.environ.get("SERVER_PORT", "5001")))
 

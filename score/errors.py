@@ -30,6 +30,8 @@
     │   ├── PrefixAmbiguous          two prefixes match equally well
     │   ├── Uninitialised            the class needs values that the checkpoint lacks
     │   ├── InputsUnknown            `score check` has no input to try, since nothing says what the model takes
+    │   ├── ConfinementUnavailable   the kernel lacks what SCORE_CONFINE=require asks for
+    │   ├── ModelStuck               a forward pass does not come to an end
     │   ├── DeviceUnavailable        the wanted device is not there
     │   └── DeviceOutOfMemory        the weights don't fit on the device
     └── RequestError                 one request can't be answered; the server goes on
@@ -301,6 +303,21 @@ class InputsUnknown(LoadError):
     code = "inputs_unknown"
     example = "model.pt is loaded, but nothing says what shape of input it takes"
     hint = "Say what the model takes: SCORE_INPUTS='float32[N, 3, 224, 224]', or inputs= in @register."
+
+
+class ConfinementUnavailable(LoadError):
+    code = "confinement_unavailable"
+    example = "this kernel or container does not have landlock (LandlockNotAvailableError: ENOSYS)"
+    hint = "Run on a kernel with Landlock (5.13 or newer) and seccomp, or set SCORE_CONFINE=auto."
+
+
+class ModelStuck(LoadError):
+    code = "model_stuck"
+    example = "a forward pass of 1 row has run for 300 s, and does not come to an end"
+    hint = (
+        "Mend the model (a loop that does not end?), send smaller inputs, or raise SCORE_STUCK_AFTER_MS if it does "
+        "take that long."
+    )
 
 
 class DeviceUnavailable(LoadError):

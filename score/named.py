@@ -1,16 +1,18 @@
 """The class that `SCORE_ARCHITECTURE` names: registered, a provider's, in a package, or in a file."""
 
 import ast
-import importlib.util
+import importlib
 import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import loadstone_models as models
 from torch import nn
 
-import models
+from score import definitions, own_models
 from score.building import where
 from score.errors import ArchitectureBroken, ArchitectureUnknown
 from score.providers import builder
@@ -32,6 +34,10 @@ def named(name: str, folder: Path | None = None) -> models.Registered:
         raise ArchitectureUnknown(f"no architecture is registered as {name!r}", detail=_registered_names(registered))
     module = from_file(located(Path(location), folder)) if location.endswith(".py") else _from_package(location)
     cls = getattr(module, attribute, None)
+    if cls is None and (left := getattr(module, "__left_out__", None)) is not None and (why := left.why(attribute)):
+        raise ArchitectureBroken(
+            f"{location} has no class {attribute!r} without running it: {why}", hint=_hint(left, why)
+        )
     if not callable(cls):
         classes = [
             key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, nn.Module)
@@ -52,19 +58,16 @@ def located(location: Path, folder: Path | None) -> Path:
     return path
 
 
-def from_file(path: Path, tree: ast.Module | None = None) -> Any:
-    """A Python file as a module of its own, or only the part of it that is in `tree`; running it is what its caller has
-    to have decided."""
+def from_file(path: Path) -> Any:
+    """A Python file as a module of its own: what it defines, and nothing that it does (`score.definitions`); its caller
+    has decided that this may be run. Raises `ArchitectureBroken`."""
     name = f"score_architecture_{file_sha256(path)[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    own_models.give_way()
     sys.modules[name] = module  # dataclasses and pickled classes look themselves up there
     try:
-        if tree is None:
-            spec.loader.exec_module(module)
-        else:
-            exec(compile(tree, str(path), "exec"), vars(module))  # noqa: S102  # as exec_module does with all of it
+        definitions.execute(ast.parse(path.read_bytes(), str(path)), module, path.name)
     except Exception as error:  # noqa: BLE001  # users' files raise anything
         raise ArchitectureBroken(
             f"{path} can't be imported: {type(error).__name__}: {error}", hint="Mend the file.", detail=where(error)
@@ -77,6 +80,15 @@ def _from_package(name: str) -> Any:
         return importlib.import_module(name)
     except Exception as error:  # noqa: BLE001  # a package raises anything at import
         raise ArchitectureUnknown(f"{name} can't be imported: {type(error).__name__}: {error}") from None
+
+
+def _hint(left: definitions.LeftOut, why: str) -> str:
+    missing = next((package for package in left.missing.values() if package in why), None)
+    if missing:
+        return (
+            f"Install it (pip install {missing.partition('.')[0]}), or move the class into a file without that import."
+        )
+    return "Move the class, and what it needs, into a file of its own that trains nothing."
 
 
 def _registered_names(registered: Mapping[str, Any]) -> str:

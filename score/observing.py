@@ -58,6 +58,7 @@ class Observer:
 
     def __init__(self, log_requests: bool) -> None:
         self._log_requests = log_requests
+        self.confined: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._since = time.time()
         self._statuses: Counter[int] = Counter()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from score import watchdog
 from score.signature import InputSpec, Shape, Signature, parse
 
 # Sizes that image and sequence models are commonly made for.
@@ -73,7 +74,7 @@ def call(module: nn.Module, inputs: dict[str, Any], order: list[str]) -> Any:
     held = itertools.chain(module.parameters(), module.buffers())
     device = next((tensor.device for tensor in held), torch.device("cpu"))
     placed = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
-    with torch.inference_mode():
+    with torch.inference_mode(), watchdog.forward_pass():
         if list(placed) == order[: len(placed)] or not set(placed) <= set(order):
             return module(*placed.values())
         return module(**placed)

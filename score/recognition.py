@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import models
+import loadstone_models as models
+
 from score import fingerprints
 from score.align import Alignment, align
 from score.building import Architecture, shapes, skeleton, tied, where
@@ -107,7 +108,8 @@ def by_name(
 def registered_models() -> dict[str, models.Registered]:
     """All of `models/`. A file there that can't be imported is an error that names it."""
     try:
-        return models.registered()
+        found: dict[str, models.Registered] = models.registered()
+        return found
     except Exception as error:  # noqa: BLE001  # users' files raise anything
         raise ArchitectureBroken(
             f"a file in models/ can't be imported: {type(error).__name__}: {error}",

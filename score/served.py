@@ -176,6 +176,7 @@ class Served:
                 "waiting": self.batcher.waiting,
                 "running_rows": self.batcher.running,
                 "worker": os.getpid(),
+                "confined": list(self.observer.confined),
             },
             "versions": {
                 "loadstone": __version__,

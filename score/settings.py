@@ -123,6 +123,17 @@ class Settings(BaseSettings):
     trust_sha256: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = Field(
         frozenset(), description="SHA-256 digests of the files whose code may run."
     )
+    confine: Literal["auto", "require", "off"] = Field(
+        "auto",
+        description="Whether the worker, once the model is loaded, gives up writing outside of the temporary folder, "
+        "starting programs and opening connections: as far as the kernel has it, only if it has all, or not at all.",
+    )
+    stuck_after_ms: int = Field(
+        300_000,
+        ge=0,
+        description="A forward pass that takes longer is taken for one that never ends: the worker ends, and another "
+        "starts. 0: never.",
+    )
     on_load_error: Literal["exit", "serve"] = Field(
         "exit",
         description="What to do when the model can't be loaded: end, or stay up and answer every request to `/score` "

@@ -147,9 +147,14 @@ def _cast(spec: InputSpec, array: np.ndarray) -> torch.Tensor:
             tensor = torch.from_numpy(array.astype(np.float32, order="C"))
     else:
         tensor = torch.from_numpy(np.array(array, order="C", copy=True)).to(dtype)
-    if dtype.is_floating_point and not _finite(tensor) and np.isfinite(array).all():
+    if dtype.is_floating_point and not _finite(tensor) and _lost(tensor, array):
         raise WrongDtype(f"{spec.name}: a value is too large for {spec.dtype}")
     return tensor
+
+
+def _lost(tensor: torch.Tensor, array: np.ndarray) -> bool:
+    """Whether a value that was finite is so no more."""
+    return bool((np.isfinite(array) & ~torch.isfinite(tensor).numpy()).any())
 
 
 def _finite(tensor: torch.Tensor) -> bool:

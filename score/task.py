@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loadstone_models import Registered, _images, _labels, _text
 from torch import nn
 
-from models import Registered, _images, _labels, _text
 from score.codecs import image
 from score.codecs.registry import Decoded
 from score.errors import InvalidSetting, NotNumeric, TopKUnavailable, UnsupportedMediaType
@@ -41,11 +41,13 @@ class Task:
                     "nothing says how an image is to be resized and normalised for this model",
                     hint="Send numbers, or set SCORE_IMAGE to a recipe: `imagenet`, or a JSON object.",
                 )
-            return self.recipe.apply(arrays)
+            pixels: np.ndarray = self.recipe.apply(arrays)
+            return pixels
         if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
             if self.tokenizer is None:
                 raise NotNumeric(f"{decoded.dialect}[0] is a string where a number belongs")
-            return self.tokenizer(arrays.tolist())
+            tokens: dict[str, np.ndarray] = self.tokenizer(arrays.tolist())
+            return tokens
         return arrays
 
     def top(self, outputs: Any, most: int) -> list[list[dict[str, Any]]]:
@@ -56,7 +58,10 @@ class Task:
             raise TopKUnavailable(f"top_k needs one row of numbers a class, and the model gives {shape}")
         if self.labels and len(self.labels) != found.shape[1]:
             raise TopKUnavailable(f"there are {len(self.labels)} labels for {found.shape[1]} classes")
-        return _labels.top(found, self.labels or [str(at) for at in range(found.shape[1])], most)
+        top: list[list[dict[str, Any]]] = _labels.top(
+            found, self.labels or [str(at) for at in range(found.shape[1])], most
+        )
+        return top
 
     def card(self) -> dict[str, Any]:
         """As the model card shows it."""

@@ -25,6 +25,7 @@ from gunicorn import http, util
 from gunicorn.http import wsgi
 from gunicorn.workers.base import Worker
 
+from score import watchdog
 from score.parking import Handler
 
 DRAINING = "loadstone.draining"  # in the WSGI environment of a request that began after the server was told to stop
@@ -96,7 +97,9 @@ class Loop:
             self._listeners[listener.fileno()] = listener
         self._accept_more(True)
         swept = 0.0
-        while self._stop_at is None or (self.connections and time.monotonic() < self._stop_at):
+        while self._stop_at is None or (
+            self.connections and time.monotonic() < self._stop_at and not watchdog.hopeless()
+        ):
             self._asleep = True  # before looking: whoever wakes after this look rings the alarm
             events = self._poll.poll(0 if self._woken else 1.0)
             self._asleep = False

@@ -153,12 +153,14 @@ class _Builder:
                 positional = False
                 if not argument.has_default_value():
                     raise MalformedFile(f"{node['target'][:120]} lacks {name}")
-            elif "Device" in str(argument.type):
-                kwargs[name] = None if given[name] is None else self.device
-            elif positional and not argument.kwarg_only:
-                args.append(given[name])
             else:
-                kwargs[name] = given[name]
+                value = given[name]
+                if "Device" in str(argument.type):
+                    value = None if value is None else self.device
+                if positional and not argument.kwarg_only:
+                    args.append(value)
+                else:
+                    kwargs[name] = value
         return tuple(args), kwargs
 
     def follow(self, schema: Any, node: Mapping[str, Any], made: fx.Node) -> None:

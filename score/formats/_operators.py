@@ -36,7 +36,8 @@ def _words(text: str) -> frozenset[str]:
 
 _INTERNAL = _words(
     """
-    _adaptive_avg_pool2d _adaptive_avg_pool3d _addmm_activation _aminmax _assert_async _assert_scalar
+    __and__ __or__ __xor__ __iand__ __ior__ __ixor__ __lshift__ __rshift__ _adaptive_avg_pool2d
+    _adaptive_avg_pool3d _addmm_activation _aminmax _assert_async _assert_scalar
     _assert_tensor_metadata _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short
     _cdist_forward _conj _conj_physical _convolution _convolution_mode _dim_arange _embedding_bag
     _embedding_bag_forward_only _euclidean_dist _fft_c2c _fft_c2r _fft_r2c _functional_assert_async
@@ -50,6 +51,7 @@ _INTERNAL = _words(
     _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable _shape_as_tensor
     _softmax _stack _to_copy _transform_bias_rescale_qkv _transformer_encoder_layer_fwd _trilinear _unique2
     _unsafe_index _unsafe_index_put _unsafe_masked_index _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa
+    _upsample_lanczos2d_aa
     _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_int8pack_mm _weight_norm
     _weight_norm_interface
     """
@@ -81,7 +83,7 @@ _STATEFUL = _words(
     retain_grad backward from_file save is_pinned pin_memory manual_seed seed initial_seed wait record_stream
     share_memory_ empty_strided new_empty_strided empty_quantized as_strided_ as_strided_scatter unsafe_chunk
     mkldnn_reorder_conv2d_weight mkldnn_reorder_conv3d_weight quantized_lstm quantized_gru hash id sparse_resize_
-    sparse_resize_and_clear_ swap_ use_deterministic_algorithms set_grad_enabled factorial grad get_gradients
+    sparse_resize_and_clear_ swap_ use_deterministic_algorithms  factorial grad get_gradients
     retains_grad output_nr slice_inverse sparse_resize sparse_resize_and_clear is_distributed
     """
 )
@@ -99,7 +101,7 @@ _VALUES = _words(
     atan atan2 atanh copysign cos cosh erf erfc exp expm1 fabs frexp gamma gcd isfinite isinf isnan ldexp lgamma log
     log10 log1p modf sin sinh tan tanh truediv div abs trunc bin complex device is_autocast_enabled
     is_autocast_cpu_enabled is_grad_enabled is_scripting is_tracing element_size numel dim size stride storage_offset
-    is_contiguous is_complex get_device cpu cuda
+    is_contiguous is_complex get_device cpu cuda str tensor as_tensor
     """
 )
 _PRIM = _words(

@@ -60,7 +60,7 @@ def bounded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1 and not 0 <= exponent <= 64:
+    if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1 and abs(exponent) > 64:
         raise OutOfBounds(f"{base} ** {exponent} in the arithmetic of sizes")
     return base**exponent
 

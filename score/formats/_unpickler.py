@@ -209,6 +209,9 @@ def _stack_global(m: Unpickler) -> None:
 
 def _reduce(m: Unpickler) -> None:
     args, function = m.stack.pop(), m.stack.pop()
+    if not isinstance(args, tuple) and (member := getattr(m.policy, "member", None)) is not None:
+        m.push(member(function, args))  # TorchScript's own way to name a member of an Enum
+        return
     m.push(m.policy.call(function, _tuple(args)))
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from loadstone_models._text import SentenceEncoder, sentence_modules
 from torch import nn
 
-from models._text import SentenceEncoder, sentence_modules
 from score.errors import ArchitectureBroken, NoWeights
 from score.formats import _shards, safetensors, torch_bin_sharded
 from score.formats._shards import json_file, within

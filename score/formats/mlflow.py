@@ -35,6 +35,7 @@ def open(path: Path, read: str) -> Contents:
     def with_code() -> Any:
         assert revive is not None
         sys.path.insert(0, str(contained(path, code)))  # what the model was logged with; only when trusted
+        sys.dont_write_bytecode = True  # or imports would write into the model's folder
         return revive()
 
     metadata = {

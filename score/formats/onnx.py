@@ -30,7 +30,21 @@ _DTYPES = {
     11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16",
     17: "float8_e4m3fn", 18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "float8_e5m2fnuz",
 }  # fmt: skip
-_MODEL_PRODUCER, _MODEL_GRAPH, _GRAPH_INITIALIZER = 2, 7, 5
+_MODEL_PRODUCER, _MODEL_GRAPH, _GRAPH_INITIALIZER, _MODEL_FUNCTION, _FUNCTION_DOMAIN = 2, 7, 5, 25, 10
+_NODE_TYPE, _NODE_DOMAIN = 4, 7
+# onnxruntime has the operators of these built in; any other domain is of a library that the file would have loaded.
+_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
+_NATIVE = frozenset(("EPContext",))  # carries, or names a file with, compiled code
+_MAX_DEPTH = 32
+# Where the messages that matter lie in each other: by the kind of a message, its fields that are others.
+_NESTED = {
+    "model": {_MODEL_GRAPH: "graph", _MODEL_FUNCTION: "function"},
+    "function": {7: "node"},
+    "graph": {1: "node", _GRAPH_INITIALIZER: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
 _DIMS, _TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 _TYPED_DATA = {4: "<f4", 5: "<i4", 7: "<i8", 10: "<f8", 11: "<u8"}  # float_data, int32_data, int64_data ...
 
@@ -56,8 +70,39 @@ def open(path: Path, read: str) -> Contents:
         if number == _GRAPH_INITIALIZER
     )
     producer = _text(data, [(start, end) for number, start, end in model if number == _MODEL_PRODUCER])
-    program = Program(lambda device: _load(path, device), "an ONNX graph")
+    program = Program(
+        lambda device: _load(path, device), "an ONNX graph", tuple(dict.fromkeys(_findings(source, data)))
+    )
     return Contents(NAME, path, tree, program=program, metadata={"ir_version": data[1], "producer": producer})
+
+
+def _findings(source: Source, data: Any) -> Iterator[str]:
+    """Operators that are of no known domain, wherever in the graph they are. Raises `MalformedFile` for a tensor whose
+    elements are said to be outside the folder: onnxruntime would read them from there."""
+    own = {
+        _text(data, [(first, last)])
+        for number, start, end in _fields(data, 0, source.size)
+        if number == _MODEL_FUNCTION
+        for part, first, last in _fields(data, start, end)
+        if part == _FUNCTION_DOMAIN
+    }
+    waiting = [("model", 0, source.size, 0)]
+    while waiting:
+        kind, start, end, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            raise MalformedFile(f"an ONNX graph nested more than {_MAX_DEPTH} deep")
+        fields: dict[int, list[tuple[int, int]]] = {}
+        for number, first, last in _fields(data, start, end):
+            if kind == "node" or (kind == "tensor" and number in (_EXTERNAL, _LOCATION)):
+                fields.setdefault(number, []).append((first, last))
+            if (inner := _NESTED.get(kind, {}).get(number)) is not None:
+                waiting.append((inner, first, last, depth + 1))
+        if kind == "node":
+            domain, name = _text(data, fields.get(_NODE_DOMAIN, [])), _text(data, fields.get(_NODE_TYPE, []))
+            if domain not in _DOMAINS | own or name in _NATIVE:
+                yield f"the operator {domain}::{name}"[:160]
+        elif kind == "tensor" and (_EXTERNAL in fields or fields.get(_LOCATION, [(0, 0)])[0][0] == 1):
+            within(source.path.parent, _pairs(data, fields.get(_EXTERNAL, [])).get("location", ""))
 
 
 def _varint(data: Any, position: int, end: int) -> tuple[int, int]:
@@ -167,10 +212,7 @@ def _signed(data: Any, spans: list[tuple[int, int]]) -> list[int]:
 
 def _external(source: Source, data: Any, spans: list[tuple[int, int]], dtype: torch.dtype, nbytes: int) -> StorageRef:
     """Elements in a file beside the model: key-value pairs `location`, `offset`, `length`."""
-    pairs: dict[str, str] = {}
-    for first, last in spans:
-        entry = {number: (start, end) for number, start, end in _fields(data, first, last)}
-        pairs[_text(data, [entry.get(1, (0, 0))])] = _text(data, [entry.get(2, (0, 0))])
+    pairs = _pairs(data, spans)
     beside = Source(within(source.path.parent, pairs.get("location", "")), "mmap" if source.mapped else "read")
     try:
         offset, length = int(pairs.get("offset", "0")), int(pairs.get("length", str(nbytes)))
@@ -178,6 +220,15 @@ def _external(source: Source, data: Any, spans: list[tuple[int, int]], dtype: to
         raise MalformedFile(f"an external initializer at {pairs}") from None
     beside.check(offset, length, "an external initializer")
     return StorageRef(dtype, length, partial(beside.storage, offset, length))
+
+
+def _pairs(data: Any, spans: list[tuple[int, int]]) -> dict[str, str]:
+    """Key-value pairs of text."""
+    pairs: dict[str, str] = {}
+    for first, last in spans:
+        entry = {number: (start, end) for number, start, end in _fields(data, first, last)}
+        pairs[_text(data, [entry.get(1, (0, 0))])] = _text(data, [entry.get(2, (0, 0))])
+    return pairs
 
 
 class Session(nn.Module):

@@ -53,8 +53,11 @@ def read_archive(archive: Archive) -> tuple[Pickled, Callable[[], Any]]:
 
 def require_version(archive: Archive) -> None:
     """Raise `VersionTooOld` for an archive of a newer torch."""
-    text = archive.text("version") if "version" in archive else ""
-    if text.isdigit() and int(text) > NEWEST_VERSION:
+    said = next((name for name in (".data/version", "version") if name in archive), None)
+    text = archive.text(said) if said else ""
+    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise MalformedFile(f"{archive.path.name}: the archive's version is {text[:40]!r}")
+    if text and int(text) > NEWEST_VERSION:
         raise VersionTooOld(
             f"{archive.path.name}: archive version {text}, but torch {torch.__version__} reads up to {NEWEST_VERSION}",
             hint="Use a newer torch (see requirements.lock), or save the file again with the version used here.",

@@ -1,31 +1,58 @@
 """`torchscript`: torch.jit.save. A zip like torch-zip, with the model's code in TorchScript beside its values.
 
-Served as it is by torch.jit, whose interpreter runs TorchScript and no Python. Its weights are read without it: the
-pickle in `data.pkl` holds every module's attributes, and the code says which of them are parameters and buffers.
+torch is never given the file. Its code is checked call by call (`_script_code`), its values are read here
+(`_script_values`), and what torch loads is an archive that is written from the two, in memory. The weights are not in
+it: each is a view of the file, put in its place afterwards. Once torch has resolved every call to an operator, these
+are checked once more, overload by overload.
 Source: torch/csrc/jit/serialization, docs/serialization.md.
 """
 
+import io
 import re
+import zipfile
+from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from score.errors import LoadError, MalformedFile, VersionTooOld
-from score.formats._pickled import read_pickle
-from score.formats._source import Source
+from score.errors import LoadError, MalformedFile, UntrustedCode, VersionTooOld
+from score.formats import _operators, _script_code, _script_values
+from score.formats._script_code import Code
+from score.formats._script_values import Call, Object, Writer
+from score.formats._source import Source, in_memory
+from score.formats._tensors import as_bytes
 from score.formats._zip import Archive
-from score.formats.contents import Contents, Program, StandIn, TensorRef
+from score.formats.contents import Contents, Program, TensorRef
 from score.formats.probe import Probe
 from score.formats.torch_zip import require_version, storages
 
 NAME = "torchscript"
 MAX_DEPTH = 200
 
-_CLASS = re.compile(
-    r"^class (\S+)\(Module\):\n\s+__parameters__ = \[(.*?)\]\n\s+__buffers__ = \[(.*?)\]\n", re.M | re.S
-)
 _MANGLED = re.compile(r"^__torch__\.|___torch_mangle_\d+\.")
+# What torch's interpreter does by itself, in terms of no operator.
+_SYNTAX = frozenset(
+    f"prim::{name}"
+    for name in (
+        *(
+            "Constant",
+            "If",
+            "Loop",
+            "GetAttr",
+            "SetAttr",
+            "CallMethod",
+            "CallFunction",
+            "CreateObject",
+            "Enter",
+            "Exit",
+        ),
+        *("ListConstruct", "ListUnpack", "TupleConstruct", "TupleUnpack", "TupleIndex", "TupleSlice", "DictConstruct"),
+        *("Uninitialized", "unchecked_cast", "isinstance", "EnumName", "EnumValue", "Return", "Param", "NumToTensor"),
+    )
+)
 
 
 def detect(probe: Probe) -> bool:
@@ -35,46 +62,170 @@ def detect(probe: Probe) -> bool:
 def open(path: Path, read: str) -> Contents:
     archive = Archive(Source(path, read))
     require_version(archive)
-    pickled = read_pickle(archive.bytes("data.pkl"), storages(archive), name=f"{path.name}:data.pkl")
-    root = pickled.value
-    if not isinstance(root, StandIn):
+    code = _script_code.read(
+        {name: archive.text(name) + "\n" for name in archive.names() if _is_code(name)}, archive.path.name
+    )
+    values = _script_values.read(archive.bytes("data.pkl"), storages(archive), f"{path.name}:data.pkl")
+    constants = _script_values.read(
+        archive.bytes("constants.pkl"), storages(archive, "constants/"), f"{path.name}:constants.pkl"
+    )
+    root = values.value
+    if not isinstance(root, Object):
         raise MalformedFile(f"{path.name}: a TorchScript archive without a module")
     weights: dict[str, TensorRef] = {}
-    _collect(root, "", _tensor_names(archive), weights, MAX_DEPTH)
-    class_path = _MANGLED.sub("", root.path)
-    program = Program(build=lambda device: _load(path, device), class_path=class_path)
-    return Contents(NAME, path, weights, program=program, metadata={"devices": list(pickled.locations)})
+    _collect(root, "", code, weights, MAX_DEPTH)
+    findings = dict.fromkeys((*code.findings, *values.findings, *constants.findings, *_stateful(root, code)))
+
+    def build(device: torch.device) -> nn.Module:
+        if findings:
+            return _load(path, path, device)
+        return _built(archive, code, root, constants.value, device)
+
+    program = Program(build, _MANGLED.sub("", root.path), tuple(findings))
+    return Contents(NAME, path, weights, program=program, metadata={"devices": list(values.locations)})
 
 
-def _tensor_names(archive: Archive) -> dict[str, list[str]]:
-    """For each module class, the names of its parameters and buffers, from its code."""
-    names: dict[str, list[str]] = {}
-    for record in archive.names():
-        if record.startswith("code/") and record.endswith(".py"):
-            module = record.removeprefix("code/").removesuffix(".py").replace("/", ".")
-            for cls, parameters, buffers in _CLASS.findall(archive.text(record) + "\n"):
-                names[f"{module}.{cls}"] = re.findall(r'"([^"]+)"', f"{parameters} {buffers}")
-    return names
+def _is_code(record: str) -> bool:
+    return record.startswith("code/") and record.endswith(".py")
 
 
-def _collect(module: StandIn, prefix: str, names: dict[str, list[str]], into: dict[str, TensorRef], depth: int) -> None:
+def _collect(module: Object, prefix: str, code: Code, into: dict[str, TensorRef], depth: int) -> None:
     """Add the module's state_dict to `into`, in torch's order: its own tensors, then its submodules'."""
     if depth == 0:
         raise MalformedFile(f"TorchScript modules nested more than {MAX_DEPTH} deep")
-    attributes = module.attributes() | module.mapping
-    for name in names.get(module.path, ()):
-        if isinstance(attributes.get(name), TensorRef):
-            into[prefix + name] = attributes[name]
+    attributes = module.attributes()
+    for name in code.tensors.get(module.path, ()):
+        value = attributes.get(name)
+        if isinstance(value, Call) and value.tensor is not None:
+            into[prefix + name] = value.tensor
     for name, value in attributes.items():
-        if isinstance(value, StandIn) and value.path in names:
-            _collect(value, f"{prefix}{name}.", names, into, depth - 1)
+        if isinstance(value, Object) and value.path in code.tensors:
+            _collect(value, f"{prefix}{name}.", code, into, depth - 1)
 
 
-def _load(path: Path, device: torch.device) -> nn.Module:
+def _objects(root: Any) -> Iterator[Object]:
+    """Every object, each once."""
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or not isinstance(value, (Object, Call, list, tuple, dict)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Object):
+            yield value
+            waiting.append(value.state)
+        elif isinstance(value, Call):
+            waiting.append(value.args)
+        else:
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+
+
+def _stateful(root: Object, code: Code) -> Iterator[str]:
+    """Objects whose state their own class has to take apart, or that are of no class of the archive."""
+    for value in _objects(root):
+        known = value.path in code.tensors or _script_code.PACKED.match(value.path)
+        if not known:
+            yield f"an object of {value.path[:120]}, which the archive does not define"
+        elif value.path in code.tensors and value.path not in code.with_state and not isinstance(value.state, dict):
+            yield f"a state of {value.path[:120]} that is not its attributes"
+
+
+def _built(archive: Archive, code: Code, root: Object, constants: Any, device: torch.device) -> nn.Module:
+    """What torch makes of the archive that is written here, with the file's own tensors in it."""
+    lent = dict(_lent(root, code))
+    values, fixed = Writer({id(call) for call in lent.values()}), Writer(set())
+    try:
+        data, constant_data = values.write(root), fixed.write(constants)
+    except RecursionError:
+        raise MalformedFile(f"{archive.path.name}: TorchScript values nested too deep") from None
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as written:
+        said = next((name for name in (".data/version", "version") if name in archive), None)
+        version = archive.text(said) if said else "3"  # which tells torch what the operators meant when it was saved
+        for name, record in {"version": version, "byteorder": "little", **code.records}.items():
+            written.writestr(f"model/{name}", record)
+        written.writestr("model/data.pkl", data)
+        written.writestr("model/constants.pkl", constant_data)
+        for folder, writer in (("data", values), ("constants", fixed)):
+            for key, storage in enumerate(writer.storages):
+                raw = bytes(8) if storage is None else as_bytes(storage.untyped).numpy().tobytes()
+                written.writestr(f"model/{folder}/{key}", raw)
+    content.seek(0)
+    path, held = in_memory(content, "torchscript")
+    with held:
+        module = _load(archive.path, path, device)
+    _require_allowed(archive.path, module)
+    for name, call in lent.items():
+        assert call.tensor is not None
+        target: Any = reduce(getattr, name.split("."), module)
+        target.data = call.tensor.load().to(device)
+    return module
+
+
+def _lent(root: Object, code: Code) -> Iterator[tuple[str, Call]]:
+    """Tensors that are attributes of a module, by where they are: those are put in afterwards."""
+    seen: set[int] = set()
+    waiting: list[tuple[str, Object]] = [("", root)]
+    while waiting:
+        prefix, module = waiting.pop()
+        if id(module) in seen or module.path in code.with_state:
+            continue
+        seen.add(id(module))
+        for name, value in module.attributes().items():
+            if isinstance(value, Object) and value.path in code.tensors:
+                waiting.append((f"{prefix}{name}.", value))
+            elif name in code.tensors.get(module.path, ()) and isinstance(value, Call) and id(value) not in seen:
+                seen.add(id(value))
+                if value.tensor is not None and value.tensor.layout == "strided":
+                    yield f"{prefix}{name}", value
+
+
+def _require_allowed(path: Path, module: Any) -> None:
+    """Raise `UntrustedCode` for an operator that is not on the list, now that each call's overload is known."""
+    strange: dict[str, None] = {}
+    for method in _methods(module):
+        for node in _nodes(method.graph):
+            if node.kind() in _SYNTAX:
+                continue
+            schema = node.schema()
+            if schema == "(no schema)" or _key(schema) not in _operators.scripted():
+                strange[f"the operator {node.kind()}"] = None
+    if strange:
+        raise UntrustedCode(
+            f"{path.name} calls operators that are not allowed without trust", detail="\n".join(list(strange)[:40])
+        )
+
+
+def _key(schema: str) -> _operators.Operator:
+    name, _, overload = schema.partition("(")[0].partition(".")
+    return name, overload
+
+
+def _methods(module: Any) -> Iterator[Any]:
+    """The methods of a module and of all below it, and every function and class that they call."""
+    for part in module.modules():
+        for name in part._c._method_names():
+            yield part._c._get_method(name)
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """All nodes of a graph, with those of its blocks and of the functions that it calls."""
+    copy = graph.copy()
+    torch._C._jit_pass_inline(copy)
+    waiting = list(copy.nodes())
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for block in node.blocks():
+            waiting.extend(block.nodes())
+
+
+def _load(original: Path, path: Path, device: torch.device) -> nn.Module:
     try:
         module: nn.Module = torch.jit.load(str(path), map_location=device)
     except RuntimeError as error:
-        raise explained(path, error) from None
+        raise explained(original, error) from None
     return module
 
 

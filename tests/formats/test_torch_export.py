@@ -1,4 +1,4 @@
-"""torch-export: plain programs of all kinds are served; whatever torch would run from one needs trust."""
+"""torch-export: plain programs of all kinds are served as torch serves them; what is not on the list needs trust."""
 
 import io
 import json
@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from score.formats._pt2_audit import is_plain_expression
 from torch import nn
 
 from score import main
-from score.errors import UntrustedCode
+from score.errors import MalformedFile, UntrustedCode
+from score.formats import _operators, _symbols
 from score.formats.registry import open_checkpoint
 from score.settings import Settings
 from tests.makers import net
@@ -122,20 +122,37 @@ def _name(model: dict[str, Any]) -> None:
     graph["inputs"][-1]["as_tensor"]["name"] = "x): __import__('os').system('touch /tmp/score-was-here')  #"
 
 
+def _constant(path: str) -> Callable[[str, bytes], bytes]:
+    """A constant of another kind than a tensor: torch unpickles `opaque_obj_*` whatever is said of it."""
+
+    def apply(name: str, content: bytes) -> bytes:
+        if name != "data/constants/model_constants_config.json":
+            return content
+        return json.dumps({"config": {"c": {"path_name": path, "is_param": False, "use_pickle": False}}}).encode()
+
+    return apply
+
+
 ATTACKS: dict[str, tuple[Callable[[str, bytes], bytes], str]] = {
-    "a pickled weight": (_pickled_weight, "a pickle, for conv.weight"),
-    "sample inputs that torch would unpickle": (_evil_samples, "posix.system"),
+    "a pickled weight": (_pickled_weight, "'conv.weight' in weight_0"),
+    "a constant that torch unpickles": (_constant("opaque_obj_0"), "'c' in opaque_obj_0"),
+    "an object of a class": (_constant("custom_obj_0"), "'c' in custom_obj_0"),
     "an operator by attributes": (_operator("torch.serialization.os.system"), "torch.serialization.os.system"),
     "an operator that loads native code": (_operator("torch.ops.load_library"), "torch.ops.load_library"),
     "an operator with dunders": (_operator("torch.ops.aten.__class__.__init__"), "__class__"),
+    "an operator that reads files": (_operator("torch.ops.aten.from_file.default"), "torch.ops.aten.from_file.default"),
+    "an operator that writes into what it is given": (_operator("torch.ops.aten.add.out"), "torch.ops.aten.add.out"),
+    "a graph that loops": (_operator("torch.ops.higher_order.while_loop"), "torch.ops.higher_order.while_loop"),
+    "Python code": (_operator("torch.ops.higher_order.run_with_rng_state"), "run_with_rng_state"),
+    "a factorial": (_operator("math.factorial"), "math.factorial"),
     "a method by name": (_operator("_operator.methodcaller"), "_operator.methodcaller"),
     "an expression": (_graph(_expression), "__import__"),
-    "a name that is source": (_graph(_name), "as Python source"),
+    "a name that is source": (_graph(_name), "the name"),
 }
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_what_torch_would_run_needs_trust(tmp_path: Path, name: str) -> None:
+def test_what_is_not_on_the_list_needs_trust(tmp_path: Path, name: str) -> None:
     marker = Path("/tmp/score-was-here")
     marker.unlink(missing_ok=True)
     change, says = ATTACKS[name]
@@ -149,11 +166,76 @@ def test_what_torch_would_run_needs_trust(tmp_path: Path, name: str) -> None:
     assert not marker.exists()
 
 
+def test_sample_inputs_are_never_read(tmp_path: Path) -> None:
+    marker = Path("/tmp/score-was-here")
+    marker.unlink(missing_ok=True)
+    main.load_model(Settings.load(rewritten(tmp_path, _evil_samples)))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda model: model["graph_module"]["graph"]["nodes"][0].pop("inputs"), "nodes"),
+        (lambda model: model["graph_module"]["graph"]["nodes"][0].update(extra=1), "extra"),
+        (lambda model: model["graph_module"]["graph"]["inputs"][0].update(as_int=1), "inputs"),
+        (lambda model: model["graph_module"]["graph"].update(nodes={}), "nodes"),
+        (lambda model: model["graph_module"]["graph"]["outputs"][0]["as_tensor"].update(name="nowhere"), "nowhere"),
+        (lambda model: model["graph_module"]["signature"]["input_specs"].pop(), "inputs or outputs"),
+    ],
+)
+def test_a_graph_that_contradicts_its_schema_is_malformed(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], says: str
+) -> None:
+    with pytest.raises(MalformedFile, match=says):
+        main.load_model(Settings.load(rewritten(tmp_path, _graph(change))))
+
+
+def test_every_request_starts_from_the_files_own_state(tmp_path: Path) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.count.add_(1)
+            return x + self.count
+
+    torch.export.save(torch.export.export(Counting(), (torch.zeros(2),)), tmp_path / "model.pt2")
+    served = main.load_model(Settings.load(tmp_path))
+    assert [served.module(torch.zeros(2)).tolist() for _ in range(3)] == [[1.0, 1.0]] * 3
+
+
+def test_sizes_that_the_program_was_not_exported_for_are_refused(tmp_path: Path) -> None:
+    class Sum(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+    rows = torch.export.Dim("rows", max=8)
+    program = torch.export.export(Sum(), (torch.rand(4, 3), torch.rand(4, 3)), dynamic_shapes=({0: rows}, {0: rows}))
+    torch.export.save(program, tmp_path / "model.pt2")
+    module = main.load_model(Settings.load(tmp_path)).module
+    torch.testing.assert_close(module(torch.ones(1, 3), torch.ones(1, 3)), torch.full((1, 3), 2.0))
+    for left, right in (((9, 3), (9, 3)), ((2, 3), (1, 3)), ((2, 4), (2, 4))):
+        with pytest.raises(ValueError, match="dimension"):
+            module(torch.rand(left), torch.rand(right))
+
+
+def test_the_list_of_operators_is_the_one_that_was_looked_at() -> None:
+    written = Path(__file__).with_name("operators.txt").read_text().split()
+    found = {f"{name}.{overload}".rstrip(".") for name, overload in _operators.scripted() | _operators.functional()}
+    found = {name for name in found if not name.startswith(("torchvision::", "quantized_decomposed::"))}
+    assert sorted(found) == written
+    assert not any(
+        word in name for name in found for word in ("from_file", "::save", "load", "rpc", "profiler", "set_data")
+    )
+
+
 @pytest.mark.parametrize(
     "text", ["s0", "2*s0 + 1", "Max(1, s0//2)", "Symbol('s81', positive=True, integer=True)", "Eq(s0, 3)"]
 )
 def test_plain_expressions(text: str) -> None:
-    assert is_plain_expression(text)
+    _symbols.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -162,4 +244,20 @@ def test_plain_expressions(text: str) -> None:
      "Max('__import__(1)')", "s0[0]", "Symbol('a b')", "Max(x=print)", "", "(" * 5000],
 )  # fmt: skip
 def test_expressions_that_could_run_something(text: str) -> None:
-    assert not is_plain_expression(text)
+    with pytest.raises(_symbols.NotAnExpression):
+        _symbols.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2*s0 + 1", 11), ("-s0**2", -25), ("Mul(Integer(4), Symbol('s0', positive=True, integer=True))", 20),
+     ("Max(1, s0//2)", 2), ("(s0 - 1) % 3 == 1", True), ("FloorDiv(s0, 2)", 2), ("2**-1", 0.5)],
+)  # fmt: skip
+def test_expressions_are_computed_as_python_computes_them(text: str, value: Any) -> None:
+    assert _symbols.parse(text)({"s0": 5}) == value
+
+
+@pytest.mark.parametrize("text", ["2**s0", "LShift(1, s0)", "s0**s0", "s0*s0"])
+def test_no_size_takes_all_memory(text: str) -> None:
+    with pytest.raises(_symbols.OutOfBounds):
+        _symbols.parse(text)({"s0": 10**12})
