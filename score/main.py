@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs th
 from azureml_inference_server_http.api.aml_request import rawhttp
 from flask import Request, Response
 
-from score import architecture, checkpoint, checksums, device, http, load
+from score import architecture, checkpoint, checksums, conversions, device, http, load
 from score.codecs import registry as codecs
 from score.diagnosis import started
 from score.formats.registry import open_checkpoint
@@ -27,6 +27,7 @@ def load_model(settings: Settings) -> Served:
     contents = open_checkpoint(found.path, settings.read, found.format)
     weights = checkpoint.weights_of(contents, settings.weights)
     design = architecture.find(contents, weights, settings)
+    weights = conversions.converted(design.skeleton, weights)
     alignment = architecture.match(design, weights, settings.prefix)
     where = device.choose(settings.device, weights.nbytes if weights else 0)
     module, report = load.load(contents, weights, design, alignment, where)
