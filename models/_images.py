@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,30 @@ class Recipe:
         return ", ".join(filter(None, steps))
 
 
+class Processor:
+    """The image processor that lies in a model's folder, as transformers has it; none of the folder's own code runs.
+
+    What it makes is what its model was trained on, whatever its class does: resize, crop, pad, tile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoImageProcessor
+
+        self._processor = AutoImageProcessor.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+
+    def apply(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8[H, W, 3] to what the model takes, by name."""
+        from PIL import Image
+
+        found = self._processor(Image.fromarray(pixels), return_tensors="np")
+        return {name: np.asarray(value) for name, value in found.items()}
+
+    def __str__(self) -> str:
+        return type(self._processor).__name__
+
+
 RECIPES = {
     # Of torchvision's classifiers, and of nearly all that were trained on ImageNet.
     "imagenet": Recipe((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize=256, crop=224),
@@ -69,10 +94,30 @@ def from_setting(value: str | Mapping[str, Any]) -> Recipe:
     return Recipe(**fields)
 
 
+# What a `preprocessor_config.json` may say for its steps to be the plain ones that a `Recipe` has.
+_PLAIN_TYPES = frozenset(
+    f"{name}{suffix}"
+    for name in ("ViT", "DeiT", "CLIP", "Beit")
+    for suffix in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
+)
+_PLAIN_KEYS = frozenset(
+    (
+        *("image_mean", "image_std", "do_normalize", "do_resize", "size", "do_center_crop", "crop_size", "do_rescale"),
+        *("rescale_factor", "resample", "image_processor_type", "feature_extractor_type", "do_convert_rgb"),
+        *("processor_class", "data_format", "input_data_format", "return_tensors", "device", "model_input_names"),
+    )
+)
+
+
 def from_preprocessor(config: Mapping[str, Any]) -> Recipe | None:
-    """transformers' `preprocessor_config.json`; None where it is not that of images."""
+    """transformers' `preprocessor_config.json`, where transformers is not here to read it; None where that is not of
+    images, or says more than the plain steps: another would be a guess."""
     mean, std = config.get("image_mean"), config.get("image_std")
     if not isinstance(mean, list) or not isinstance(std, list):
+        return None
+    kind = config.get("image_processor_type", config.get("feature_extractor_type", "ViTImageProcessor"))
+    said = {key for key, value in config.items() if value not in (None, False) and not key.startswith("_")}
+    if kind not in _PLAIN_TYPES or not said <= _PLAIN_KEYS:
         return None
     plain = not config.get("do_normalize", True)
     return Recipe(

@@ -17,9 +17,19 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     return found
 
 
-def top(outputs: np.ndarray, labels: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
-    """For each row the `most` likely labels, most likely first: `[{"label": "cat", "probability": 0.93}, ...]`."""
-    shares = probabilities(outputs)
+def independent(outputs: np.ndarray) -> np.ndarray:
+    """[N, classes], each class by itself, through a sigmoid: what several labels at a time are trained with."""
+    values = outputs.astype(np.float64)
+    found: np.ndarray = np.exp(-np.logaddexp(0, -values))
+    return found
+
+
+def top(outputs: np.ndarray, labels: Sequence[str], most: int, *, several: bool = False) -> list[list[dict[str, Any]]]:
+    """For each row the `most` likely labels, most likely first: `[{"label": "cat", "probability": 0.93}, ...]`.
+
+    Of models that give `several` labels at a time, each probability is by itself.
+    """
+    shares = independent(outputs) if several else probabilities(outputs)
     order = np.argsort(-shares, axis=1, kind="stable")[:, :most]
     return [
         [{"label": labels[at], "probability": float(row[at])} for at in best]

@@ -12,9 +12,10 @@ from pathlib import Path
 import loadstone_models as models
 from torch import nn
 
+from score.digests import file_sha256
 from score.errors import ArchitectureBroken
 from score.named import from_file
-from score.trust import Trust, file_sha256
+from score.trust import Trust
 
 log = logging.getLogger("azmlinfsrv.score")
 

@@ -3,15 +3,17 @@
 The format is that of coreutils' `sha256sum`, so that `sha256sum --check SHA256SUMS` says the same.
 """
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from score.digests import file_sha256
 from score.errors import ChecksumMismatch, MalformedFile
-from score.trust import file_sha256
 
 NAME = "SHA256SUMS"
 MAX_BYTES = 10_000_000
+MOST_SHOWN = 40
 
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)\Z")
 
@@ -29,16 +31,39 @@ def verify(path: Path, root: Path) -> int:
     Raises `ChecksumMismatch`, which names each file that differs or is missing, and `MalformedFile` for a list that is
     none, or that names a file outside the folder.
     """
-    return sum(_verify(folder) for folder in (path, *path.parents) if folder.is_relative_to(root) and folder.is_dir())
+    folders = [folder for folder in (path, *path.parents) if folder.is_relative_to(root) and folder.is_dir()]
+    lists = {folder: names for folder in folders if (names := _verify(folder)) is not None}
+    if lists:
+        _refuse_unlisted(min(lists, key=lambda folder: len(folder.parts)), lists)
+    return sum(map(len, lists.values()))
 
 
-def _verify(root: Path) -> int:
+def _refuse_unlisted(top: Path, lists: Mapping[Path, set[str]]) -> None:
+    """Any file could be read, a label or a tokenizer as well as weights: what no list has is not what was checked."""
+    known = {folder / name for folder, names in lists.items() for name in names}
+    strange = [
+        item
+        for item in sorted(top.rglob("*"))
+        if item not in known and not item.is_dir() and not (item.name == NAME and item.parent in lists)
+    ]
+    if strange:
+        more = f"\n... and {len(strange) - MOST_SHOWN:,} more" if len(strange) > MOST_SHOWN else ""
+        raise ChecksumMismatch(
+            f"{len(strange)} files in {top} are not in {NAME}",
+            detail="\n".join(f"{item.relative_to(top)}: not listed" for item in strange[:MOST_SHOWN]) + more,
+            hint=f"Remove them, or write the list again with all files (sha256sum FILE ... > {NAME}).",
+        )
+
+
+def _verify(root: Path) -> set[str] | None:
+    """The files that a folder's list has, all of them as listed; None where there is no list."""
     listed = root / NAME
-    if not listed.is_file():
-        return 0
+    if not listed.is_file() or listed.is_symlink():
+        return None
     if listed.stat().st_size > MAX_BYTES:
         raise MalformedFile(f"{NAME} takes {listed.stat().st_size:,} bytes, too much for what it is")
     wrong = []
+    names: set[str] = set()
     lines = [line for line in listed.read_text(errors="replace").splitlines() if line.strip()]
     for line in lines:
         match = _LINE.match(line)
@@ -46,6 +71,7 @@ def _verify(root: Path) -> int:
             raise MalformedFile(f"{NAME} has a line that is not a digest and a name: {line[:120]!r}")
         digest, name = match[1].lower(), match[2]
         path = root / name
+        names.add(os.path.normpath(name))
         if not path.resolve().is_relative_to(root.resolve()):
             raise MalformedFile(f"{NAME} names {name!r}, which is outside the model folder")
         if not path.is_file():
@@ -56,4 +82,4 @@ def _verify(root: Path) -> int:
         raise ChecksumMismatch(
             f"{len(wrong)} of the {len(lines)} files in {listed} are not what they were", detail="\n".join(wrong)
         )
-    return len(lines)
+    return names

@@ -19,11 +19,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from score import __version__, manual
+from score.digests import begin_sha256
 from score.errors import LoadError, RequestError, ScoreError, laid_out
 from score.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS
 from score.progress import Track
 from score.settings import Settings
-from score.trust import begin_sha256
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and `--help` needs none of it
     from score.served import Served

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from score import checkpoint, probing
+from score import checkpoint, probing, quantised
 from score.errors import InputsUnknown, ModelRejected, UnsupportedFormat
+from score.formats import _integrity as integrity
 from score.formats.registry import open_checkpoint
 from score.main import load_model
 from score.model_dir import find_checkpoint, size
@@ -22,7 +23,9 @@ def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str
     from safetensors.torch import save_file
 
     found = find_checkpoint(settings)
-    weights = checkpoint.weights_of(open_checkpoint(found.path, settings.read, found.format), settings.weights)
+    contents = open_checkpoint(found.path, settings.read, found.format)
+    weights = checkpoint.weights_of(contents, settings.weights)
+    quantised.refuse(contents, weights)
     if weights is None:
         raise UnsupportedFormat(f"{found.path.name} holds no weights that safetensors could hold")
     odd = [name for name, tensor in weights.tensors.items() if tensor.layout != "strided"]
@@ -31,7 +34,8 @@ def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str
             f"safetensors holds dense tensors only, and {odd[0]} is {weights.tensors[odd[0]].layout}"
         )
     # safetensors refuses tensors that share memory or skip elements, so each is written on its own
-    tensors = {name: weights.tensors[name].load().contiguous().clone() for name in track(list(weights.tensors))}
+    with integrity.checked():
+        tensors = {name: weights.tensors[name].load().contiguous().clone() for name in track(list(weights.tensors))}
     try:
         save_file(tensors, output)
     except SafetensorError as error:  # what the system says, in words of its own

@@ -18,6 +18,7 @@
     │   ├── UntrustedCode            serving this would run code from the file
     │   ├── NoWeights                the checkpoint was read and holds no weights
     │   ├── SeveralWeights           more than one mapping could be the weights
+    │   ├── QuantisedWeights         weights that mean nothing without scales, which are not served yet
     │   ├── WeightsNotFound          SCORE_WEIGHTS names a path that is not there
     │   ├── ArchitectureNeeded       weights without a class, and no registered class fits
     │   ├── ArchitectureAmbiguous    several architectures fit
@@ -47,6 +48,7 @@
         ├── InvalidArray             400, a damaged npy or npz body
         ├── InvalidImage             400, a PNG or JPEG body that is damaged or too large
         ├── InvalidTopK              400, top_k is not a number above zero
+        ├── UnknownParameter         400, a parameter that nothing here takes
         ├── TopKUnavailable          400, top_k for outputs that are no classes
         ├── InvalidGzip              400, a body that says it is compressed and is not
         ├── UnknownOutput            400, an output that the model has not
@@ -222,6 +224,15 @@ class SeveralWeights(LoadError):
     code = "several_weights"
     example = "2 mappings could be the weights: generator, discriminator"
     hint = "Say which one with SCORE_WEIGHTS=<path>, one of those listed."
+
+
+class QuantisedWeights(LoadError):
+    code = "quantised_weights"
+    example = "model.pt holds weights quantised by GPTQ or AWQ (qweight, qzeros, scales), which are not served yet"
+    hint = (
+        "Serve the model as it was before it was quantised; or save it as a program that computes with its own weights "
+        "(torch.jit.save, torch.export.save, ONNX)."
+    )
 
 
 class WeightsNotFound(LoadError):
@@ -406,6 +417,12 @@ class InvalidTopK(RequestError):
     code = "invalid_top_k"
     example = "top_k is 0, and has to be a number above zero"
     hint = 'Ask for it as {"data": [...], "parameters": {"top_k": 5}}, or with ?top_k=5 after /score.'
+
+
+class UnknownParameter(RequestError):
+    code = "unknown_parameter"
+    example = "there is no parameter 'topk'; did you mean top_k?"
+    hint = "Leave it out, or correct its name: predictions take top_k."
 
 
 class TopKUnavailable(RequestError):

@@ -1,5 +1,6 @@
 """Between Flask and the rest: bodies in, answers and errors out."""
 
+import difflib
 import gzip
 import logging
 import sys
@@ -18,7 +19,7 @@ from flask import request as current_request
 
 from score import openapi, shortcut
 from score.codecs.oip_v2 import LENGTH_HEADER
-from score.codecs.registry import Body, Decoded, Encoded
+from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, refuse_unknown
 from score.errors import (
     BodyTooLarge,
     Draining,
@@ -138,8 +139,10 @@ def _json_length(request: Request, size: int) -> int | None:
 def top_k(request: Request, decoded: Decoded) -> int | None:
     """How many classes of each row are asked for, in the body or after the question mark. Raises `InvalidTopK`."""
     said = decoded.top_k
-    if said is None and "top_k" in (request.environ.get("QUERY_STRING") or ""):
-        said = request.args.get("top_k")
+    if request.environ.get("QUERY_STRING"):
+        near = [name for name in request.args if name != "top_k" and difflib.get_close_matches(name, PARAMETERS, n=1)]
+        refuse_unknown(near)
+        said = request.args.get("top_k") if said is None else said
     if said is None:
         return None
     if isinstance(said, str) and said.isascii() and said.isdigit():

@@ -6,6 +6,7 @@ from typing import Any
 from score import anatomy, checkpoint, recognition
 from score.align import common_wrapper
 from score.checkpoint import Candidate
+from score.digests import sha256
 from score.errors import (
     ArchitectureAmbiguous,
     ArchitectureUndecided,
@@ -21,7 +22,6 @@ from score.nearest import nearest
 from score.progress import Track
 from score.settings import Settings
 from score.show import Screen, facts
-from score.trust import sha256
 
 
 def inspect(path: Path, settings: Settings) -> dict[str, Any]:

@@ -8,9 +8,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs th
 from azureml_inference_server_http.api.aml_request import rawhttp
 from flask import Request, Response
 
-from score import architecture, checkpoint, checksums, conversions, device, http, load
+from score import architecture, checkpoint, checksums, conversions, device, digests, http, load, quantised
 from score.codecs import registry as codecs
 from score.diagnosis import started
+from score.formats import _integrity as integrity
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
 from score.observing import Exchange
@@ -23,14 +24,16 @@ served: Served
 def load_model(settings: Settings) -> Served:
     """From settings to a model that answers. Raises a `LoadError` that says what is wrong."""
     found = find_checkpoint(settings)
-    checksums.verify(found.path, found.root)
-    contents = open_checkpoint(found.path, settings.read, found.format)
-    weights = checkpoint.weights_of(contents, settings.weights)
-    design = architecture.find(contents, weights, settings)
-    weights = conversions.converted(design.skeleton, weights)
-    alignment = architecture.match(design, weights, settings.prefix)
-    where = device.choose(settings.device, weights.nbytes if weights else 0)
-    module, report = load.load(contents, weights, design, alignment, where)
+    with digests.kept(), integrity.checked():
+        checksums.verify(found.path, found.root)
+        contents = open_checkpoint(found.path, settings.read, found.format)
+        weights = checkpoint.weights_of(contents, settings.weights)
+        quantised.refuse(contents, weights)
+        design = architecture.find(contents, weights, settings)
+        weights = conversions.converted(design.skeleton, weights)
+        alignment = architecture.match(design, weights, settings.prefix)
+        where = device.choose(settings.device, weights.nbytes if weights else 0)
+        module, report = load.load(contents, weights, design, alignment, where)
     return Served(module, report, settings, design.inputs)
 
 

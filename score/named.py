@@ -14,11 +14,11 @@ from torch import nn
 
 from score import definitions, own_models
 from score.building import where
+from score.digests import file_sha256
 from score.errors import ArchitectureBroken, ArchitectureUnknown
 from score.providers import builder
 from score.recognition import registered_models
 from score.settings import folders
-from score.trust import file_sha256
 
 
 def named(name: str, folder: Path | None = None) -> models.Registered:

@@ -12,14 +12,23 @@ ONLY = "output"
 
 
 def arrays(value: Any) -> np.ndarray | dict[str, np.ndarray]:
-    """One tensor as one array; anything else flattened to arrays by name: `name`, `name.inner`, `output_0`..."""
+    """One tensor as one array; anything else flattened to arrays by name: `name`, `name.inner`, `output_0`...
+
+    Text is an array of text, a list of them one array. A name never depends on how many there are: one dict in a list
+    is `output_0.name`, as two are.
+    """
     if isinstance(value, torch.Tensor):
         return array(value)
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and len(value) == 1:
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, str) or _is_text(value):
+        return np.asarray(value)
+    single = isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and len(value) == 1
+    if single and not isinstance(value[0], Mapping):
         return arrays(value[0])
     named = dict(_flatten(value, ""))
     if not named:
-        raise ModelRejected(f"the model returned a {type(value).__name__} with no tensor in it")
+        raise ModelRejected(f"the model returned a {type(value).__name__} with no tensor, number or text in it")
     return named
 
 
@@ -31,6 +40,10 @@ def named(found: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 def _flatten(value: Any, name: str) -> Any:
     if isinstance(value, torch.Tensor):
         yield name or "output", array(value)
+    elif isinstance(value, np.ndarray):
+        yield name or "output", value
+    elif isinstance(value, str) or _is_text(value):
+        yield name or "output", np.asarray(value)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _flatten(item, f"{name}.{key}" if name else str(key))
@@ -41,6 +54,10 @@ def _flatten(value: Any, name: str) -> Any:
             yield from _flatten(item, f"{name or 'output'}_{index}")
     elif isinstance(value, (bool, int, float)):
         yield name or "output", np.asarray(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:

@@ -26,9 +26,11 @@ class Task:
     are given as numbers; and where each was found."""
 
     labels: tuple[str, ...] = ()
-    recipe: _images.Recipe | None = None
+    recipe: _images.Recipe | _images.Processor | None = None
     tokenizer: _text.Tokenizer | None = None
     white: float | None = None
+    problem: str = ""  # transformers' `problem_type`
+    inputs: tuple[str, ...] = ()  # of the model
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def prepared(self, decoded: Decoded) -> np.ndarray | Mapping[str, np.ndarray]:
@@ -41,8 +43,8 @@ class Task:
                     "nothing says how an image is to be resized and normalised for this model",
                     hint="Send numbers, or set SCORE_IMAGE to a recipe: `imagenet`, or a JSON object.",
                 )
-            pixels: np.ndarray = self.recipe.apply(arrays)
-            return pixels
+            pixels: np.ndarray | dict[str, np.ndarray] = self.recipe.apply(arrays)
+            return self._of_model(pixels) if isinstance(pixels, dict) else pixels
         if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
             if self.tokenizer is None:
                 raise NotNumeric(f"{decoded.dialect}[0] is a string where a number belongs")
@@ -50,8 +52,14 @@ class Task:
             return tokens
         return arrays
 
+    def _of_model(self, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What a processor makes, as far as the model takes it."""
+        return {name: value for name, value in made.items() if name in self.inputs} or made
+
     def top(self, outputs: Any, most: int) -> list[list[dict[str, Any]]]:
         """The `most` likely classes of each row. Raises `TopKUnavailable` where the outputs are no classes."""
+        if self.problem == "regression":
+            raise TopKUnavailable("the model gives numbers, not classes (problem_type is regression)")
         found = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
         if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind != "f":
             shape = f"shape {list(found.shape)}" if isinstance(found, np.ndarray) else "several outputs"
@@ -59,7 +67,10 @@ class Task:
         if self.labels and len(self.labels) != found.shape[1]:
             raise TopKUnavailable(f"there are {len(self.labels)} labels for {found.shape[1]} classes")
         top: list[list[dict[str, Any]]] = _labels.top(
-            found, self.labels or [str(at) for at in range(found.shape[1])], most
+            found,
+            self.labels or [str(at) for at in range(found.shape[1])],
+            most,
+            several=self.problem == "multi_label_classification",
         )
         return top
 
@@ -89,7 +100,11 @@ def find(settings: Settings, checkpoint: Path, architecture: str, module: nn.Mod
     tokenizer = None
     if architecture.startswith("transformers") and _text.is_there(folder):
         tokenizer, sources["texts"] = _text.Tokenizer(folder, input_names(module)), "the model's folder"
-    return Task(labels, recipe, tokenizer, registered.white if registered else None, sources)
+    problem = _json(folder / "config.json").get("problem_type")
+    return Task(
+        labels, recipe, tokenizer, registered.white if registered else None,
+        problem if isinstance(problem, str) else "", tuple(input_names(module)), sources,
+    )  # fmt: skip
 
 
 def _labels_of(settings: Settings, folders: Sequence[Path], sources: dict[str, str]) -> tuple[str, ...]:
@@ -115,7 +130,7 @@ def _recipe_of(
     registered: Registered | None,
     module: nn.Module,
     sources: dict[str, str],
-) -> _images.Recipe | None:
+) -> _images.Recipe | _images.Processor | None:
     if settings.image:
         sources["images"] = "SCORE_IMAGE"
         try:
@@ -123,6 +138,9 @@ def _recipe_of(
         except (TypeError, ValueError) as error:
             raise InvalidSetting(f"SCORE_IMAGE={settings.image!r}: {error}") from None
     if config := _json(folder / "preprocessor_config.json"):
+        if architecture.startswith("transformers") and _is_of_images(config):
+            sources["images"] = "preprocessor_config.json, by transformers"
+            return _processor(folder)
         try:
             recipe = _images.from_preprocessor(config)
         except (TypeError, ValueError) as error:
@@ -137,6 +155,22 @@ def _recipe_of(
         sources["images"] = "timm"
         return _images.from_timm(module.pretrained_cfg)  # type: ignore[arg-type]
     return None
+
+
+def _is_of_images(config: Mapping[str, Any]) -> bool:
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    return "image_mean" in config or "ImageProcessor" in kind
+
+
+def _processor(folder: Path) -> _images.Processor:
+    try:
+        return _images.Processor(folder)
+    except Exception as error:  # noqa: BLE001  # transformers raises anything; so do the numbers in a file
+        raise InvalidSetting(
+            f"preprocessor_config.json: transformers can't make an image processor of it "
+            f"({type(error).__name__}: {str(error)[:300]})",
+            hint="Install what it names, or set SCORE_IMAGE instead.",
+        ) from None
 
 
 def _read(path: Path) -> str:

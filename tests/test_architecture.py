@@ -11,6 +11,7 @@ from torch import nn
 import models
 from models.simple_model import SimpleModel
 from score import main
+from score.digests import file_sha256
 from score.errors import (
     ArchitectureAmbiguous,
     ArchitectureBroken,
@@ -22,7 +23,6 @@ from score.errors import (
 )
 from score.served import Served
 from score.settings import Settings
-from score.trust import file_sha256
 from tests.makers import net
 
 

@@ -3,12 +3,13 @@
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from models.simple_model import SimpleModel
-from score import checksums
+from score import architecture, checksums, digests
 from score.errors import ChecksumMismatch, MalformedFile
 from score.main import load_model
 from score.settings import Settings
@@ -28,10 +29,10 @@ def test_what_is_written_is_what_coreutils_checks(folder: Path) -> None:
         pytest.skip("no coreutils here")
     subprocess.run(["sha256sum", "--check", "--strict", checksums.NAME], cwd=folder, check=True, capture_output=True)
     written = subprocess.run(
-        ["sha256sum", "--binary", "model.pt"], cwd=folder, capture_output=True, text=True, check=True
+        ["sha256sum", "--binary", "model.pt", "sub/notes.txt"], cwd=folder, capture_output=True, text=True, check=True
     )
     (folder / checksums.NAME).write_text(written.stdout)
-    assert checksums.verify(folder / "model.pt", folder) == 1
+    assert checksums.verify(folder / "model.pt", folder) == 2
 
 
 def test_an_intact_folder_loads_and_a_folder_without_a_list_too(folder: Path) -> None:
@@ -72,4 +73,43 @@ def test_a_list_below_the_model_folder_counts_and_one_beside_the_way_does_not(fo
     assert checksums.verify(folder / "model.pt", folder.parent) == 2
     (folder / "other").mkdir()
     (folder / "other" / checksums.NAME).write_text(f"{'0' * 64}  missing\n")
-    assert checksums.verify(folder / "model.pt", folder) == 2
+    with pytest.raises(ChecksumMismatch) as caught:
+        checksums.verify(folder / "model.pt", folder)
+    assert caught.value.detail == "other/SHA256SUMS: not listed"
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "preprocessor_config.json", ".hidden", "sub/vocab.txt"])
+def test_a_file_that_is_not_listed_is_refused(folder: Path, name: str) -> None:
+    (folder / name).write_text("cat\ndog\n")
+    with pytest.raises(ChecksumMismatch) as caught:
+        load_model(Settings.load(folder))
+    assert caught.value.detail == f"{name}: not listed"
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = architecture.find
+
+    def finding(*args: Any) -> Any:
+        with (folder / "model.pt").open("ab") as file:
+            file.write(b"\0")
+        return find(*args)
+
+    monkeypatch.setattr(architecture, "find", finding)
+    with pytest.raises(ChecksumMismatch, match="changed after its digest was taken"):
+        load_model(Settings.load(folder))
+
+
+def test_no_two_folders_have_one_digest(tmp_path: Path) -> None:
+    """The lines of a list of names could be another folder's: `a\\nb` beside `a` and `b`."""
+    made = []
+    for at, names in enumerate((["a", "b"], ["a\n" + "b"], ["b", "a"], ["a", "b", "c"], ["ab"])):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(names[0])
+        made.append(digests.sha256(folder))
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "a").symlink_to("b")
+    (tmp_path / "5" / "b").write_text("a")
+    made.append(digests.sha256(tmp_path / "5"))
+    assert len(set(made)) == len(made)

@@ -20,8 +20,8 @@ from models.digits_cnn import DigitsCNN
 from models.simple_model import SimpleModel
 from score import __version__
 from score.cli import app
+from score.digests import file_sha256
 from score.errors import ScoreError, every_error
-from score.trust import file_sha256
 from tests.server import environment
 
 KEYS = ["path", "format", "bytes", "sha256", "weights_path", "tensors", "parameters", "dtypes", "prefix", "candidates",

@@ -6,6 +6,7 @@
 {"input_data": ...}, {"dataframe_split": {...}}       -> [...]
 """
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,13 +14,14 @@ import numpy as np
 import orjson
 
 from score.codecs import _numbers
-from score.codecs.registry import Body, Decoded, Encoded, Outputs
-from score.errors import NotNumeric, RaggedRows, UnknownBody, WrongInputs
+from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, refuse_unknown
+from score.errors import NotNumeric, RaggedRows, UnknownBody, UnknownParameter, WrongInputs
 
 NAME = "json"
 TYPES = ("application/json",)
 PRIORITY = 0
 BARE = ("input_data", "dataframe_split")  # dialects whose answer is a bare list
+_BESIDE = ("parameters", "params")
 WRAPPED = ("data", "inputs", "instances")
 _UNSIGNED = 2.0**63  # integers from here on have no signed type
 MAX_DEPTH = 32  # tensors of more dimensions do not exist in practice; numpy stops at 64
@@ -44,12 +46,26 @@ def decode(body: Body) -> Decoded:
         if _may_have_booleans(body.data):
             for where, value in _sources(found[0], document[found[0]]):
                 _refuse_mixed(value, where)
-        asked = document.get("parameters")
-        return Decoded(arrays, found[0], top_k=asked.get("top_k") if isinstance(asked, dict) else None)
+        return Decoded(arrays, found[0], top_k=_asked(document).get("top_k"))
     keys = ", ".join(map(repr, list(document)[:6])) or "no keys"
     raise UnknownBody(
         f"the body has {keys}, and none of 'data', 'inputs', 'instances', 'input_data', 'dataframe_split'"
     )
+
+
+def _asked(document: dict[str, Any]) -> dict[str, Any]:
+    """What a request asks for beside its inputs: `parameters`, as Hugging Face has it, or MLflow's `params`. A word
+    that is nearly one of these is a mistake, and so is a parameter that stands outside of them."""
+    asked: dict[str, Any] = {}
+    for name in (name for name in _BESIDE if name in document):
+        if not isinstance(document[name], dict):
+            raise UnknownParameter(f"{name} is a {_kind(document[name])}, not an object of parameters")
+        refuse_unknown(document[name])
+        asked |= document[name]
+    for name in document:
+        if name not in (*_BESIDE, *WRAPPED, *BARE) and difflib.get_close_matches(name, (*_BESIDE, *PARAMETERS), n=1):
+            refuse_unknown((name,), _BESIDE)
+    return asked
 
 
 def encode(outputs: Outputs, decoded: Decoded) -> Encoded:

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from score.codecs.json_dialects import array
-from score.codecs.registry import Body, Decoded, Encoded, Outputs
+from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, refuse_unknown
 from score.errors import InvalidTensor, NotNumeric, UnknownOutput
 from score.outputs import named
 
@@ -44,8 +44,8 @@ class _Asked:
 
 
 def datatype(dtype: str) -> str:
-    """The protocol's name for a numpy dtype."""
-    return _NAMES[np.dtype(dtype)]
+    """The protocol's name for a numpy dtype; text is BYTES."""
+    return "BYTES" if np.dtype(dtype).kind == "U" else _NAMES[np.dtype(dtype)]
 
 
 def accepts(body: Body) -> bool:
@@ -77,7 +77,7 @@ def decode(body: Body) -> Decoded:
         arrays[name], binary = _tensor(name, item, binary)
     if binary:
         raise InvalidTensor(f"{len(binary)} bytes follow the last tensor")
-    return Decoded(arrays, "v2", _asked(document))
+    return Decoded(arrays, "v2", _asked(document), top_k=_parameters(document).get("top_k"))
 
 
 def _tensor(name: str, item: dict[str, Any], binary: memoryview) -> tuple[np.ndarray, memoryview]:
@@ -127,6 +127,7 @@ def _parameters(item: Any) -> dict[str, Any]:
 
 
 def _asked(document: dict[str, Any]) -> _Asked:
+    refuse_unknown(_parameters(document), (*PARAMETERS, "binary_data_output", "content_type"))
     default = _parameters(document).get("binary_data_output") is True
     wanted = document.get("outputs")
     outputs = None
@@ -136,6 +137,14 @@ def _asked(document: dict[str, Any]) -> _Asked:
         outputs = {str(item["name"]): bool(_parameters(item).get("binary_data", default)) for item in wanted}
     identifier = document.get("id")
     return _Asked(str(identifier) if identifier is not None else None, default, outputs)
+
+
+def _bytes(values: np.ndarray) -> bytes:
+    """Little-endian; of text, each with its length before it."""
+    if values.dtype.kind != "U":
+        return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    texts = [text.encode() for text in values.reshape(-1).tolist()]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 
 
 def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
@@ -149,13 +158,14 @@ def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
     listed, tails = [], []
     for name, binary in wanted.items():
         values = np.ascontiguousarray(found[name])
-        item: dict[str, Any] = {"name": name, "datatype": _NAMES[values.dtype], "shape": list(found[name].shape)}
+        item: dict[str, Any] = {"name": name, "datatype": datatype(values.dtype.str), "shape": list(found[name].shape)}
         if binary:
-            tail = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+            tail = _bytes(values)
             item["parameters"] = {"binary_data_size": len(tail)}
             tails.append(tail)
         else:
-            item["data"] = values.reshape(-1) if values.dtype != np.float16 else values.reshape(-1).tolist()
+            plain = values.dtype != np.float16 and values.dtype.kind != "U"
+            item["data"] = values.reshape(-1) if plain else values.reshape(-1).tolist()
         listed.append(item)
     document: dict[str, Any] = {"model_name": "model", "model_version": "1", "outputs": listed}
     if asked.identifier is not None:

@@ -4,9 +4,10 @@ To add one, add a file here with `NAME`, `TYPES`, `PRIORITY`, `accepts(body)`, `
 `encode(outputs, decoded)`. Of those that accept a body, the one with the highest priority decodes it.
 """
 
+import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Protocol
@@ -17,11 +18,25 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 import score.codecs
-from score.errors import EmptyBody, InvalidJson, NotAcceptable, UnsupportedMediaType
+from score.errors import EmptyBody, InvalidJson, NotAcceptable, UnknownParameter, UnsupportedMediaType
 
 Outputs = Mapping[str, np.ndarray] | np.ndarray
 
 _JSON_TYPES = ("", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded")
+
+
+PARAMETERS = ("top_k",)  # what a request may ask for beside its inputs
+
+
+def refuse_unknown(given: Iterable[str], known: Sequence[str] = PARAMETERS) -> None:
+    """Raise `UnknownParameter` for a name that nothing here takes: the answer would be to another question."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
+            raise UnknownParameter(
+                f"there is no parameter {str(name)[:80]!r}" + (f"; did you mean {near[0]}?" if near else ""),
+                hint=f"Leave it out, or correct its name: there is {', '.join(known)}.",
+            )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from score.errors import MalformedFile, TruncatedFile
+from score.formats import _integrity
 from score.formats._source import Source, in_memory
 
 # What torch compresses is source code and debug information; weights are stored as they are.
@@ -39,13 +40,17 @@ class Archive:
     def __init__(self, source: Source) -> None:
         self.path, self.source = source.path, source
         self.entries: dict[str, zipfile.ZipInfo] = {}
+        names: set[str] = set()
         for info in directory(source):
-            if info.filename in self.entries:
+            if info.filename.lower() in names:  # as torch's own reader compares them
                 raise MalformedFile(f"{source.name}: two records are named {info.filename!r}")
+            names.add(info.filename.lower())
             parts = PurePosixPath(info.filename).parts
             if info.filename.startswith("/") or ".." in parts or "\\" in info.filename:
                 raise MalformedFile(f"{source.name}: a record is named {info.filename!r}, which leaves the archive")
             self.entries[info.filename] = info
+        # torch can be told to write none (set_crc32_options)
+        self._has_checksums = any(info.CRC for info in self.entries.values())
         self._refuse_overlaps()
 
     def _refuse_overlaps(self) -> None:
@@ -78,6 +83,9 @@ class Archive:
             raise MalformedFile(f"{self.path.name}: the record {name!r} is missing")
         return info
 
+    def _called(self, info: zipfile.ZipInfo) -> str:
+        return f"the record {info.filename!r} of {self.source.name}"
+
     def _offset(self, info: zipfile.ZipInfo) -> int:
         """Where a record's bytes start: after its local header, whose lengths may differ from the directory's."""
         header = self.source.bytes(info.header_offset, 30)
@@ -98,7 +106,10 @@ class Archive:
         """A record's content, inflated if it is compressed."""
         info = self._info(name, whole=whole)
         if info.compress_type == zipfile.ZIP_STORED:
-            return self.source.bytes(self._offset(info), info.file_size)
+            stored = self.source.bytes(self._offset(info), info.file_size)
+            if self._has_checksums:
+                _integrity.require(stored, info.CRC, self._called(info))
+            return stored
         if info.file_size > MAX_INFLATED or info.file_size > MAX_RATIO * max(info.compress_size, 1):
             raise MalformedFile(
                 f"{self.path.name}: the record {name!r} claims to inflate from {info.compress_size:,} to "
@@ -141,6 +152,9 @@ class Archive:
         """A record's content as a torch storage; mapped unless it is compressed."""
         info = self._info(name, whole=whole)
         if info.compress_type == zipfile.ZIP_STORED:
-            return self.source.storage(self._offset(info), info.file_size)
+            stored = self.source.storage(self._offset(info), info.file_size)
+            if self._has_checksums and info.file_size:
+                _integrity.later(stored, info.CRC, self._called(info))
+            return stored
         content: Any = bytearray(self.bytes(name, whole=whole))
         return torch.frombuffer(content, dtype=torch.uint8).untyped_storage() if content else torch.UntypedStorage(0)

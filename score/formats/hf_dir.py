@@ -28,7 +28,7 @@ _SINGLE = (
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
 )
-_SHOWN = ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version")
+_SHOWN = ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "quantization_config")
 
 
 def detect(probe: Probe) -> bool:

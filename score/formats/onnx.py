@@ -241,10 +241,19 @@ class Session(nn.Module):
         self.outputs = [item.name for item in session.get_outputs()]
         self.takes = {item.name: _spec(item) for item in session.get_inputs()}
 
-    def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor] | torch.Tensor:
+    def forward(self, *inputs: torch.Tensor) -> Any:
         given = dict(zip(self.names, (item.cpu().numpy() for item in inputs), strict=True))
-        found = [torch.from_numpy(np.asarray(value)) for value in self.session.run(self.outputs, given)]
+        found = [_output(value) for value in self.session.run(self.outputs, given)]
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
+
+
+def _output(value: Any) -> Any:
+    """What onnxruntime gives, as tensors; text stays text, and a list of maps (scikit-learn's probabilities) becomes a
+    column for each key."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return {str(key): torch.tensor([item[key] for item in value]) for key in value[0]}
+    array = np.asarray(value)
+    return array.astype(str) if array.dtype.kind in "OUS" else torch.from_numpy(array)
 
 
 def _spec(item: Any) -> str:

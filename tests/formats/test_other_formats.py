@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from score import checkpoint, main
+from score.digests import sha256
 from score.errors import (
     ArchitectureNeeded,
     ClassNotImportable,
@@ -27,7 +28,6 @@ from score.formats.registry import detect, open_checkpoint
 from score.model_dir import find_checkpoint
 from score.probing import synthetic
 from score.settings import Settings
-from score.trust import sha256
 from tests import makers
 from tests.makers import net
 
