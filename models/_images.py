@@ -70,6 +70,8 @@ class Processor:
         from PIL import Image
 
         found = self._processor(Image.fromarray(pixels), return_tensors="np")
+        if isinstance(found, np.ndarray):  # a few give the one array as it is
+            return {self._processor.model_input_names[0]: found}
         return {name: np.asarray(value) for name, value in found.items()}
 
     def __str__(self) -> str:

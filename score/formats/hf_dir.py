@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loadstone_models._text import SentenceEncoder, sentence_modules
+import torch
+from loadstone_models._sentence import SentenceEncoder, Unknown, modules
 from torch import nn
 
 from score.errors import ArchitectureBroken, NoWeights
 from score.formats import _shards, safetensors, torch_bin_sharded
+from score.formats._restricted import settled
 from score.formats._shards import json_file, within
-from score.formats.contents import Contents, Design
+from score.formats.contents import Contents, Design, TensorRef
 from score.formats.probe import Probe
 from score.providers import PROVIDERS, builder
 
@@ -109,10 +111,26 @@ def _design(folder: Path, config: dict[str, Any]) -> Design | None:
                 hint="Install the version of transformers that the model was saved with, or set SCORE_ARCHITECTURE.",
             )
         module: nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
-        sentence = sentence_modules(folder)
-        return module if sentence is None else SentenceEncoder(module, *sentence)
+        try:
+            behind = modules(folder, _tensors)
+        except Unknown as error:
+            raise ArchitectureBroken(
+                f"{folder.name} is of sentence-transformers: {error}",
+                hint="Serve it with the version of sentence-transformers that wrote it, or export it to ONNX.",
+            ) from None
+        return module if behind is None else SentenceEncoder(module, *behind)
 
     return Design(f"transformers.{name}", build)
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder's one file of weights."""
+    found = _weights_in(folder)
+    if found is None:
+        raise Unknown(f"{folder.name} holds no weights")
+    tree = _open_weights(folder, found, "read").tree
+    refs = {name: settled(value) for name, value in tree.items()} if isinstance(tree, dict) else {}
+    return {name: ref.load() for name, ref in refs.items() if isinstance(ref, TensorRef)}
 
 
 def _of_timm(config: dict[str, Any]) -> Design | None:

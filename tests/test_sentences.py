@@ -1,0 +1,70 @@
+"""Folders of sentence-transformers, old and new: the embeddings that it gives itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from score import main
+from score.codecs.registry import Decoded
+from score.errors import ArchitectureBroken
+from score.settings import Settings
+from tests.test_task import CACHE, minilm  # noqa: F401  # the fixture
+
+pytest.importorskip("transformers")
+
+TEXTS = ["hello world", "A second, rather longer sentence; it pads the first.", "third"]
+MAKE = """
+import sys, json, torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules.pooling import Pooling
+from sentence_transformers.base.modules.dense import Dense
+from sentence_transformers.base.modules.normalize import Normalize
+torch.manual_seed(0)
+base = SentenceTransformer(sys.argv[1], device="cpu")
+transformer = base[0]
+for name, parts in {
+    "mean": [Pooling(384, "mean")], "cls": [Pooling(384, "cls")], "max": [Pooling(384, "max"), Normalize()],
+    "last": [Pooling(384, "lasttoken")], "weighted": [Pooling(384, "weightedmean")],
+    "root": [Pooling(384, "mean_sqrt_len_tokens")], "two": [Pooling(384, ("mean", "max"))],
+    "dense": [Pooling(384, "mean"), Dense(384, 16), Normalize()],
+    "relu": [Pooling(384, "mean"), Dense(384, 8, bias=False, activation_function=torch.nn.ReLU(), use_residual=True)],
+}.items():
+    model = SentenceTransformer(modules=[transformer, *parts], device="cpu")
+    model.save(sys.argv[2] + "/" + name)
+    print(json.dumps([name, model.encode(json.loads(sys.argv[3])).tolist()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:  # noqa: F811
+    made = tmp_path_factory.mktemp("sentences")
+    env = {"PYTHONPATH": str(CACHE), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin", "HOME": str(made)}
+    command = [sys.executable, "-c", MAKE, str(minilm), str(made), json.dumps(TEXTS)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return {name: (made / name, wanted) for name, wanted in found}
+
+
+@pytest.mark.parametrize("name", ["mean", "cls", "max", "last", "weighted", "root", "two", "dense", "relu"])
+def test_each_pooling_and_what_follows_it(name: str, folders: dict[str, tuple[Path, Any]]) -> None:
+    folder, wanted = folders[name]
+    served = main.load_model(Settings.load(folder, device="cpu"))
+    answer = served.predict(served.taken(Decoded(np.array(TEXTS), "inputs")))
+    np.testing.assert_allclose(answer, wanted, atol=1e-5)
+
+
+def test_a_module_that_is_not_known_is_no_embedding_of_another_kind(folders: dict[str, Any], tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(folders["mean"][0], folder)
+    listed = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([*listed, {"idx": 2, "path": "2_LSTM", "type": "x.models.LSTM"}]))
+    with pytest.raises(ArchitectureBroken, match="LSTM"):
+        main.load_model(Settings.load(folder))
