@@ -21,6 +21,15 @@ _NEVER = re.compile(
     r"^(optim\w*|opt|opts|\w+_optimizers?|\w*schedulers?|callbacks|\w*rng\w*|scaler|grad_scaler|\w*masks?)$", re.I
 )
 
+# Objects that hold tensors which are no weights: graphs, tables, data sets.
+_DATA = (
+    "torch_geometric.data.",
+    "torch_geometric.datasets.",
+    "dgl.",
+    "torch.utils.data.",
+    "torchtext.",
+    "torch_sparse.",
+)
 _NOTHING = re.compile(r"(?!)")
 
 
@@ -86,6 +95,8 @@ def _walk(
     if depth == 0 or id(value) in seen or not isinstance(value, (dict, list, tuple, StandIn)):
         return
     seen.add(id(value))
+    if isinstance(value, StandIn) and value.path.startswith(_DATA):
+        return
     if isinstance(value, StandIn) and _is_module(value):
         tensors = dict(_module_state(value, "", set(), MAX_DEPTH))
         if tensors:
@@ -113,7 +124,7 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]]:
 def _tensors_of(mapping: Mapping[Any, Any]) -> dict[str, TensorRef]:
     """The mapping's own tensors, if it reads as weights: some tensor has a dimension, and tensors are not strewn among
     other things (a training checkpoint that keeps its loss or RNG state as a tensor is no state_dict)."""
-    found = {str(key): settled(value) for key, value in mapping.items()}
+    found = {str(key): settled(value) for key, value in mapping.items() if not str(key).endswith("_extra_state")}
     tensors = {name: value for name, value in found.items() if isinstance(value, TensorRef)}
     containers = sum(isinstance(value, (dict, StandIn)) for value in found.values())
     if containers or not any(tensor.shape for tensor in tensors.values()):
@@ -182,11 +193,33 @@ def choose(contents: Contents, wanted: str | None = None) -> Candidate:
     )
 
 
+# What PEFT's methods call the tensors that they add: LoRA, DoRA, VeRA, IA3, LoHa, LoKr, OFT, prompts.
+_ADAPTER = re.compile(r"lora_|vera_lambda|\bia3_|hada_w|lokr_w|\boft_|\bboft_|prompt_embeddings|prompt_encoder")
+
+
+def is_adapter(candidate: Candidate) -> bool:
+    """Whether a mapping only adapts another model's weights, whatever else (a classifier's head) is beside: what is
+    adapted is not in it."""
+    added = [name for name in candidate.tensors if _ADAPTER.search(name)]
+    if not added:
+        return False
+    layers = {_ADAPTER.split(name)[0] for name in added}
+    bases = ("weight", "base_layer.weight", "linear.weight", "base_layer.linear.weight")
+    return not any(f"{layer}{base}" in candidate.tensors for layer in layers for base in bases)
+
+
+def adapter(contents: Contents) -> Candidate | None:
+    """The adapter that a checkpoint holds; None where it holds none."""
+    return next((candidate for candidate in candidates(contents) if is_adapter(candidate)), None)
+
+
 def _whole(contents: Contents, candidate: Candidate) -> Candidate:
-    """Refuse what only adapts another model's weights (LoRA: Hu et al. 2021, as PEFT names its tensors)."""
-    if all("lora_" in name for name in candidate.tensors):
+    """Refuse what only adapts another model's weights (Hu et al. 2021, and after; as PEFT names its tensors)."""
+    if is_adapter(candidate):
+        kind, base = contents.metadata.get("adapter", "LoRA"), contents.metadata.get("base_model")
         raise NoWeights(
-            f"{contents.path.name} holds an adapter (LoRA) only; the base model that it adapts is not here",
+            f"{contents.path.name} holds an adapter ({kind}) only; "
+            + (f"the base model {base!r} that it adapts is not here" if base else "its base model is not here"),
             hint="Merge the adapter into its base model (merge_and_unload) and save the result.",
         )
     return candidate
@@ -198,7 +231,7 @@ def _named(contents: Contents, found: list[Candidate], wanted: str) -> Candidate
     else:
         matching = [candidate for candidate in found if candidate.path == wanted.removeprefix(".")]
     if len(matching) == 1:
-        return matching[0]
+        return _whole(contents, matching[0])
     kind = SeveralWeights if matching else WeightsNotFound
     raise kind(
         f"SCORE_WEIGHTS={wanted} names {len(matching) or 'no'} mappings in {contents.path.name}",
@@ -250,6 +283,8 @@ def _why_none(contents: Contents) -> str:
 def _what_object(name: str, tree: StandIn) -> str:
     if _is_module(tree):
         return f"{name} holds a module of class {tree.path} that has no parameters"
+    if tree.path.startswith(_DATA):
+        return f"{name} holds data (an object of class {tree.path}), not a model's weights"
     if tree.path.endswith((".Namespace", "Arguments", "Args")):
         return f"{name} holds training arguments ({tree.path}) only, not the model's weights"
     return f"{name} holds an object of class {tree.path} that has no weights in it"

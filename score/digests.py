@@ -14,10 +14,10 @@ from score.errors import ChecksumMismatch
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
-    _seen.setdefault(path, _identity(path))
     begun = _BEGUN.pop(path.resolve(), None)
+    _seen.setdefault(path, _identity(path) if begun is None else begun[2])
     if begun is not None:
-        thread, found = begun
+        thread, found, _ = begun
         thread.join()
         if found:
             return found[0]
@@ -33,7 +33,7 @@ def _digest(path: Path, piece: int) -> str:
     return digest.hexdigest()
 
 
-_BEGUN: dict[Path, tuple[threading.Thread, list[str]]] = {}
+_BEGUN: dict[Path, tuple[threading.Thread, list[str], tuple[int, ...] | None]] = {}
 WORTH_A_THREAD = 50_000_000  # bytes
 
 
@@ -53,9 +53,10 @@ def begin_sha256(path: Path) -> None:
         with contextlib.suppress(OSError):
             found.append(_digest(largest, piece=32 << 20))
 
+    before = _identity(largest)
     thread = threading.Thread(target=work, daemon=True)  # a refused file is not waited for
     thread.start()
-    _BEGUN[largest.resolve()] = (thread, found)
+    _BEGUN[largest.resolve()] = (thread, found, before)
 
 
 def sha256(path: Path) -> str:
@@ -84,6 +85,7 @@ _seen: dict[Path, tuple[int, ...] | None] = {}  # files whose digest was taken, 
 def kept() -> Iterator[None]:
     """Files whose digest is taken within, or was taken for it, are the same when this ends. Raises `ChecksumMismatch`:
     what was trusted or listed is not what was loaded."""
+    _seen.clear()
     yield
     changed = [path for path, before in _seen.items() if before is not None and _identity(path) != before]
     _seen.clear()

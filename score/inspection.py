@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from score import anatomy, checkpoint, recognition
+from score import anatomy, checkpoint, quantised, recognition
 from score.align import common_wrapper
 from score.checkpoint import Candidate
 from score.digests import sha256
@@ -11,10 +11,12 @@ from score.errors import (
     ArchitectureAmbiguous,
     ArchitectureUndecided,
     LoadError,
+    NoWeights,
     ProviderMissing,
     SeveralWeights,
     printable,
 )
+from score.formats import _globals
 from score.formats.contents import Contents
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
@@ -38,7 +40,9 @@ def look(path: Path, settings: Settings) -> tuple[dict[str, Any], Contents | Non
         contents = open_checkpoint(found.path, settings.read, found.format)
         return _describe(contents, settings), contents
     except LoadError as error:
-        return {"path": printable(str(path)), "format": format, "error": error.as_dict()}, None
+        found_names = _globals.names(path) if path.exists() else []
+        refused = {"path": printable(str(path)), "format": format, "error": error.as_dict()}
+        return refused | {"unsafe_globals": [printable(name) for name in found_names]}, None
 
 
 def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
@@ -47,6 +51,13 @@ def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
         path = weights.path if weights else ""
     except SeveralWeights:
         weights, path = None, None
+    except NoWeights:
+        weights = checkpoint.adapter(contents)
+        if weights is None:
+            raise
+        path = weights.path
+    quantised_by = quantised.scheme(contents, weights)
+    metadata = dict(contents.metadata) | ({"quantised": quantised_by[0]} if quantised_by else {})
     files = sorted(item for item in contents.path.rglob("*") if item.is_file()) if contents.path.is_dir() else []
     return {
         "path": printable(str(contents.path)),
@@ -59,10 +70,15 @@ def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
         "dtypes": weights.dtypes if weights else {},
         "prefix": common_wrapper(weights.tensors) if weights else "",
         "candidates": [_candidate(candidate) for candidate in checkpoint.candidates(contents)],
-        "unsafe_globals": list(contents.unsafe_globals),
+        "unsafe_globals": _unsafe(contents),
         "architecture": _architecture(contents, weights),
-        "metadata": dict(contents.metadata),
+        "metadata": metadata,
     }
+
+
+def _unsafe(contents: Contents) -> list[str]:
+    """What reading met, and what else any pickle of the file names."""
+    return [printable(name) for name in dict.fromkeys((*contents.unsafe_globals, *_globals.names(contents.path)))]
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
@@ -79,6 +95,9 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
     """The class that the file names, or the registered one that it is recognised as."""
     if contents.program is not None:
         return contents.program.class_path
+    if weights is not None and checkpoint.is_adapter(weights):
+        base = contents.metadata.get("base_model")
+        return f"an adapter ({contents.metadata.get('adapter', 'LoRA')})" + (f" of {base}" if base else "")
     if contents.design is not None:
         return contents.design.name
     if weights is None:
@@ -99,11 +118,16 @@ def screen(found: dict[str, Any], contents: Contents, settings: Settings, track:
         weights = checkpoint.weights_of(contents, settings.weights)
     except SeveralWeights:
         weights = None
+    except NoWeights:
+        weights = checkpoint.adapter(contents)
     if weights is None or not weights.tensors:
         return Screen(facts(found), (), (), (), ())
     tree = anatomy.tree_of(weights.tensors)
     others = [each for each in checkpoint.candidates(contents) if each.path != weights.path]
     why = [] if found["architecture"] else _unrecognised(weights)
+    quantised_by = quantised.scheme(contents, weights)
+    if quantised_by:
+        why = [f"quantised by {quantised_by[0]}, which is not served yet: {', '.join(quantised_by[1][:6])}"]
     return Screen(
         facts(found), anatomy.lines(tree), anatomy.shares(tree),
         anatomy.oddities(weights, found["bytes"], others, track), why,

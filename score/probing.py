@@ -221,14 +221,20 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def _generalised(module: nn.Module, spec: InputSpec, order: list[str]) -> InputSpec:
-    """A size that was tried and must be just that is fixed in the shape."""
+    """A size that was tried and must be just that is fixed in the shape. Sizes are tried alone and all together, since
+    many models take any square; one that goes with the others stays free."""
     assert spec.shape is not None and spec.example is not None
     shape = list(spec.shape)
-    for axis in range(1, len(shape)):
-        if shape[axis] is None:
-            other = tuple(2 * size if at == axis else size for at, size in enumerate(spec.example))
-            if not _takes(module, replace(spec, example=other), order):
-                shape[axis] = spec.example[axis]
+    free = [axis for axis in range(1, len(shape)) if shape[axis] is None]
+
+    def takes(axes: list[int], factor: int) -> bool:
+        other = tuple(factor * size if at in axes else size for at, size in enumerate(spec.example or ()))
+        return _takes(module, replace(spec, example=other), order)
+
+    together = len(free) > 1 and any(takes(free, factor) for factor in (2, 4))
+    for axis in free:
+        if not together and not any(takes([axis], factor) for factor in (2, 4)):
+            shape[axis] = spec.example[axis]
     return replace(spec, shape=tuple(shape))
 
 

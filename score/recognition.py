@@ -21,6 +21,7 @@ from score.errors import (
     ArchitectureAmbiguous,
     ArchitectureBroken,
     ArchitectureUndecided,
+    InvalidSetting,
     PrefixAmbiguous,
     ProviderMissing,
 )
@@ -75,6 +76,7 @@ def fitting(
         if not fit.undecided and fit.entry.name not in decided:
             built = _built(fit, weights, kwargs, source)
             if built is not None:
+                _refuse_contradiction(fit.entry, weights, kwargs, saved)
                 decided[fit.entry.name] = built
     if len(decided) > 1:
         raise ArchitectureAmbiguous(f"{len(decided)} architectures fit the weights: {', '.join(decided)}")
@@ -94,6 +96,8 @@ def by_name(
     that the difference to the weights is shown. Raises `ArchitectureUndecided` where something is left to be said.
     """
     undecided = None
+    if weights is not None:
+        _refuse_contradiction(entry, weights, kwargs, saved)
     for fit in fits([entry], weights.shapes() if weights else {}, kwargs, saved):
         whole = replace(fit, kwargs={**fit.kwargs, **kwargs})  # one that the class does not know has to be heard of
         if fit.undecided:
@@ -132,13 +136,15 @@ def fits(
                 if not _missing(entry.cls, merged):
                     yield Fit(entry, merged)
         if hasattr(entry.cls, "from_shapes"):
-            yield from _inferred(entry, given, kwargs)
+            yield from _inferred(entry, given, kwargs, saved)
         elif not _missing(entry.cls, accepted := _accepted(entry.cls, kwargs)):
             yield Fit(entry, accepted)
 
 
-def _inferred(entry: models.Registered, given: Shapes, kwargs: Mapping[str, Any]) -> Iterator[Fit]:
-    """The fit under the first prefix where `from_shapes` finds its own."""
+def _inferred(
+    entry: models.Registered, given: Shapes, kwargs: Mapping[str, Any], saved: Sequence[Mapping[str, Any]]
+) -> Iterator[Fit]:
+    """The fit under the first prefix where `from_shapes` finds its own; what shapes can't tell is what was saved."""
     for _, view in fingerprints.views(given):
         try:
             found = entry.cls.from_shapes(view)  # type: ignore[attr-defined]
@@ -146,8 +152,31 @@ def _inferred(entry: models.Registered, given: Shapes, kwargs: Mapping[str, Any]
             continue
         if found is not None:
             merged = {**found, **_accepted(entry.cls, kwargs)}
+            for name in _missing(entry.cls, merged):
+                said = next((kept for kept in saved if name in kept), None)
+                if said is not None:
+                    merged[name] = said[name]
             yield Fit(entry, merged, _missing(entry.cls, merged))
             return
+
+
+def _refuse_contradiction(
+    entry: models.Registered, weights: Candidate, kwargs: Mapping[str, Any], saved: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise `InvalidSetting` for an argument that is given, and that the checkpoint kept with another value that fits
+    its weights: they were trained with one of the two."""
+    given = _accepted(entry.cls, kwargs)
+    kept = {name: value for mapping in reversed(saved) for name, value in mapping.items() if name in given}
+    differing = [name for name, value in kept.items() if value != given[name]]
+    if not differing:
+        return
+    for fit in fits([entry], weights.shapes(), {**kwargs, **kept}, saved):
+        if not fit.undecided and _built(fit, weights, {}, "", exactly=False) is not None:
+            name = differing[0]
+            raise InvalidSetting(
+                f"SCORE_ARCHITECTURE_KWARGS says {name}={given[name]!r}, and the checkpoint kept {name}={kept[name]!r}",
+                hint=f"Leave {name} out, to have what the checkpoint was trained with; or correct the checkpoint.",
+            )
 
 
 def _built(

@@ -3,12 +3,15 @@
 import contextlib
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
+import pickle
 import pty
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +65,14 @@ def test_inspect_refuses_with_the_same_keys_each_time(tmp_path: Path) -> None:
     done = score("inspect", tmp_path, "--json")
     assert done.exit_code == 3
     found = json.loads(done.stdout)
-    assert list(found) == ["path", "format", "error"]
+    assert list(found) == ["path", "format", "error", "unsafe_globals"]
     assert found["format"] == "foreign"
     assert {"code", "message", "hint"} <= set(found["error"])
     assert "GGUF" in found["error"]["message"]
 
 
 def test_a_digest_that_was_begun_early_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("score.trust.WORTH_A_THREAD", 10)
+    monkeypatch.setattr("score.digests.WORTH_A_THREAD", 10)
     torch.save(SimpleModel().state_dict(), tmp_path / "model.pt")
     wanted = hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest()
     for given in (tmp_path, tmp_path / "model.pt"):
@@ -229,3 +232,40 @@ def test_progress_is_shown_in_a_terminal_and_nowhere_else(tmp_path: Path, digits
     assert process.returncode == 0
     assert b"converting torch-zip" in shown
     assert output.startswith(b"wrote ")
+
+
+class Command:
+    def __reduce__(self) -> Any:
+        import os
+
+        return os.system, ("touch /tmp/score-was-here",)
+
+
+def _zip_of(content: bytes, name: str = "notes/model.bin") -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("readme.txt", "hello")
+        archive.writestr(name, content)
+    return written.getvalue()
+
+
+DANGEROUS = {
+    "protocol 0": pickle.dumps(Command(), 0),
+    "protocol 1": pickle.dumps(Command(), 1),
+    "protocol 4": pickle.dumps(Command(), 4),
+    "by name": b"cposix\nsystem\n(S'true'\ntR.",
+    "by instance": b"(S'true'\nios\nsystem\n.",
+    "a second stream": pickle.dumps([1, 2]) + pickle.dumps(Command()),
+    "cut short": pickle.dumps([Command(), list(range(1000))])[:-900],
+    "in a zip": _zip_of(pickle.dumps(Command())),
+    "in a zip in a zip": _zip_of(_zip_of(pickle.dumps(Command(), 0))),
+}
+
+
+@pytest.mark.parametrize("name", DANGEROUS)
+def test_a_refusal_names_what_the_file_would_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(DANGEROUS[name])
+    done = score("inspect", tmp_path / "model.pkl", "--json")
+    assert done.exit_code == 3, done.stdout
+    found = json.loads(done.stdout)
+    assert {item.rpartition(".")[2] for item in found["unsafe_globals"]} == {"system"}

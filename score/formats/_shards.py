@@ -12,6 +12,7 @@ import orjson
 
 from score.errors import MalformedFile, NoCheckpoint
 from score.formats._restricted import settled
+from score.formats._source import refuse_pointer
 from score.formats.contents import Contents, TensorRef
 from score.formats.probe import Probe
 
@@ -62,8 +63,10 @@ def json_file(path: Path) -> dict[str, Any]:
     """A JSON object from a file of sane size."""
     if path.stat().st_size > MAX_INDEX:
         raise MalformedFile(f"{path.name} takes {path.stat().st_size:,} bytes, too much for what it is")
+    content = path.read_bytes()
+    refuse_pointer(path, content)
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         raise MalformedFile(f"{path.name} is not valid JSON ({error})") from None
     if not isinstance(value, dict):

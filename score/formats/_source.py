@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from score.errors import ModelDirUnreadable, TruncatedFile
+from score.errors import ForeignFormat, ModelDirUnreadable, TruncatedFile
 
 NETWORK_FILE_SYSTEMS = ("fuse", "nfs", "cifs", "smb", "9p", "ceph", "lustre", "afs", "gluster")
 
@@ -32,6 +32,7 @@ class Source:
     def __init__(self, path: Path, read: str = "auto") -> None:
         self.path, self.name, self.start = path, path.name, 0
         self._opened = _Opened(path)
+        refuse_pointer(path, os.pread(self._opened.descriptor, len(POINTER), 0))
         self.size = self._opened.size
         self.mapped = read == "mmap" or (read == "auto" and not on_network_mount(path))
 
@@ -89,6 +90,18 @@ class Source:
                 raise TruncatedFile(f"{self.name}: the file shrank while it was read")
             done += got
         return buffer.untyped_storage()
+
+
+POINTER = b"version https://git-lfs"
+
+
+def refuse_pointer(path: Path, head: bytes) -> None:
+    """Raise `ForeignFormat` for what git leaves in the place of a large file where git-lfs did not fetch it."""
+    if head.startswith(POINTER):
+        raise ForeignFormat(
+            f"{path.name} is a git-lfs pointer, not the file it points to",
+            hint="Run `git lfs pull` where the folder comes from, and register the real files.",
+        )
 
 
 class _Opened:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from score.errors import ForeignFormat, LoadError, TruncatedFile
+from score.formats import torch_tar
 from score.formats.contents import Contents
 from score.formats.probe import Probe
 
@@ -85,6 +86,23 @@ KINDS = (
         "a Core ML package",
         lambda probe: probe.is_dir and (probe.path / "Manifest.json").is_file() and (probe.path / "Data").is_dir(),
         "Take the PyTorch model that it was converted from.",
+    ),
+    Foreign(
+        "a diffusers pipeline, of several models",
+        lambda probe: probe.is_dir and (probe.path / "model_index.json").is_file(),
+        "Point AZUREML_MODEL_DIR, or SCORE_CHECKPOINT, at the folder of one of its models (unet/, vae/, ...).",
+    ),
+    Foreign(
+        "a Torch7 file (Lua)",
+        _starts(
+            *(b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1", b"\x03\0\0\0\x01\0\0\0", b"4\n1\n3\nV 1\n", b"3\n1\n"),
+        ),
+        "Convert it where it can be read (torchfile, or Lua Torch), and save the weights with torch.save.",
+    ),
+    Foreign(
+        "a tar archive",
+        lambda probe: probe.head[257:262] == b"ustar" and not torch_tar.detect(probe),
+        "Unpack it and register what is inside.",
     ),
     Foreign("a TensorRT engine", _starts(b"ptrt", b"ftrt"), "Take the PyTorch or ONNX model that it was built from."),
     Foreign("an ExecuTorch program", _starts(b"ET1", at=4), "Take the torch.export program that it was made from."),

@@ -30,6 +30,7 @@ _SINGLE = (
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
 )
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _SHOWN = ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "quantization_config")
 
 
@@ -47,6 +48,8 @@ def detect(probe: Probe) -> bool:
 def open(path: Path, read: str) -> Contents:
     """The weights under their own names. Raises `NoWeights` for a configuration without, and for an adapter alone."""
     found = _weights_in(path)
+    if found is None and (only := next((name for name in _ADAPTERS if _is_file(path / name)), None)):
+        return _adapter(path, only, read)
     if found is None:
         raise NoWeights(_why_none(path))
     inner = _open_weights(path, found, read)
@@ -59,6 +62,20 @@ def open(path: Path, read: str) -> Contents:
         design=_design(path, config),
         unsafe_globals=inner.unsafe_globals,
         metadata={"weights": found, **shown, **inner.metadata},
+    )
+
+
+def _adapter(path: Path, name: str, read: str) -> Contents:
+    """What adapts a model that is elsewhere: its tensors, and what it says of itself."""
+    inner = _open_weights(path, name, read)
+    config = json_file(path / "adapter_config.json") if _is_file(path / "adapter_config.json") else {}
+    said = {"adapter": str(config.get("peft_type", "LoRA")), "base_model": config.get("base_model_name_or_path")}
+    return Contents(
+        NAME,
+        path,
+        inner.tree,
+        unsafe_globals=inner.unsafe_globals,
+        metadata={"weights": name, **said, **inner.metadata},
     )
 
 

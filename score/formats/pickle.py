@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 from score.errors import LoadError, UnsupportedFormat
+from score.formats._globals import is_pickle
 from score.formats._pickled import no_storages, read_pickle
 from score.formats._restricted import Restricted
 from score.formats._source import Source
@@ -28,14 +29,11 @@ KINDS = {
     "numpy": ("numpy arrays", "Save them by name with numpy.savez, and serve that."),
     "torch": ("torch objects written by pickle.dump", "Load it where it was made, and save it with torch.save."),
 }
-_TEXT_STARTS = (b"(dp", b"(lp", b"ccopy_reg\n", b"cnumpy", b"csklearn", b"c__builtin__\n", b"ccollections\n")
 
 
 def detect(probe: Probe) -> bool:
     head = probe.head
-    if head.startswith(_TEXT_STARTS):
-        return True
-    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[4:14] != MAGIC
+    return is_pickle(head) and head[4:14] != MAGIC
 
 
 def open(path: Path, read: str) -> Contents:

@@ -5,6 +5,7 @@ storages. `tensors` is a count, then for each a pickle (key, storage, type), the
 and the offset. `pickle` names tensors by key. Source: torch/serialization.py, `legacy_load`.
 """
 
+import itertools
 import struct
 import tarfile
 from functools import partial
@@ -22,11 +23,20 @@ from score.formats.probe import Probe
 
 NAME = "torch-tar"
 MEMBERS = {"storages", "tensors", "pickle"}
+_FIRST = (b"sys", b"./sys", b"storages", b"./storages", b"tensors", b"./tensors", b"pickle", b"./pickle")
 
 
 def detect(probe: Probe) -> bool:
-    first = probe.head[:100].rstrip(b"\0").removeprefix(b"./")
-    return probe.head[257:262] == b"ustar" and first in (b"sys", b"storages", b"tensors", b"pickle")
+    return probe.head[257:262] == b"ustar" and _names(probe) >= MEMBERS
+
+
+def _names(probe: Probe) -> set[str]:
+    """The first names in a tar: whatever comes first in it, a `sys_info` or a header of pax's."""
+    try:
+        with tarfile.open(probe.path, "r:") as archive:
+            return {member.name.removeprefix("./") for member in itertools.islice(archive, 16)}
+    except (tarfile.TarError, EOFError, ValueError, OSError):
+        return {"pickle", "storages", "tensors"} if probe.head[:100].rstrip(b"\0") in _FIRST else set()
 
 
 def open(path: Path, read: str) -> Contents:

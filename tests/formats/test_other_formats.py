@@ -1,7 +1,9 @@
 """The formats that are folders, archives of other tools, or other frameworks': what is particular to each."""
 
+import io
 import json
 import pickle
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,11 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from score import checkpoint, main
+from score import checkpoint, inspection, main
+from score.checkpoint import weights_of
 from score.digests import sha256
 from score.errors import (
     ArchitectureNeeded,
     ClassNotImportable,
+    ForeignFormat,
     LoadError,
     MalformedFile,
     NoCheckpoint,
@@ -144,8 +148,97 @@ def test_an_adapter_alone_names_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base-7b"}))
     torch.save({"base_model.model.q.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.bin")
     assert detect(tmp_path) == "hf-dir"
+    contents = open_checkpoint(tmp_path)
+    assert list(contents.tree) == ["base_model.model.q.lora_A.weight"]
     with pytest.raises(NoWeights, match=r"adapter .*'org/base-7b'"):
+        weights_of(contents)
+
+
+@pytest.mark.parametrize(
+    ("names", "adapts"),
+    [
+        (["m.q.lora_A.weight", "m.q.lora_B.weight"], True),
+        (["m.q.lora_A.default.weight", "m.q.lora_B.default.weight", "classifier.weight", "classifier.bias"], True),
+        (["m.q.ia3_l"], True),
+        (["m.q.hada_w1_a", "head.weight"], True),
+        (["m.q.base_layer.weight", "m.q.lora_A.default.weight"], False),
+        (["m.q.weight", "m.q.lora_A.weight"], False),
+        (["m.q.weight", "m.explorer_a.weight"], False),
+    ],
+)
+def test_an_adapter_is_told_by_what_it_adapts_not_being_there(names: list[str], adapts: bool, tmp_path: Path) -> None:
+    torch.save({name: torch.ones(2, 2) for name in names}, tmp_path / "model.pt")
+    if not adapts:
+        assert weights_of(open_checkpoint(tmp_path / "model.pt")) is not None
+        return
+    with pytest.raises(NoWeights, match="adapter"):
+        weights_of(open_checkpoint(tmp_path / "model.pt"))
+    found = inspection.inspect(tmp_path / "model.pt", Settings.load(tmp_path / "model.pt"))
+    assert found["architecture"] == "an adapter (LoRA)"
+    assert found["tensors"] == len(names)
+
+
+def _pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 438955784\n")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+def test_a_folder_that_was_cloned_without_git_lfs(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    _pointer(tmp_path / name)
+    with pytest.raises(ForeignFormat, match="git-lfs pointer") as caught:
         open_checkpoint(tmp_path)
+    assert "git lfs pull" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1\x0d\0\0\0nn.Sequential", "Torch7"),
+        (b"4\n1\n3\nV 1\n13\nnn.Sequential\n", "Torch7"),
+    ],
+)
+def test_files_of_lua_are_named(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "model.t7").write_bytes(content + bytes(100))
+    with pytest.raises(ForeignFormat, match=says):
+        open_checkpoint(tmp_path / "model.t7")
+
+
+def test_a_plain_tar_and_a_pipeline_are_named(tmp_path: Path) -> None:
+    (tmp_path / "weights.txt").write_text("x")
+    with tarfile.open(tmp_path / "model.tar", "w:") as archive:
+        archive.add(tmp_path / "weights.txt", "weights.txt")
+    with pytest.raises(ForeignFormat, match="tar archive"):
+        open_checkpoint(tmp_path / "model.tar")
+    pipeline = tmp_path / "pipeline"
+    for part in ("unet", "vae", "text_encoder"):
+        (pipeline / part).mkdir(parents=True)
+        (pipeline / part / "config.json").write_text('{"model_type": "x"}')
+    (pipeline / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(ForeignFormat, match="diffusers pipeline"):
+        main.load_model(Settings.load(pipeline))
+
+
+@pytest.mark.parametrize("first", ["sys_info", "PaxHeader/x"])
+def test_a_torch_tar_whatever_comes_first(first: str, tmp_path: Path) -> None:
+    state = makers.torch_tar(tmp_path)
+    with tarfile.open(tmp_path / "model.pt") as old, tarfile.open(tmp_path / "other.pt", "w:") as new:
+        info = tarfile.TarInfo(first)
+        info.size = 3
+        new.addfile(info, io.BytesIO(b"abc"))
+        for member in old:
+            if member.name != "sys":
+                new.addfile(member, old.extractfile(member))
+    assert detect(tmp_path / "other.pt") == "torch-tar"
+    assert set(weights_of(open_checkpoint(tmp_path / "other.pt")).tensors) == set(state)  # type: ignore[union-attr]
+
+
+def test_extra_state_does_not_hide_the_weights(tmp_path: Path) -> None:
+    state = {**makers.net().state_dict(), "head._extra_state": {"recipe": {"fp8": True}}}
+    torch.save(state, tmp_path / "model.pt")
+    weights = weights_of(open_checkpoint(tmp_path / "model.pt"))
+    assert weights is not None
+    assert "head.weight" in weights.tensors
 
 
 def test_a_configuration_alone_is_an_architecture_without_weights(tmp_path: Path) -> None:
