@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from score import parking
-from score.errors import DeadlinePassed, OutOfMemory, QueueFull, RequestError
+from score.errors import ClientGone, DeadlinePassed, OutOfMemory, QueueFull, RequestError
 
 log = logging.getLogger("azmlinfsrv.score")
 
@@ -62,6 +62,18 @@ class _Ticket:
     outputs: Outputs | None = None
     error: Exception | None = None
     took: Pass | None = None
+    parts: list[Outputs] = field(default_factory=list)  # of a request that is larger than a pass, those that have run
+    done: int = 0  # its rows that have run
+    begun: float | None = None
+    computed: float = 0.0
+
+    @property
+    def left(self) -> int:
+        return self.rows - self.done
+
+    @property
+    def finished(self) -> bool:
+        return self.outputs is not None or self.error is not None
 
 
 class Costs:
@@ -157,7 +169,7 @@ class Batcher:
         while True:
             batch = self._next()
             started = time.monotonic()
-            self.running = _rows_in(batch)
+            self.running = min(_rows_in(batch), max(self.most_rows, 1)) if len(batch) == 1 else _rows_in(batch)
             self._share_cores(crowded=bool(self._queue) or self.running < self._expected)
             try:
                 self._answer(batch)
@@ -169,8 +181,14 @@ class Batcher:
             self.costs.learn(ran, finished - started)
             self._expected = ran + _rows_in(list(self._queue))
             for ticket in batch:
-                ticket.took = Pass(started - ticket.arrived, finished - started, ticket.rows, ran)
-                ticket.spot.wake()
+                ticket.begun = started if ticket.begun is None else ticket.begun
+                ticket.computed += finished - started
+                ticket.took = Pass(ticket.begun - ticket.arrived, ticket.computed, ticket.rows, ran)
+                if ticket.finished:
+                    ticket.spot.wake()
+                else:  # those that came meanwhile have their turn before the rest of it
+                    with self._changed:
+                        self._queue.append(ticket)
 
     def _share_cores(self, crowded: bool) -> None:
         """All cores for a lone request; under load, one is left to reading and writing requests, which would otherwise
@@ -183,22 +201,37 @@ class Batcher:
     def _next(self) -> list[_Ticket]:
         """The oldest request, and those in the queue that can run with it."""
         with self._changed:
-            while not self._queue:
-                self._changed.wait()
-            self._gather()
+            while True:
+                while not self._queue:
+                    self._changed.wait()
+                self._gather()
+                self._drop_abandoned()
+                if self._queue:
+                    break
             first = self._queue.popleft()
-            batch, rows = [first], first.rows
-            if first.kind is None or self.separable is False:
+            batch, rows = [first], first.left
+            if first.kind is None or self.separable is False or self._is_large(first):
                 return batch
             left: deque[_Ticket] = deque()
             for ticket in self._queue:
-                if ticket.kind == first.kind and rows + ticket.rows <= self.most_rows:
+                if ticket.kind == first.kind and not ticket.done and rows + ticket.rows <= self.most_rows:
                     batch.append(ticket)
                     rows += ticket.rows
                 else:
                     left.append(ticket)
             self._queue = left
             return batch
+
+    def _is_large(self, ticket: _Ticket) -> bool:
+        """Whether a request takes several passes, and so takes turns with others."""
+        return bool(ticket.done) or bool(self.separable and ticket.kind is not None and ticket.rows > self.most_rows)
+
+    def _drop_abandoned(self) -> None:
+        """Take out of the queue what nobody waits for any more."""
+        for ticket in [ticket for ticket in self._queue if ticket.spot.left()]:
+            self._queue.remove(ticket)
+            ticket.error = ClientGone("the client closed the connection before its request was begun")
+            ticket.spot.wake()
 
     def _gather(self) -> None:
         """Wait for more rows where that is sure to pay, since many often take little longer than few.
@@ -224,10 +257,11 @@ class Batcher:
         while True:
             now = time.monotonic()
             with self._changed:
-                late = []
-                while self._queue and now >= self._queue[0].arrived + self.limits.seconds:
-                    late.append(self._queue.popleft())
-                oldest = self._queue[0].arrived if self._queue else now
+                waiting = [ticket for ticket in self._queue if not ticket.done]  # in the order in which they came
+                late = [ticket for ticket in waiting if now >= ticket.arrived + self.limits.seconds]
+                for ticket in late:
+                    self._queue.remove(ticket)
+                oldest = waiting[len(late)].arrived if len(waiting) > len(late) else now
             for ticket in late:
                 ticket.error = DeadlinePassed(f"the request waited {now - ticket.arrived:.1f} s and was not begun")
                 ticket.spot.wake()
@@ -236,7 +270,9 @@ class Batcher:
     def _answer(self, batch: Sequence[_Ticket]) -> None:
         """Give each ticket its outputs or its error. No request fails for another's fault: of a batch that fails, each
         half runs again by itself, until a culprit is alone."""
-        if len(batch) == 1 or self.separable is False:  # the latter was found out just now
+        if len(batch) == 1 and self._is_large(batch[0]):
+            self._part_of(batch[0])
+        elif len(batch) == 1 or self.separable is False:  # the latter was found out just now
             self._alone(batch)
         elif self.separable is None:
             self._try_together(batch)
@@ -247,6 +283,20 @@ class Batcher:
                 log.debug("a batch of %d requests failed: %s", len(batch), error)
                 self._answer(batch[: len(batch) // 2])
                 self._answer(batch[len(batch) // 2 :])
+
+    def _part_of(self, ticket: _Ticket) -> None:
+        """As many rows of a large request as fit into a pass."""
+        end = min(ticket.done + self.most_rows, ticket.rows)
+        try:
+            part = _part(ticket.inputs, ticket.done, end)
+            ticket.parts.append(self._rows(part, end - ticket.done, self._together))
+            ticket.done = end
+            if end == ticket.rows:
+                ticket.outputs = _concatenated(ticket.parts)
+        except _NotRows:
+            self._alone([ticket])
+        except Exception as error:  # noqa: BLE001  # it goes to the caller
+            ticket.error = error
 
     def _alone(self, batch: Sequence[_Ticket]) -> None:
         for ticket in batch:
@@ -333,7 +383,7 @@ def _rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
 
 
 def _rows_in(tickets: Iterable[_Ticket]) -> int:
-    return sum(ticket.rows for ticket in tickets)
+    return sum(ticket.left for ticket in tickets)
 
 
 def _joined(batch: Sequence[_Ticket]) -> Inputs:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from score.digests import file_sha256
 from score.errors import ChecksumMismatch, MalformedFile
+from score.formats._source import resolved
 
 NAME = "SHA256SUMS"
 MAX_BYTES = 10_000_000
@@ -72,7 +73,8 @@ def _verify(root: Path) -> set[str] | None:
         digest, name = match[1].lower(), match[2]
         path = root / name
         names.add(os.path.normpath(name))
-        if not path.resolve().is_relative_to(root.resolve()):
+        target = resolved(path)
+        if target is None or not target.is_relative_to(root.resolve()):
             raise MalformedFile(f"{NAME} names {name!r}, which is outside the model folder")
         if not path.is_file():
             wrong.append(f"{name}: missing")

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from score import __version__, manual
 from score.digests import begin_sha256
-from score.errors import LoadError, RequestError, ScoreError, laid_out
+from score.errors import LoadError, RequestError, ScoreError, laid_out, one_line
 from score.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS
 from score.progress import Track
 from score.settings import Settings
@@ -134,7 +134,7 @@ def check(path: Model) -> None:
             if difference.here is not None:
                 advice = f"; to have the same, pin {difference.pin}" if difference.newer else ""
                 out.print(f"[{'yellow' if difference.newer else 'dim'}]{escape(str(difference) + advice)}[/]")
-        out.print(escape(str(served.signature)))
+        out.print(escape(one_line(str(served.signature))))
         if not served.signature.known:
             raise InputsUnknown(f"{path.name} is loaded, but nothing says what shape of input it takes")
         body = orjson.dumps({"inputs": probing.as_lists(probing.synthetic(served.signature))})

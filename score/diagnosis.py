@@ -21,6 +21,7 @@ from score.errors import (
     UnsupportedFormat,
     VersionTooOld,
     WeightsMismatch,
+    one_line,
 )
 from score.formats.registry import open_checkpoint
 from score.model_dir import find_checkpoint
@@ -97,7 +98,7 @@ def tell(served: Served) -> None:
     """Log what was loaded and what it takes; at the end as JSON, for machines."""
     for line in served.report.lines():
         log.info("%s", line)
-    log.info("%s", served.signature)
+    log.info("%s", one_line(str(served.signature)))
     log.info("confined by %s", ", ".join(served.observer.confined) or "nothing")
     log.info("load report %s", orjson.dumps(served.report.as_dict(), default=str).decode())
     log.info("try it:\n\n%s\n", curl(served, os.environ.get("SERVER_PORT", "5001")))

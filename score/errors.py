@@ -58,6 +58,7 @@
         ├── BodyTooLarge             413, more than SCORE_MAX_BODY_MB
         ├── UnsupportedMediaType     415, a body that no codec here reads
         ├── ModelRejected            422, the model itself raised on this input
+        ├── ClientGone               499, nobody waits for the answer; only the log sees it
         ├── QueueFull                429, as many requests are waiting as may
         ├── InternalError            500, a bug of ours
         ├── Draining                 503, the server has been told to stop
@@ -69,6 +70,7 @@ A class sets `code` (stable, for machines), `example` (a message), `status` (HTT
 instance adds the message, and where it helps a `detail`: a table or tree, already laid out in lines.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -90,7 +92,7 @@ class ScoreError(Exception):
         self, message: str, *, hint: str | None = None, detail: str = "", retry_after: float | None = None
     ) -> None:
         super().__init__(message)
-        self.message = printable(message)
+        self.message = one_line(message) if isinstance(self, LoadError) else printable(message)
         self.detail = printable(detail)
         if hint is not None:
             self.hint = hint
@@ -119,8 +121,22 @@ def laid_out(error: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def printable(text: str) -> str:
-    """Text that JSON and terminals take: a file name that is not UTF-8 reaches Python with lone surrogates."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text that JSON and terminals take: a file name that is not UTF-8 reaches Python with lone surrogates, and control
+    characters would steer a terminal. Line breaks stay; `one_line` is for names."""
+    return _CONTROLS.sub(_escaped, text.encode("utf-8", "backslashreplace").decode())
+
+
+def one_line(text: str) -> str:
+    """The same for a text that is part of a line, such as a name: a line break in it would begin a line of its own."""
+    return _BREAKS.sub(_escaped, printable(text))
+
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_BREAKS = re.compile("[\n\t\u2028\u2029]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 class LoadError(ScoreError):
@@ -483,6 +499,13 @@ class ModelRejected(RequestError):
     example = "the model raised IndexError: index out of range in self"
     status = 422
     hint = "Compare the input with what the model takes (GET /score); set SCORE_INPUTS to have it checked first."
+
+
+class ClientGone(RequestError):
+    code = "client_gone"
+    example = "the client closed the connection before its request was begun"
+    status = 499
+    hint = "Wait longer for the answer, or send fewer requests at a time."
 
 
 class QueueFull(RequestError):

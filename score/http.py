@@ -29,6 +29,7 @@ from score.errors import (
     InvalidTopK,
     MethodNotAllowed,
     NotFound,
+    OutOfMemory,
     QueueFull,
     ScoreError,
     UnsupportedMediaType,
@@ -93,14 +94,15 @@ def body_of(request: Request, settings: Settings) -> Iterator[Body]:
         while piece := request.stream.read(PIECE):
             for part in unzip.parts(piece) if unzip else (piece,):
                 size += len(part)
+                held.add(len(part))  # before anything is raised: all of it is given back
                 if size > limit:
                     raise BodyTooLarge(too_large)
-                if held.add(len(part)) > settings.max_held_mb * 1e6:
+                if held.bytes > settings.max_held_mb * 1e6:
                     raise QueueFull(f"requests of {held.bytes / 1e6:.0f} MB are being answered already")
                 pieces.append(part)
         if unzip:
             unzip.end()
-        yield Body(b"".join(pieces), str(request.mimetype or ""), _json_length(request, size))
+        yield Body(b"".join(pieces), str(request.mimetype or ""), _json_length(request, size), limit)
     finally:
         held.add(-size)
 
@@ -177,6 +179,8 @@ def error_answer(error: ScoreError, request: Request) -> Response:
 
 def failure(error: Exception, request: Request) -> Response:
     """Any exception as an answer: ours as it is; anything else is a bug, which the log gets in full."""
+    if isinstance(error, MemoryError):
+        error = OutOfMemory("the memory does not suffice for this request")
     if isinstance(error, ScoreError):
         if error.__cause__ is not None or error.status == 500:
             log.warning("%s %s", request_id(request), error.screen(), exc_info=error.__cause__)

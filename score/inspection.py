@@ -1,5 +1,6 @@
 """What a file is and holds, as one object: `score inspect`. Runs nothing from it, and reads no tensor's values."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from score.errors import (
     NoWeights,
     ProviderMissing,
     SeveralWeights,
+    one_line,
     printable,
 )
 from score.formats import _globals
@@ -121,17 +123,24 @@ def screen(found: dict[str, Any], contents: Contents, settings: Settings, track:
     except NoWeights:
         weights = checkpoint.adapter(contents)
     if weights is None or not weights.tensors:
-        return Screen(facts(found), (), (), (), ())
+        return Screen(_printable(facts(found)), (), (), (), ())
     tree = anatomy.tree_of(weights.tensors)
     others = [each for each in checkpoint.candidates(contents) if each.path != weights.path]
     why = [] if found["architecture"] else _unrecognised(weights)
     quantised_by = quantised.scheme(contents, weights)
     if quantised_by:
         why = [f"quantised by {quantised_by[0]}, which is not served yet: {', '.join(quantised_by[1][:6])}"]
-    return Screen(
-        facts(found), anatomy.lines(tree), anatomy.shares(tree),
-        anatomy.oddities(weights, found["bytes"], others, track), why,
-    )  # fmt: skip
+    return Screen(  # names are the file's own, and none may steer a terminal
+        _printable(facts(found)),
+        [replace(line, name=one_line(line.name)) for line in anatomy.lines(tree)],
+        [(one_line(name), nbytes) for name, nbytes in anatomy.shares(tree)],
+        list(map(one_line, anatomy.oddities(weights, found["bytes"], others, track))),
+        list(map(one_line, why)),
+    )
+
+
+def _printable(facts: dict[str, str]) -> dict[str, str]:
+    return {one_line(name): one_line(value) for name, value in facts.items()}
 
 
 def _unrecognised(weights: Candidate) -> list[str]:

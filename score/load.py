@@ -18,7 +18,7 @@ from score import building
 from score.align import Alignment
 from score.building import Architecture
 from score.checkpoint import Candidate
-from score.errors import DeviceOutOfMemory, Uninitialised, printable
+from score.errors import DeviceOutOfMemory, Uninitialised, one_line, printable
 from score.formats.contents import Contents
 from score.model_dir import size
 
@@ -65,7 +65,7 @@ class LoadReport:
             )
         if self.absent:
             shown.append(f"absent and not needed (tied weights, counters): {_some(self.absent)}")
-        return shown
+        return [one_line(line) for line in shown]
 
 
 def _some(names: tuple[str, ...]) -> str:

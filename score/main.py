@@ -34,7 +34,7 @@ def load_model(settings: Settings) -> Served:
         alignment = architecture.match(design, weights, settings.prefix)
         where = device.choose(settings.device, weights.nbytes if weights else 0)
         module, report = load.load(contents, weights, design, alignment, where)
-    return Served(module, report, settings, design.inputs)
+    return Served(module, report, settings, design.inputs, contents.path)
 
 
 def init() -> None:

@@ -15,8 +15,10 @@ from score.errors import (
     NoCheckpoint,
     NoWeights,
     SeveralCheckpoints,
+    one_line,
 )
 from score.formats import registry
+from score.formats._source import resolved
 from score.settings import Settings
 
 TREE_LINES = 40
@@ -121,12 +123,15 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _loops(entry: Path) -> bool:
-    return entry.is_symlink() and entry.is_dir() and entry.resolve() in entry.parents
+    return entry.is_symlink() and entry.is_dir() and resolved(entry) in entry.parents
 
 
 def _leaves(entry: Path, root: Path) -> bool:
-    """Whether an entry is a link to outside of `root`."""
-    return entry.is_symlink() and not entry.resolve().is_relative_to(root.resolve())
+    """Whether an entry is a link to outside of `root`, or to nowhere."""
+    if not entry.is_symlink():
+        return False
+    target, top = resolved(entry), resolved(root)
+    return target is None or top is None or not target.is_relative_to(top)
 
 
 def _exists(path: Path) -> bool:
@@ -161,18 +166,19 @@ def tree(root: Path, depth: int = 6, notes: Mapping[Path, str] | None = None) ->
 
 def _tree(path: Path, level: int, depth: int, notes: Mapping[Path, str]) -> Iterator[str]:
     indent, note = "  " * level, f"  <- {notes[path]}" if path in notes else ""
+    called = one_line(path.name)
     try:
         if path.is_dir():
-            yield f"{indent}{path.name}/{note}"
+            yield f"{indent}{called}/{note}"
             if level < depth:
                 for child in sorted(path.iterdir()):
                     yield from _tree(child, level + 1, depth, notes)
         elif path.is_symlink():
-            yield f"{indent}{path.name}  -> {path.readlink()}{note}"
+            yield f"{indent}{called}  -> {one_line(str(path.readlink()))}{note}"
         else:
-            yield f"{indent}{path.name}  {size(path.stat().st_size)}{note}"
+            yield f"{indent}{called}  {size(path.stat().st_size)}{note}"
     except OSError as error:
-        yield f"{indent}{path.name}  ({error.strerror})"
+        yield f"{indent}{called}  ({error.strerror})"
 
 
 def size(nbytes: float) -> str:

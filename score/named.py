@@ -50,7 +50,8 @@ def named(name: str, folder: Path | None = None) -> models.Registered:
 
 def located(location: Path, folder: Path | None) -> Path:
     """A file as `SCORE_ARCHITECTURE` names it: relative to here, or to the model folder."""
-    below = [] if location.is_absolute() or folder is None else [each / location for each in folders(folder)]
+    top = folder.parent if folder is not None and folder.is_file() else folder
+    below = [] if location.is_absolute() or top is None else [each / location for each in folders(top)]
     tried = [location, *below]
     path = next((path for path in tried if path.is_file()), None)
     if path is None:

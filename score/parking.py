@@ -11,10 +11,12 @@ from greenlet import getcurrent, greenlet
 
 
 class Spot(Protocol):
-    """One waiter's place. `wake` may be called from any thread, before or after `park`, once."""
+    """One waiter's place. `wake` may be called from any thread, before or after `park`, once; `left` says whether its
+    client has gone, as far as that is known."""
 
     def park(self) -> None: ...
     def wake(self) -> None: ...
+    def left(self) -> bool: ...
 
 
 class Handler(greenlet):
@@ -23,6 +25,7 @@ class Handler(greenlet):
     def __init__(self, run: Callable[[], None], wake: Callable[["Handler"], None]) -> None:
         super().__init__(run)
         self.wake = wake
+        self.gone = False  # the client has closed the connection
 
 
 class _ThreadSpot:
@@ -31,6 +34,9 @@ class _ThreadSpot:
         self._lock.acquire()
         self.park = self._lock.acquire
         self.wake = self._lock.release
+
+    def left(self) -> bool:
+        return False
 
 
 class _GreenletSpot:
@@ -44,6 +50,9 @@ class _GreenletSpot:
 
     def wake(self) -> None:
         self._handler.wake(self._handler)
+
+    def left(self) -> bool:
+        return self._handler.gone
 
 
 def spot() -> Spot:

@@ -40,6 +40,7 @@ class Served:
     report: LoadReport
     settings: Settings
     registered: str | dict[str, str] | None = None
+    checkpoint: Path | None = None  # where it was loaded from; `report.path` is that for people
 
     @cached_property
     def signature(self) -> Signature:
@@ -53,7 +54,8 @@ class Served:
     @cached_property
     def task(self) -> Task:
         """Labels, image recipe and tokenizer, as far as they are known. Raises `InvalidSetting`."""
-        return find_task(self.settings, Path(self.report.path), self.report.architecture, self.module)
+        checkpoint = self.checkpoint or Path(self.report.path)
+        return find_task(self.settings, checkpoint, self.report.architecture, self.module)
 
     def taken(self, decoded: Decoded) -> dict[str, Any]:
         """A request's arrays, image or texts as the model takes them. Raises a `RequestError`."""

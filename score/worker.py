@@ -197,6 +197,8 @@ class Connection:
         """The socket can be read or written again, or is gone."""
         if mask & ~select.EPOLLOUT:
             self._readable = True
+        if mask & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+            self.handler.gone = True  # what it asked for and is not begun is dropped
         if self.parked:
             self.handler.switch()
 

@@ -35,8 +35,9 @@ def decode(body: Body) -> Decoded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
             image = Image.open(io.BytesIO(body.data), formats=[format])
-            if image.width * image.height > MOST_PIXELS:
-                raise InvalidImage(f"{image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are taken")
+            most = min(MOST_PIXELS, body.limit // 3)  # a pixel becomes three bytes
+            if image.width * image.height > most:
+                raise InvalidImage(f"{image.width} x {image.height} pixels; at most {most:,} are taken")
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InvalidImage(f"the body is not a whole {format} image ({error})") from None

@@ -12,6 +12,7 @@ from score.outputs import named
 NAME = "npz"
 TYPES = ("application/x-npz",)
 PRIORITY = 20
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others are inflated without a limit
 MOST_EXPANDED = 64  # times the body's own size; arrays of numbers do not shrink further, bombs do
 
 
@@ -24,15 +25,26 @@ def decode(body: Body) -> Decoded:
     try:
         with zipfile.ZipFile(io.BytesIO(body.data)) as archive:
             entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > MOST_EXPANDED * len(body.data):
-                raise InvalidArray("the archive expands to many times its size")
+            if any(entry.compress_type not in _BOUNDED for entry in entries):
+                raise InvalidArray("the archive is compressed in another way than numpy does")
+            if sum(entry.file_size for entry in entries) > min(MOST_EXPANDED * len(body.data), body.limit):
+                raise InvalidArray("the archive expands to many times its size, or to more than a body may have")
             arrays = {
-                entry.filename.removesuffix(".npy"): read_array(archive.read(entry), entry.filename)
+                entry.filename.removesuffix(".npy"): read_array(_read(archive, entry), entry.filename)
                 for entry in entries
             }
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise InvalidArray(f"the body is not a whole npz archive ({error})") from None
     return Decoded(arrays, NAME)
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """What an entry holds, and no more of it than it says."""
+    with archive.open(entry) as file:
+        content = file.read(entry.file_size)
+        if len(content) != entry.file_size or file.read(1):
+            raise InvalidArray(f"{entry.filename} is not as long as the archive says")
+    return content
 
 
 def encode(outputs: Outputs, decoded: Decoded) -> Encoded:

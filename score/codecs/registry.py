@@ -41,11 +41,13 @@ def refuse_unknown(given: Iterable[str], known: Sequence[str] = PARAMETERS) -> N
 
 @dataclass(frozen=True)
 class Body:
-    """A request's body, decompressed. `json_length` is how much of it is JSON, where binary data follow."""
+    """A request's body, decompressed. `json_length` is how much of it is JSON, where binary data follow; `limit` how
+    many bytes it may become, whatever it is packed in."""
 
     data: bytes
     content_type: str = ""
     json_length: int | None = None
+    limit: int = 100_000_000
 
     @cached_property
     def is_json(self) -> bool:

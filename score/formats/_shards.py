@@ -12,7 +12,7 @@ import orjson
 
 from score.errors import MalformedFile, NoCheckpoint
 from score.formats._restricted import settled
-from score.formats._source import refuse_pointer
+from score.formats._source import refuse_pointer, resolved
 from score.formats.contents import Contents, TensorRef
 from score.formats.probe import Probe
 
@@ -42,8 +42,8 @@ def _listed(folder: Path) -> list[Path]:
 def contained(folder: Path, name: Any) -> Path:
     """A path that a file names, in its folder. Raises `MalformedFile` for one outside, be it by a link."""
     path = folder / str(name)
-    # a NUL can be in a string and in no path: resolving it raises
-    if not isinstance(name, str) or "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+    target, top = resolved(path), resolved(folder)
+    if not isinstance(name, str) or target is None or top is None or not target.is_relative_to(top):
         raise MalformedFile(f"{folder.name}: it names {name!r}, which is not in the folder")
     return path
 

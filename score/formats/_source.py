@@ -149,6 +149,14 @@ class _Positioned(io.RawIOBase):
         return len(content)
 
 
+def resolved(path: Path) -> Path | None:
+    """Where a path leads, through all links; None where these go in a circle, or it holds what no path can."""
+    try:
+        return path.resolve()
+    except (RuntimeError, OSError, ValueError):
+        return None
+
+
 def in_memory(content: BinaryIO, name: str) -> tuple[Path, BinaryIO]:
     """Content as a path that can be opened and mapped, without writing to any disk; it lives as long as the file object
     that comes with it (Linux). Elsewhere it is a temporary file."""
@@ -171,6 +179,8 @@ def readable(path: Path) -> Iterator[int]:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:
         raise ModelDirUnreadable(f"{path}: this user (uid {os.getuid()}) may not read the file") from None
+    except OSError as error:  # a link in a circle, a name that is too long, a file that has gone
+        raise ModelDirUnreadable(f"{path}: {error.strerror}") from None
     try:
         yield descriptor
     finally:
@@ -183,7 +193,7 @@ def on_network_mount(path: Path) -> bool:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:
         return False
-    real, best, kind = str(path.resolve()), "", ""
+    real, best, kind = str(resolved(path) or path), "", ""
     for line in mounts:
         _, point, name, *_ = line.split(" ")
         point = point.replace("\\040", " ")
