@@ -102,7 +102,6 @@ _MAKING = frozenset(
         "auto",
     ]
 )
-_RUNS_LATER = (ast.Lambda, ast.GeneratorExp)
 
 
 @dataclass
@@ -197,7 +196,12 @@ def _leave_out(node: ast.stmt, left: LeftOut) -> None:
 
 def _only_makes(node: ast.expr, left: LeftOut) -> bool:
     """Whether an expression is made of constants, names and calls that only make values."""
-    for part in ast.walk(node):
+    waiting: list[ast.AST] = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, ast.Lambda):
+            continue  # what it does, it does when it is called
+        waiting.extend(ast.iter_child_nodes(part))
         if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load) and part.id in left.lines:
             return False  # it is made from what is not there
         if isinstance(part, ast.Call):

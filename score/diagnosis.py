@@ -78,6 +78,7 @@ def started(load_model: Callable[[Settings], Served]) -> Served:
         logging.shutdown()
         os._exit(LoadError.exit_code)  # on 3, gunicorn stops its master instead of forking for ever
     served.warm_up()
+    watchdog.ready()
     return served
 
 

@@ -20,6 +20,7 @@ HOPELESS_AFTER, HOPELESS_FACTOR = 5.0, 10.0  # seconds, and times the longest pa
 
 _begun: dict[int, float] = {}  # when the forward pass of a thread began, as time.monotonic has it
 _longest = 0.0
+_ready = False
 
 
 @contextmanager
@@ -59,12 +60,19 @@ def watch(after: float, end: Callable[[ModelStuck], None]) -> None:
     threading.Thread(target=work, name="watchdog", daemon=True).start()
 
 
+def ready() -> None:
+    """The worker has started, and answered its first request."""
+    global _ready
+    _ready = True
+
+
 def end_worker(error: ModelStuck) -> None:
-    """Log why, and end this process at once: a thread in a forward pass can't be interrupted."""
+    """Log why, and end this process at once: a thread in a forward pass can't be interrupted. Before the worker was
+    ready, another would only be stuck again: then gunicorn ends too."""
     log.critical("the worker ends\n\n%s", error.screen())
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(STOPPED)
+    os._exit(STOPPED if _ready else error.exit_code)
 
 
 def end_command(error: ModelStuck) -> None:

@@ -342,3 +342,46 @@ def test_any_requests_and_any_limit_give_each_its_own_rows(sizes: list[int], lim
     for tag, (size, (outputs, _)) in enumerate(zip(sizes, together(batcher, recorder, requests), strict=True)):
         assert outputs.tolist() == [[2.0 * tag]] * size
     assert max(recorder.calls) <= limit
+
+
+def test_the_parts_of_a_large_request_take_turns_with_small_ones() -> None:
+    order: list[int] = []
+
+    def forward(inputs: Any) -> np.ndarray:
+        rows = inputs["x"]
+        order.append(int(rows[0, 0]))
+        time.sleep(0.05)
+        return np.asarray(rows) * 2
+
+    batcher = Batcher(forward, Limits(4, 100, 60), True)
+    large = torch.arange(40.0).reshape(40, 1)
+    answers: dict[str, Any] = {}
+
+    def ask(name: str, rows: torch.Tensor) -> None:
+        answers[name] = (batcher.submit({"x": rows}), time.monotonic())
+
+    first = threading.Thread(target=ask, args=("large", large))
+    first.start()
+    time.sleep(0.08)  # the second of its ten parts runs
+    small = threading.Thread(target=ask, args=("small", torch.full((1, 1), 1000.0)))
+    small.start()
+    small.join()
+    first.join()
+    np.testing.assert_array_equal(answers["large"][0][0], large.numpy() * 2)
+    np.testing.assert_array_equal(answers["small"][0][0], [[2000.0]])
+    assert order.index(1000) <= 4  # not behind the other eight parts
+    assert answers["small"][1] < answers["large"][1]
+
+
+def test_a_large_request_that_fails_in_a_part_fails_as_one() -> None:
+    def forward(inputs: Any) -> np.ndarray:
+        if float(inputs["x"].max()) > 30:
+            raise ModelRejected("no")
+        return np.asarray(inputs["x"])
+
+    batcher = Batcher(forward, Limits(4, 100, 60), True)
+    with pytest.raises(ModelRejected):
+        batcher.submit({"x": torch.arange(40.0).reshape(40, 1)})
+    found, took = batcher.submit({"x": torch.arange(9.0).reshape(9, 1)})
+    assert took.rows == 9
+    np.testing.assert_array_equal(found, np.arange(9.0).reshape(9, 1))
