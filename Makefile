@@ -101,8 +101,8 @@ lint: $(READY)  ## ruff and mypy
 format: $(READY)  ## let ruff format the code
 	$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format .
 
-fuzz: $(READY)  ## mutate checkpoints of every format; bounded by MUTANTS and SECONDS
-	$(VENV)/bin/python -m tests.fuzz --mutants $(or $(MUTANTS),10000) --seconds $(or $(SECONDS),900)
+fuzz: $(READY)  ## mutate checkpoints of every format and bodies of every codec; bounded by MUTANTS and SECONDS
+	$(VENV)/bin/python -m tests.fuzz --mutants $(or $(MUTANTS),20000) --bodies $(or $(MUTANTS),20000) --seconds $(or $(SECONDS),7200)
 
 soak: $(READY)  ## twice the load that the server can carry; bounded by SECONDS (default: five minutes)
 	$(VENV)/bin/python -m tests.soak --seconds $(or $(SECONDS),300)

@@ -250,3 +250,39 @@ MAKERS: dict[str, Maker] = {
     "npz": npz,
     "pickle": plain_pickle,
 }
+
+
+def scripted_program(folder: Path) -> State:
+    """A TorchScript program with text, lists, a loop and an LSTM."""
+
+    class Loops(nn.Module):
+        names: list[str]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lstm, self.names = nn.Linear(4, 3), nn.LSTM(3, 3, batch_first=True), ["a", "b"]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.fc(x)
+            for at in range(len(self.names)):
+                z = z + at
+            while bool(z.sum() > 100.0):
+                z = z / 2
+            out, _ = self.lstm(z[:, None])
+            return out[:, 0]
+
+    torch.manual_seed(3)
+    torch.jit.script(Loops().eval()).save(str(folder / "model.pt"))
+    return {}
+
+
+def exported_program(folder: Path) -> State:
+    """A torch.export program with free sizes, arithmetic on them, and attention."""
+    torch.manual_seed(3)
+    encoder, auto = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), torch.export.Dim.AUTO
+    program = torch.export.export(encoder, (torch.rand(2, 5, 8),), dynamic_shapes=({0: auto, 1: auto},))
+    torch.export.save(program, folder / "model.pt2")
+    return {}
+
+
+PROGRAMS: dict[str, Maker] = {"scripted-program": scripted_program, "exported-program": exported_program}

@@ -272,3 +272,17 @@ def test_autoscale_scales_the_named_deployment(az: FakeAz) -> None:
     assert "/deployments/blue" in created
     assert out.endswith("--scale out 1")
     assert back.endswith("--scale in 1")
+
+
+def test_the_manifest_for_kubernetes_is_read_only_and_without_capabilities() -> None:
+    deployment, service = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"] == {
+        "readOnlyRootFilesystem": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]

@@ -131,13 +131,13 @@ def at_port(with_: Engine, port: int) -> tuple[list[str], list[str]]:
 
 
 def run(model: Path, flavour: str, port: int) -> None:
-    """Serve a model from the image, as it would run on Azure ML: read-only, with the model's folder mounted."""
+    """Serve a model from the image, read-only and without capabilities, with the model's folder mounted."""
     if not model.exists():
         raise SystemExit(f"{model} does not exist")
     with_ = engine()
     inside = f"/var/azureml-app/azureml-models/{model.name}"
     address, command = at_port(with_, port)
-    options = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", *with_.limits, *address]
+    options = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", *with_.limits, *address]
     options += ["--volume", f"{model.resolve()}:{inside}:ro", "--env", f"AZUREML_MODEL_DIR={inside}"]
     for name in os.environ:
         if name.startswith("SCORE_") or name == "SCORING_TIMEOUT_MS":

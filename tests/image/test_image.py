@@ -26,7 +26,7 @@ pytestmark = pytest.mark.image
 
 LARGEST = 1.3e9  # bytes of the cpu flavour
 MODELS = "/var/azureml-app/azureml-models"
-LIMITS = ("--read-only", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+LIMITS = ("--read-only", "--cap-drop", "ALL", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 
 
 @pytest.fixture(scope="module")
