@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from score import checkpoint, probing, quantised
+from score import probing, quantised
 from score.errors import InputsUnknown, ModelRejected, UnsupportedFormat
 from score.formats import _integrity as integrity
 from score.formats.registry import open_checkpoint
@@ -24,8 +24,7 @@ def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str
 
     found = find_checkpoint(settings)
     contents = open_checkpoint(found.path, settings.read, found.format)
-    weights = checkpoint.weights_of(contents, settings.weights)
-    quantised.refuse(contents, weights)
+    weights = quantised.weights_of(contents, settings.weights)
     if weights is None:
         raise UnsupportedFormat(f"{found.path.name} holds no weights that safetensors could hold")
     odd = [name for name, tensor in weights.tensors.items() if tensor.layout != "strided"]

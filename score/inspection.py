@@ -56,6 +56,7 @@ def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
     except NoWeights:
         weights = checkpoint.adapter(contents)
         if weights is None:
+            quantised.refuse(contents, None)
             raise
         path = weights.path
     quantised_by = quantised.scheme(contents, weights)
@@ -127,14 +128,16 @@ def screen(found: dict[str, Any], contents: Contents, settings: Settings, track:
     tree = anatomy.tree_of(weights.tensors)
     others = [each for each in checkpoint.candidates(contents) if each.path != weights.path]
     why = [] if found["architecture"] else _unrecognised(weights)
+    odd = anatomy.oddities(weights, found["bytes"], others, track)
     quantised_by = quantised.scheme(contents, weights)
     if quantised_by:
+        odd = [line for line in odd if "optimizer state" not in line]  # what is beside the weights are more of them
         why = [f"quantised by {quantised_by[0]}, which is not served yet: {', '.join(quantised_by[1][:6])}"]
     return Screen(  # names are the file's own, and none may steer a terminal
         _printable(facts(found)),
         [replace(line, name=one_line(line.name)) for line in anatomy.lines(tree)],
         [(one_line(name), nbytes) for name, nbytes in anatomy.shares(tree)],
-        list(map(one_line, anatomy.oddities(weights, found["bytes"], others, track))),
+        list(map(one_line, odd)),
         list(map(one_line, why)),
     )
 

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs th
 from azureml_inference_server_http.api.aml_request import rawhttp
 from flask import Request, Response
 
-from score import architecture, checkpoint, checksums, conversions, device, digests, http, load, quantised
+from score import architecture, checksums, conversions, device, digests, http, load, quantised
 from score.codecs import registry as codecs
 from score.diagnosis import started
 from score.formats import _integrity as integrity
@@ -27,8 +27,7 @@ def load_model(settings: Settings) -> Served:
     with digests.kept(), integrity.checked():
         checksums.verify(found.path, found.root)
         contents = open_checkpoint(found.path, settings.read, found.format)
-        weights = checkpoint.weights_of(contents, settings.weights)
-        quantised.refuse(contents, weights)
+        weights = quantised.weights_of(contents, settings.weights)
         design = architecture.find(contents, weights, settings)
         weights = conversions.converted(design.skeleton, weights)
         alignment = architecture.match(design, weights, settings.prefix)

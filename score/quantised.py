@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from score import checkpoint
 from score.checkpoint import Candidate
-from score.errors import QuantisedWeights
+from score.errors import NoWeights, QuantisedWeights
 from score.formats.contents import Contents, StandIn, TensorRef
 
 MAX_VISITED = 200_000
+_LAYERS = re.compile(r"torchao\.|torch\.(ao\.)?nn\.(quantized|intrinsic\.quantized|quantizable)\.")
 _FLOAT8 = ("float8", "float4")
 # How a scheme is told: names that no layer of torch has by itself.
 _SCHEMES = (
@@ -23,6 +25,18 @@ _SCHEMES = (
     ("quanto", re.compile(r"\.weight\._(data|scale|shift)$")),
     ("torchao", re.compile(r"\.weight:(qdata|scale|zero_point)$")),
 )
+
+
+def weights_of(contents: Contents, wanted: str | None) -> Candidate | None:
+    """`checkpoint.weights_of`, where these are not quantised. Raises `QuantisedWeights` too where nothing else is
+    left of them."""
+    try:
+        weights = checkpoint.weights_of(contents, wanted)
+    except NoWeights:
+        refuse(contents, None)
+        raise
+    refuse(contents, weights)
+    return weights
 
 
 def refuse(contents: Contents, weights: Candidate | None) -> None:
@@ -74,7 +88,7 @@ def _packed(tree: Any) -> Iterator[str]:
         if isinstance(value, dict):
             children = value.items()
         elif isinstance(value, StandIn):
-            if value.path.startswith("torchao."):
+            if _LAYERS.match(value.path):
                 yield path
             children = (*value.children(), *enumerate(value.args))
         elif isinstance(value, (list, tuple)):

@@ -211,9 +211,12 @@ def checked(archive: Archive, name: str, kind: Any) -> dict[str, Any]:
     """A JSON record that is of `kind`. Raises `MalformedFile` with the place that is not, and `VersionTooOld`."""
     value = json_record(archive, name)
     version = value.get("schema_version")
-    if kind is PROGRAM and isinstance(version, dict) and version.get("major") != VERSION:
+    major = (
+        version.get("major") if isinstance(version, dict) else version
+    )  # torch 2.1 and 2.2 wrote one number, or none
+    if kind is PROGRAM and major != VERSION:
         raise VersionTooOld(
-            f"{archive.path.name}: a torch.export program of schema {version.get('major')}, and {VERSION} is read here",
+            f"{archive.path.name}: a torch.export program of schema {major!r:.20}, and {VERSION} is read here",
             hint="Export the model again with the version of torch that is used here (see requirements.lock).",
         )
     try:

@@ -27,6 +27,7 @@ from score.errors import (
     NoWeights,
     UnsupportedFormat,
     UntrustedCode,
+    VersionTooOld,
 )
 from score.formats.registry import detect, open_checkpoint
 from score.model_dir import find_checkpoint
@@ -494,4 +495,62 @@ def test_a_zip_behind_other_bytes_is_no_zip(tmp_path: Path) -> None:
 def test_weights_whose_class_is_not_known_say_so(tmp_path: Path) -> None:
     makers.npz(tmp_path)
     with pytest.raises(ArchitectureNeeded):
+        main.load_model(Settings.load(tmp_path))
+
+
+def _node_of(domain: str, op: str = "Relu") -> Any:
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x"], ["y"], domain=domain)], "g", [value("x", kind, [2])], [value("y", kind, [2])]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(("domain", "op"), [("evil.ops", "Run"), ("com.microsoft", "EPContext"), ("ai.onnx.x", "Y")])
+def test_an_onnx_graph_with_operators_from_elsewhere(domain: str, op: str, tmp_path: Path) -> None:
+    import onnx
+
+    model = _node_of(domain, op)
+    outer = _node_of("")
+    branch = onnx.helper.make_graph(model.graph.node, "b", [], model.graph.output)
+    outer.graph.node.append(onnx.helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch))
+    for at, made in enumerate((model, outer)):
+        onnx.save(made, tmp_path / f"{at}.onnx")
+        with pytest.raises(UntrustedCode) as caught:
+            main.load_model(Settings.load(tmp_path / f"{at}.onnx"))
+        assert f"{domain}::{op}" in caught.value.detail
+
+
+@pytest.mark.parametrize("location", ["../outside.bin", "/etc/hostname", "link.bin"])
+def test_external_data_of_an_onnx_graph_stays_in_its_folder(location: str, tmp_path: Path) -> None:
+    import onnx
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "outside.bin").write_bytes(bytes(64))
+    (folder / "link.bin").symlink_to("../outside.bin")
+    tensor = onnx.TensorProto(name="t", dims=[2], data_type=1, data_location=1)
+    tensor.external_data.add(key="location", value=location)
+    model = _node_of("")
+    inner = onnx.helper.make_node("Constant", [], ["c"])
+    inner.attribute.append(onnx.AttributeProto(name="value", t=tensor, type=4))
+    model.graph.node.append(inner)  # not an initializer: onnxruntime reads it from there all the same
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(LoadError):
+        main.load_model(Settings.load(folder))
+
+
+def test_a_program_of_torch_2_1_gives_its_weights(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.ones(2, 3)}, buffer)
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        archive.writestr("version", "1")
+        archive.writestr("serialized_exported_program.json", json.dumps({"graph_module": {}, "schema_version": 1}))
+        archive.writestr("serialized_state_dict.json", buffer.getvalue())
+    contents = open_checkpoint(tmp_path / "model.pt2")
+    assert contents.format == "torch-export"
+    assert contents.tree["weight"].load().tolist() == [[1.0] * 3] * 2
+    with pytest.raises(VersionTooOld):
         main.load_model(Settings.load(tmp_path))
