@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from score.errors import NoWeights, SeveralWeights, WeightsNotFound
+from score.errors import MalformedFile, NoWeights, SeveralWeights, WeightsNotFound
 from score.formats._restricted import settled
 from score.formats.contents import Contents, GlobalName, StandIn, TensorRef
 
 MAX_DEPTH = 40
+MAX_TENSORS = 1_000_000
 
 _EMA = re.compile(r"(^|[_.])(ema|ema_?model|averaged?|shadow|polyak|swa)(_|$|\.)|_ema$", re.I)
 _NEVER = re.compile(
@@ -98,7 +99,7 @@ def _walk(
     if isinstance(value, StandIn) and value.path.startswith(_DATA):
         return
     if isinstance(value, StandIn) and _is_module(value):
-        tensors = dict(_module_state(value, "", set(), MAX_DEPTH))
+        tensors = dict(_bounded(_module_state(value, "", set(), MAX_DEPTH)))
         if tensors:
             yield Candidate(".".join(path), tensors, kind, module=value)
         return
@@ -157,6 +158,14 @@ def _module_state(module: StandIn, prefix: str, above: set[int], depth: int) -> 
     for name, child in _mapping(attributes.get("_modules")).items():
         if isinstance(child, StandIn):
             yield from _module_state(child, f"{prefix}{name}.", above | {id(module)}, depth - 1)
+
+
+def _bounded(found: Iterator[tuple[str, TensorRef]]) -> Iterator[tuple[str, TensorRef]]:
+    """A module that is in another twice is there under two names; one that is so at every depth, under billions."""
+    for at, item in enumerate(found):
+        if at >= MAX_TENSORS:
+            raise MalformedFile(f"a module of more than {MAX_TENSORS:,} tensors, most of them the same")
+        yield item
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:

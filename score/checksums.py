@@ -59,7 +59,9 @@ def _refuse_unlisted(top: Path, lists: Mapping[Path, set[str]]) -> None:
 def _verify(root: Path) -> set[str] | None:
     """The files that a folder's list has, all of them as listed; None where there is no list."""
     listed = root / NAME
-    if not listed.is_file() or listed.is_symlink():
+    if listed.is_symlink():
+        raise MalformedFile(f"{listed} is a link: what it leads to is not what was registered")
+    if not listed.is_file():
         return None
     if listed.stat().st_size > MAX_BYTES:
         raise MalformedFile(f"{NAME} takes {listed.stat().st_size:,} bytes, too much for what it is")

@@ -165,14 +165,18 @@ def serve(
 ) -> None:
     """Serve a checkpoint over HTTP, with the server that Azure ML runs."""
     root = Path(__file__).resolve().parent.parent
-    server = Path(sys.executable).parent / "azmlinfsrv"
+    server, model = Path(sys.executable).parent / "azmlinfsrv", str(path.absolute())
     os.environ["AML_APP_ROOT"] = str(root)
     os.environ.setdefault("PYTHONUNBUFFERED", "1")  # else azmlinfsrv's banner comes last, after a diagnosis
-    os.environ["AZUREML_MODEL_DIR"] = str(path.absolute())
+    os.environ["AZUREML_MODEL_DIR"] = model
     os.environ["GUNICORN_CMD_ARGS"] = f"{GUNICORN_ARGUMENTS} {os.environ.get('GUNICORN_CMD_ARGS', '')}".strip()
     entry = str(root / "score" / "main.py")
+    named = os.environ.get("SCORE_ARCHITECTURE", "").rpartition(":")
+    if named[0].endswith(".py") and Path(named[0]).is_file():
+        os.environ["SCORE_ARCHITECTURE"] = f"{Path(named[0]).absolute()}:{named[2]}"
+    os.chdir(root)  # gunicorn imports from where it runs, and that may be a folder from strangers
     os.execv(  # noqa: S606  # our own server, with a path that is not parsed by any shell
-        server, [str(server), "--entry_script", entry, "--model_dir", str(path.absolute()), "--port", str(port)]
+        server, [str(server), "--entry_script", entry, "--model_dir", model, "--port", str(port)]
     )
 
 

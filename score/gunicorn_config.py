@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# gunicorn runs this file, and puts the working directory in front: a `score.py` there must not be taken for ours.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# gunicorn runs this file, and puts the working directory in front: no `torch.py` or `score.py` there may be taken for
+# what it is called.
+_ROOT = str(Path(__file__).resolve().parent.parent)
+sys.path[:] = [_ROOT, *(place for place in sys.path if place and Path(place).resolve() != Path.cwd().resolve())]
 
 from gunicorn.glogging import Logger
 

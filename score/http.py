@@ -133,7 +133,7 @@ def _json_length(request: Request, size: int) -> int | None:
     said = request.headers.get(LENGTH_HEADER)
     if said is None:
         return None
-    if not said.isascii() or not said.isdigit() or int(said) > size:
+    if not said.isascii() or not said.isdigit() or len(said) > 12 or int(said) > size:
         raise InvalidTensor(f"{LENGTH_HEADER} is {said[:40]!r}, and the body has {size} bytes")
     return int(said)
 

@@ -20,6 +20,23 @@ from score.errors import InvalidSetting
 
 TOML_NAME = "score.toml"
 MOST_NESTED = 8  # folders that hold nothing but one other
+# What protects the server, and so is the deployment's alone.
+_GUARDS = frozenset(
+    [
+        "max_body_mb",
+        "max_held_mb",
+        "max_batch",
+        "max_queue",
+        "scoring_timeout_ms",
+        "log_requests",
+        "collect_data",
+        "confine",
+        "stuck_after_ms",
+        "on_load_error",
+        "model_dir",
+    ]
+)
+MOST_TOML = 100_000  # bytes
 LIBRARIES = ("torchvision", "timm", "transformers")  # whose architectures `library:name` names
 
 
@@ -54,16 +71,28 @@ def folders(folder: Path) -> Iterator[Path]:
         folder = inside[0]
 
 
+def _is_own(toml: Path) -> bool:
+    """Whether a file of sane size is there, and no link leads elsewhere."""
+    if not os.path.isfile(toml) or toml.is_symlink():  # noqa: PTH113  # False where it can't be read
+        return False
+    if toml.stat().st_size > MOST_TOML:
+        raise InvalidSetting(f"{TOML_NAME} takes {toml.stat().st_size:,} bytes, too much for what it is")
+    return True
+
+
 class _ModelFolderToml(TomlConfigSettingsSource):
     """`score.toml` travels with the checkpoint, so it is as untrusted as the checkpoint: it can't grant trust, nor
-    name a class outside the registry (which would import and call whatever it names)."""
+    name a class outside the registry (which would import and call whatever it names), nor set what protects the server.
+    """
 
     def __call__(self) -> dict[str, Any]:
         values = super().__call__()
-        granting = [name for name in values if name.startswith("trust_")]
+        granting = [name for name in values if name.startswith("trust_") or name.lower() in _GUARDS]
         library, colon, _ = str(values.get("architecture", "")).partition(":")
         if colon and library not in LIBRARIES:
             granting.append("architecture")
+        if colon and not _of_numbers(values.get("architecture_kwargs", {})):
+            granting.append("architecture_kwargs")  # a library opens files and addresses that its arguments name
         if granting:
             raise InvalidSetting(
                 f"{TOML_NAME} may not set {', '.join(granting)}"
@@ -71,6 +100,16 @@ class _ModelFolderToml(TomlConfigSettingsSource):
                 hint="Set it as a SCORE_ variable of the deployment: a model folder can't grant trust to itself.",
             )
         return values
+
+
+def _of_numbers(kwargs: Any) -> bool:
+    """Whether all of some arguments are numbers, yes or no, or lists of these."""
+    try:
+        found = _object(kwargs)
+    except ValueError:
+        return True  # it is judged as a setting
+    flat = [item for value in found.values() for item in (value if isinstance(value, list) else [value])]
+    return all(isinstance(item, (int, float)) or item is None for item in flat)
 
 
 class Settings(BaseSettings):
@@ -115,7 +154,9 @@ class Settings(BaseSettings):
         description="How images (PNG, JPEG) become the model's input: `imagenet`, or a JSON object with `resize`, "
         "`crop`, `mean`, `std`, `scale`, `interpolation`.",
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`."
+    )
     read: Literal["auto", "mmap", "read"] = Field(
         "auto", description="How weights are brought in: mapped, read, or by the file system (network mounts: read)."
     )
@@ -176,7 +217,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         folder = init_settings().get("AZUREML_MODEL_DIR") or os.environ.get("AZUREML_MODEL_DIR") or ""
         places = (each / TOML_NAME for each in folders(Path(folder))) if folder else ()
-        found = next((toml for toml in places if os.path.isfile(toml)), None)  # noqa: PTH113  # False if unreadable
+        found = next((toml for toml in places if _is_own(toml)), None)
         return init_settings, env_settings, _ModelFolderToml(settings_cls, toml_file=found)
 
     @classmethod
@@ -189,7 +230,7 @@ class Settings(BaseSettings):
             settings = cls(**given)
         except ValidationError as error:
             raise InvalidSetting("; ".join(map(_explain, error.errors()))) from None
-        except ValueError as error:  # score.toml that is not TOML, JSON that is not JSON
+        except (ValueError, RecursionError) as error:  # score.toml that is not TOML, JSON that is not JSON
             raise InvalidSetting(f"{TOML_NAME} or a SCORE_ variable can't be read: {error}") from None
         _refuse_misspelt_variables()
         return settings
@@ -205,7 +246,7 @@ def _explain(error: Any) -> str:
     name = str(error["loc"][0]) if error["loc"] else "settings"
     if error["type"] == "extra_forbidden":
         return f"{TOML_NAME} has an unknown setting {name!r}"
-    return f"{variable(name)}={error['input']!r}: {error['msg']}"
+    return f"{variable(name)}={error['input']!r:.200}: {error['msg']}"
 
 
 def _refuse_misspelt_variables() -> None:

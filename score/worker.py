@@ -10,6 +10,7 @@ azmlinfsrv, which sets an alarm around `run()` where it runs in the main thread,
 """
 
 import errno
+import faulthandler
 import os
 import select
 import socket
@@ -30,6 +31,7 @@ from score.parking import Handler
 
 DRAINING = "loadstone.draining"  # in the WSGI environment of a request that began after the server was told to stop
 
+SILENT = 120.0  # seconds in which the loop does not come round; then the process ends, and gunicorn starts another
 STALLED = 20.0  # seconds in which something has to come or go, once a request has begun
 WHOLE_REQUEST = 180.0  # seconds for a request to arrive; Azure gives up after as many
 LINGER = 2.0  # seconds that idle connections are kept when draining, for a request that is on its way
@@ -111,10 +113,13 @@ class Loop:
             if now - swept > 0.5:
                 swept = now
                 self.worker.notify()
+                # In C, and so heard even where a forward pass never gives the interpreter back.
+                faulthandler.dump_traceback_later(SILENT, exit=True)
                 self._sweep(now)
             if not self.worker.alive and self._stop_at is None:
                 self._begin_draining(now)
         self.worker.alive = False
+        faulthandler.cancel_dump_traceback_later()
 
     def _happened(self, number: int, mask: int) -> None:
         if number == self._alarm:

@@ -14,6 +14,7 @@ from score.errors import InvalidArray, NotNumeric
 
 MAGIC = b"\x93NUMPY"
 _READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+MOST_DIMENSIONS = 32
 _LONGEST = 1024  # bytes of a header; those of arrays of numbers are a tenth of it
 
 
@@ -27,6 +28,8 @@ def read_array(data: bytes, where: str) -> np.ndarray:
         shape, fortran, dtype = _header(data[:start])
     except Exception as error:  # noqa: BLE001  # numpy parses the header as Python: TokenError, RecursionError ...
         raise InvalidArray(f"{where} has no valid npy header ({error})") from None
+    if len(shape) > MOST_DIMENSIONS:
+        raise InvalidArray(f"{where} is an array of {len(shape)} dimensions; at most {MOST_DIMENSIONS} are taken")
     if dtype.kind not in "biuf":
         raise NotNumeric(f"{where} is an array of {dtype}, not of numbers")
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - start

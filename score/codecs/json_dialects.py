@@ -121,9 +121,34 @@ def _frame(dialect: str, value: Any) -> np.ndarray | dict[str, np.ndarray]:
     return array(data, f"{dialect}.data")
 
 
+MOST_TEXT = 64_000_000  # bytes of an array of texts, in which each takes as much as the longest
+
+
+def _refuse_texts(value: Any, where: str) -> None:
+    """Raise `NotNumeric` for texts of which one makes all others as long: four bytes a character, in every place."""
+    if not isinstance(value, list):
+        return
+    longest = count = 0
+    waiting: list[Any] = [value]
+    while waiting:
+        items = waiting.pop()
+        count += len(items)
+        for item in items:
+            kind = type(item)
+            if kind is str:
+                longest = max(longest, len(item))
+            elif kind is list:
+                waiting.append(item)
+            elif not longest:
+                break  # a list that begins with a number is one of numbers; others are told when it is made an array
+    if 4 * longest * count > MOST_TEXT:
+        raise NotNumeric(f"{where}: {count:,} values beside a text of {longest:,} characters")
+
+
 def array(value: Any, where: str) -> np.ndarray:
     """Nested lists of numbers as an array. Raises `NotNumeric` or `RaggedRows`, saying where."""
     _refuse_depth(value, where)
+    _refuse_texts(value, where)
     try:
         found = np.asarray(value)
     except ValueError:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from score.codecs.json_dialects import array
+from score.codecs.json_dialects import MAX_DEPTH, array
 from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, refuse_unknown
 from score.errors import InvalidTensor, NotNumeric, UnknownOutput
 from score.outputs import named
@@ -83,8 +83,10 @@ def decode(body: Body) -> Decoded:
 def _tensor(name: str, item: dict[str, Any], binary: memoryview) -> tuple[np.ndarray, memoryview]:
     """One input, and the bytes after it."""
     shape, datatype = item["shape"], str(item["datatype"])
-    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 40 for size in shape):
-        raise InvalidTensor(f"{name}: the shape {shape!r} is not a list of sizes")
+    if not isinstance(shape, list) or len(shape) > MAX_DEPTH:
+        raise InvalidTensor(f"{name}: the shape is not a list of at most {MAX_DEPTH} sizes")
+    if not all(type(size) is int and 0 <= size < 1 << 40 for size in shape):
+        raise InvalidTensor(f"{name}: the shape {shape!r:.200} is not a list of sizes")
     if datatype not in (*_NUMPY, "BF16"):
         raise NotNumeric(f"{name}: datatype {datatype}; numbers are {', '.join([*_NUMPY, 'BF16'])}")
     size = _parameters(item).get("binary_data_size")

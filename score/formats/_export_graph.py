@@ -43,7 +43,10 @@ def trace(plan: Plan) -> None:
 def build(plan: Plan, tensors: Callable[[str], torch.Tensor], device: torch.device) -> Exported:
     """The module, its tensors on `device`. Raises `MalformedFile`."""
     root, graph = _built(plan, lambda name: tensors(name).to(device), device)
-    return Exported(fx.GraphModule(root, graph).eval(), plan)
+    try:
+        return Exported(fx.GraphModule(root, graph).eval(), plan)
+    except (SyntaxError, RuntimeError, RecursionError, TypeError, ValueError) as error:
+        raise MalformedFile(f"torch can't make a module of the graph: {error}") from None
 
 
 def _built(

@@ -14,6 +14,9 @@ from score.formats._tensors import StorageRef, as_bytes, storage_dtype
 from score.formats._unpickler import Policy, Unpickler
 from score.formats.contents import GlobalName, StandIn
 
+MOST_SHOWN = 10_000  # values of a checkpoint's metadata
+MOST_BITS = 10_000  # of an integer that is written in digits; Python refuses longer ones
+
 # (key, dtype, bytes) -> the storage; the caller knows where in the file it lies
 FindStorage = Callable[[str, torch.dtype, int], StorageRef]
 
@@ -121,22 +124,29 @@ def metadata(value: Any, limit: int = 64) -> Mapping[str, Any]:
     return {key: item for key, item in shown if item is not None}
 
 
-def plain(value: Any, depth: int = 4) -> Any:
-    """A value as JSON shows it, or None where it is not plain or too large to be read by a person."""
+def plain(value: Any, depth: int = 4, budget: list[int] | None = None) -> Any:
+    """A value as JSON shows it, or None where it is not plain or too large to be read by a person: `budget` is how many
+    values are shown in all, since the same one may be met many times over."""
+    budget = [MOST_SHOWN] if budget is None else budget
+    budget[0] -= 1
+    if budget[0] < 0:
+        return None
     if isinstance(value, (str, bool, int, float)):
         text = isinstance(value, str) and len(value) > 1000
         large = isinstance(value, int) and abs(value) >= 1 << 63
+        if isinstance(value, int) and value.bit_length() > MOST_BITS:
+            return f"an integer of {value.bit_length():,} bits"
         return str(value)[:1000] if text or large or value != value else value
     if isinstance(value, GlobalName):
         return value.path
     if isinstance(value, StandIn) and "_modules" in value.attributes():
         return value.path  # a module: what it holds is weights, not metadata
     if depth and isinstance(value, StandIn):
-        return plain({**value.attributes(), **value.mapping}, depth)
+        return plain({**value.attributes(), **value.mapping}, depth, budget)
     if depth and isinstance(value, dict) and len(value) <= 256:
-        items = {str(key): plain(item, depth - 1) for key, item in value.items()}
+        items = {str(key): plain(item, depth - 1, budget) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not None} or None
     if depth and isinstance(value, (list, tuple)) and 0 < len(value) <= 64:
-        listed = [plain(item, depth - 1) for item in value]
+        listed = [plain(item, depth - 1, budget) for item in value]
         return listed if all(item is not None for item in listed) else None
     return None

@@ -12,18 +12,19 @@ from typing import Any
 import torch
 
 from score.formats import _numpy, _tensors
+from score.formats._unpickler import hashable
 from score.formats.contents import GlobalName, StandIn, TensorRef
 
 # Classes and functions whose effect is known and is done here: nothing that is called runs code of a file.
 _KNOWN: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda pairs=(): OrderedDict(pairs),
-    "collections.defaultdict": lambda _factory=None, pairs=(): dict(pairs),
-    "collections.Counter": lambda pairs=(): dict(pairs),
+    "collections.OrderedDict": lambda pairs=(): OrderedDict(_pairs_of(pairs)),
+    "collections.defaultdict": lambda _factory=None, pairs=(): dict(_pairs_of(pairs)),
+    "collections.Counter": lambda pairs=(): dict(_pairs_of(pairs)),
     "collections.deque": lambda items=(), _length=None: list(items),
-    "builtins.set": lambda items=(): set(_list(items)),
-    "builtins.frozenset": lambda items=(): frozenset(_list(items)),
+    "builtins.set": lambda items=(): set(map(hashable, _list(items))),
+    "builtins.frozenset": lambda items=(): frozenset(map(hashable, _list(items))),
     "builtins.list": lambda items=(): list(_list(items)),
-    "builtins.dict": lambda pairs=(): dict(pairs),
+    "builtins.dict": lambda pairs=(): dict(_pairs_of(pairs)),
     "builtins.tuple": lambda items=(): tuple(_list(items)),
     "builtins.complex": lambda real=0.0, imag=0.0: complex(float(real), float(imag)),
     "builtins.bytes": lambda data=b"", encoding="latin-1": _numpy._raw(data),
@@ -36,6 +37,7 @@ _KNOWN: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensors.rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _tensors.rebuild_tensor,
     "torch._utils._rebuild_tensor_v3": _tensors.rebuild_tensor_v3,
+    "torch._utils._rebuild_meta_tensor_no_storage": _tensors.rebuild_meta,
     "torch._utils._rebuild_parameter": _tensors.rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _tensors.rebuild_parameter,
     "torch._utils._rebuild_qtensor": _tensors.rebuild_quantized,
@@ -150,6 +152,13 @@ def settled(value: Any) -> Any:
         tensors = [part for part in map(settled, value.state) if isinstance(part, TensorRef)]
         return tensors[0] if tensors else value
     return value
+
+
+def _pairs_of(pairs: Any) -> Any:
+    """What a dict is made of: another, or a list of pairs."""
+    if isinstance(pairs, dict):
+        return pairs
+    return [(hashable(key), value) for key, value in _list(pairs)]
 
 
 def _list(items: Any) -> Any:

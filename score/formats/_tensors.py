@@ -126,6 +126,18 @@ def rebuild_tensor_v3(
     return strided(storage, offset, size, stride, dtype=dtype)
 
 
+def rebuild_meta(dtype: Any, size: Any, stride: Any, *_rest: Any) -> TensorRef:
+    """`_rebuild_meta_tensor_no_storage`: a tensor that was saved from the meta device, with a shape and no values."""
+    if not isinstance(dtype, torch.dtype):
+        raise MalformedFile("a tensor's dtype is not a dtype")
+    shape = _wholes(size)
+
+    def load() -> torch.Tensor:
+        raise MalformedFile("a tensor has no values: it was saved from the meta device, before its weights were loaded")
+
+    return TensorRef(dtype, shape, 0, object(), load, layout="meta")
+
+
 def rebuild_parameter(data: Any, *_rest: Any) -> Any:
     """`_rebuild_parameter`, `Parameter(data)` and `Variable(data)`: the tensor itself."""
     return data

@@ -16,6 +16,7 @@ from score.errors import MalformedFile, ScoreError, TruncatedFile, VersionTooOld
 # A vocabulary of a million words takes four million opcodes; more than these is an attack, or no checkpoint.
 MAX_OPCODES = 6_000_000
 MAX_STACK = 1_000_000
+MAX_KEY_DEPTH, MAX_KEY_LENGTH = 4, 64  # of tuples that are keys
 
 
 class Policy(Protocol):
@@ -153,7 +154,21 @@ def _small(m: Unpickler) -> None:
 def _pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
     if len(items) % 2:
         raise ValueError("an odd number of items for a dict")
-    return zip(items[::2], items[1::2], strict=True)
+    keys = items[::2]
+    for key in keys:
+        if type(key) is not str:
+            hashable(key)
+    return zip(keys, items[1::2], strict=True)
+
+
+def hashable(key: Any, depth: int = MAX_KEY_DEPTH) -> Any:
+    """A key, if Python can hash it in no time: a tuple's hash is that of all in it, each time that it is met."""
+    if isinstance(key, (tuple, frozenset)):
+        if depth == 0 or len(key) > MAX_KEY_LENGTH:
+            raise ValueError("a key of a dict or set that is nested deep, or long")
+        for part in key:
+            hashable(part, depth - 1)
+    return key
 
 
 def _mark(m: Unpickler) -> None:
@@ -253,12 +268,15 @@ def _append(m: Unpickler) -> None:
 
 def _appends(m: Unpickler) -> None:
     items = m.since_mark()
+    if isinstance(m.stack[-1], set):
+        for item in items:
+            hashable(item)
     m.policy.extend(m.stack[-1], items)
 
 
 def _setitem(m: Unpickler) -> None:
     value, key = m.stack.pop(), m.stack.pop()
-    m.policy.update(m.stack[-1], [(key, value)])
+    m.policy.update(m.stack[-1], [(hashable(key), value)])
 
 
 def _setitems(m: Unpickler) -> None:
@@ -339,7 +357,7 @@ _TABLE: dict[bytes, Callable[[Unpickler], None]] = {
     b"\x87": lambda m: _tuple_of(m, 3),
     b"\x8f": lambda m: m.push(set()),
     b"\x90": _appends,
-    b"\x91": lambda m: m.push(frozenset(m.since_mark())),
+    b"\x91": lambda m: m.push(frozenset(map(hashable, m.since_mark()))),
     b"g": lambda m: m.push(m.memo[int(m.line())]),
     b"h": _get_byte,
     b"j": _get_word,

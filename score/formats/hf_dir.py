@@ -17,7 +17,7 @@ from torch import nn
 from score.errors import ArchitectureBroken, NoWeights
 from score.formats import _shards, safetensors, torch_bin_sharded
 from score.formats._restricted import settled
-from score.formats._shards import json_file, within
+from score.formats._shards import contained, json_file, within
 from score.formats.contents import Contents, Design, TensorRef
 from score.formats.probe import Probe
 from score.providers import PROVIDERS, builder
@@ -47,6 +47,7 @@ def detect(probe: Probe) -> bool:
 
 def open(path: Path, read: str) -> Contents:
     """The weights under their own names. Raises `NoWeights` for a configuration without, and for an adapter alone."""
+    _refuse_links(path)
     found = _weights_in(path)
     if found is None and (only := next((name for name in _ADAPTERS if _is_file(path / name)), None)):
         return _adapter(path, only, read)
@@ -54,6 +55,7 @@ def open(path: Path, read: str) -> Contents:
         raise NoWeights(_why_none(path))
     inner = _open_weights(path, found, read)
     config = json_file(within(path, "config.json"))
+    _refuse_kernels(path, config)
     shown: dict[str, Any] = {key: config[key] for key in _SHOWN if key in config}
     return Contents(
         NAME,
@@ -63,6 +65,29 @@ def open(path: Path, read: str) -> Contents:
         unsafe_globals=inner.unsafe_globals,
         metadata={"weights": found, **shown, **inner.metadata},
     )
+
+
+def _refuse_links(folder: Path) -> None:
+    """transformers reads whatever lies in a folder by its name: no file of it may lead out. Raises `MalformedFile`."""
+    for item in folder.iterdir():
+        if item.is_symlink():
+            contained(folder, item.name)
+
+
+# What is there without being fetched; other names are of repositories with kernels.
+_ATTENTION = frozenset(("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None))
+
+
+def _refuse_kernels(folder: Path, config: Any, depth: int = 8) -> None:
+    """A configuration may choose among what is here, and not name what would be fetched and run."""
+    if isinstance(config, dict) and depth:
+        for key, value in config.items():
+            if str(key).endswith("attn_implementation") and (isinstance(value, dict) or value not in _ATTENTION):
+                raise ArchitectureBroken(
+                    f"{folder.name}: config.json names {value!r:.120} for its attention, to be fetched and run",
+                    hint="Remove it from config.json: what is here computes the same.",
+                )
+            _refuse_kernels(folder, value, depth - 1)
 
 
 def _adapter(path: Path, name: str, read: str) -> Contents:

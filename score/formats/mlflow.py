@@ -41,19 +41,19 @@ def open(path: Path, read: str) -> Contents:
     metadata = {
         "inner_format": inner.format,
         "pytorch_version": flavor.get("pytorch_version"),
-        "requirements_not_met": unmet(path / "requirements.txt"),
+        "requirements_not_met": unmet(contained(path, "requirements.txt")),
         **inner.metadata,
     }
     return replace(inner, format=NAME, path=path, revive=with_code if revive and code else revive, metadata=metadata)
 
 
 def _flavor(folder: Path) -> dict[str, Any]:
-    file = folder / "MLmodel"
+    file = within(folder, "MLmodel")
     if file.stat().st_size > MAX_MLMODEL:
         raise MalformedFile(f"MLmodel takes {file.stat().st_size:,} bytes, too much for what it is")
     try:
         document = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise MalformedFile(f"MLmodel is not valid YAML ({error})") from None
     flavors = document.get("flavors") if isinstance(document, dict) else None
     if not isinstance(flavors, dict):
@@ -78,7 +78,7 @@ def _inner(folder: Path, flavor: dict[str, Any]) -> Path:
 
 def unmet(requirements: Path) -> list[str]:
     """The pins of a requirements.txt that differ from what is installed, as `torch==2.1 (here 2.13)`."""
-    if not requirements.is_file():
+    if not requirements.is_file() or requirements.stat().st_size > MAX_MLMODEL:
         return []
     found = []
     for line in requirements.read_text(errors="replace").splitlines()[:500]:

@@ -158,8 +158,11 @@ def _built(archive: Archive, code: Code, root: Object, constants: Any, device: t
     _require_allowed(archive.path, module)
     for name, call in lent.items():
         assert call.tensor is not None
-        target: Any = reduce(getattr, name.split("."), module)
-        target.data = call.tensor.load().to(device)
+        try:
+            target: Any = reduce(getattr, name.split("."), module)
+            target.data = call.tensor.load().to(device)
+        except (AttributeError, TypeError, RuntimeError) as error:
+            raise MalformedFile(f"{archive.path.name}: the tensor {name!r} does not fit its module: {error}") from None
     return module
 
 
@@ -224,12 +227,12 @@ def _nodes(graph: Any) -> Iterator[Any]:
 def _load(original: Path, path: Path, device: torch.device) -> nn.Module:
     try:
         module: nn.Module = torch.jit.load(str(path), map_location=device)
-    except RuntimeError as error:
+    except Exception as error:  # noqa: BLE001  # torch's reader raises whatever its C++ does
         raise explained(original, error) from None
     return module
 
 
-def explained(path: Path, error: RuntimeError) -> LoadError:
+def explained(path: Path, error: Exception) -> LoadError:
     """What torch said of a file, as an error of ours: the line that says what is wrong, without the C++ trace."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     text = lines[0].split(" (most recent call")[0] if lines else type(error).__name__

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from score import checkpoint
-from score.errors import LoadError
+from score.errors import LoadError, MalformedFile
 from score.formats.registry import open_checkpoint
 
 SAVERS: dict[str, Callable[[Any, Path], None]] = {
@@ -104,8 +104,10 @@ def test_conjugate_and_negative_views(tmp_path: Path) -> None:
 
 def test_a_meta_tensor_has_no_values_and_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2), "m": torch.empty(3, device="meta")}, tmp_path / "model.pt")
-    contents = open_checkpoint(tmp_path / "model.pt")
-    assert set(checkpoint.choose(contents).tensors) == {"w"}  # nothing is made up for the other
+    found = checkpoint.choose(open_checkpoint(tmp_path / "model.pt")).tensors
+    assert found["m"].shape == torch.load(tmp_path / "model.pt")["m"].shape
+    with pytest.raises(MalformedFile, match="meta device"):  # nothing is made up for it
+        found["m"].load()
 
 
 @pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
