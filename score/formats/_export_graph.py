@@ -199,9 +199,7 @@ class _Builder:
             item = self.graph.call_function(python.getitem, (made, at))
             self.lent[item] = self.lent.get(made, set())
             if output.keys() & {"as_tensors", "as_sym_ints"}:
-                self.unpack(
-                    [{"as_sym_int": each} if "as_name" in each else each for each in next(iter(output.values()))], item
-                )
+                self.unpack(list(map(_wrapped, next(iter(output.values())))), item)
             else:
                 self.define(names[0], item)
 

@@ -62,7 +62,6 @@ PACKED = re.compile(
 # torch's own modules that pack their weights as they are read.
 _PACKING = re.compile(r"__torch__\.torch\.(ao\.)?nn\.(quantized|intrinsic\.quantized|quantizable)(\.\w+)*\Z")
 _HIDDEN = re.compile(r"__(?!torch__\Z|_torch_mangle_\d+\Z)")
-_TOP_LEVEL = {"op_version_set"}  # old archives say the version of their operators in the text
 _LOOPS = (ast.While, ast.For)
 
 
