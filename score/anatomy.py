@@ -11,6 +11,7 @@ from score.formats.contents import TensorRef
 from score.model_dir import size
 from score.progress import Track
 
+MAX_PARTS = 60  # of a name; the rest of it is one
 SAMPLES = 6  # names that a remark lists
 HEAVY_BESIDE = 1.2  # times the weights' own bytes; a file with more holds something else that counts
 
@@ -61,7 +62,7 @@ def tree_of(tensors: Mapping[str, TensorRef]) -> Node:
     """The modules that dotted names imply."""
     root = Node("")
     for name, tensor in tensors.items():
-        *way, last = name.split(".")
+        *way, last = name.split(".", MAX_PARTS)
         node = root
         for part in way:
             node = node.children.setdefault(part, Node(part))

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from score import __version__, manual
 from score.digests import begin_sha256
-from score.errors import LoadError, RequestError, ScoreError, laid_out, one_line
+from score.errors import DeviceOutOfMemory, LoadError, RequestError, ScoreError, laid_out, one_line
 from score.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS
 from score.progress import Track
 from score.settings import Settings
@@ -261,6 +261,12 @@ def _errors_shown() -> Iterator[None]:
     except ScoreError as error:
         err.print(_screen(error.as_dict()))
         raise typer.Exit(4 if isinstance(error, RequestError) else error.exit_code) from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        lack = DeviceOutOfMemory(f"the memory does not suffice: {str(error)[:200]}")
+        err.print(_screen(lack.as_dict()))
+        raise typer.Exit(lack.exit_code) from None
     except OSError as error:
         raise typer.BadParameter(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
 

@@ -89,6 +89,10 @@ def load(
             module = fill(architecture, weights, alignment).to(device)
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceOutOfMemory(f"the weights do not fit on {device}: {str(error).splitlines()[0]}") from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        raise DeviceOutOfMemory(f"the weights do not fit into memory: {str(error)[:200]}") from None
     if "torch-export" not in contents.format:  # an exported program has no training mode and refuses the call
         module.eval()
     seconds = time.perf_counter() - start

@@ -5,6 +5,7 @@ A guess only counts once the model has taken it, and treats each row of a batch 
 
 import inspect
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,11 +14,13 @@ import torch
 from torch import nn
 
 from score import watchdog
+from score.errors import InvalidSetting
 from score.signature import InputSpec, Shape, Signature, parse
 
 # Sizes that image and sequence models are commonly made for.
 _SIDES = (8, 16, 28, 32, 64, 96, 128, 160, 224, 256, 299, 384)
 _LENGTHS = (16, 64, 128, 512)
+LARGEST_MADE_UP = 1 << 30  # bytes of an input that is made up
 _LARGEST_TO_PROBE = 2_000_000_000  # bytes of weights; each trial reads all of them
 
 
@@ -58,6 +61,11 @@ def _made_up(spec: InputSpec, rows: int, generator: torch.Generator) -> Any:
     shape = spec.example or tuple(1 if size is None else size for size in spec.shape or (1,))
     if spec.shape is None or (spec.shape and spec.shape[0] is None):
         shape = (rows, *shape[1:])
+    if math.prod(shape) * dtype.itemsize > LARGEST_MADE_UP:
+        raise InvalidSetting(
+            f"{spec.name}: {spec} takes {math.prod(shape) * dtype.itemsize / 1e9:,.0f} GB a request",
+            hint="Correct SCORE_INPUTS, or what the architecture or the file says that it takes.",
+        )
     if dtype.is_floating_point or dtype.is_complex:
         return torch.rand(shape, generator=generator).to(dtype)
     return torch.zeros(shape, dtype=dtype)

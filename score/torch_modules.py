@@ -17,6 +17,8 @@ from score.formats.contents import GlobalName, StandIn, TensorRef
 
 PACKAGE = "torch.nn.modules."
 MAX_DEPTH = 100
+MAX_VALUES = 1_000_000  # the same list may be met many times over
+_COUNTS, MAX_COUNT = ("num_layers",), 10_000  # what a layer makes as many of as it says
 _ACTIVATIONS = frozenset(
     {"relu", "gelu", "tanh", "sigmoid", "silu", "mish", "elu", "selu", "leaky_relu", "softplus", "hardswish"}
 )
@@ -36,6 +38,7 @@ class _Rebuilding:
 
     def __init__(self) -> None:
         self.made: dict[int, Any] = {}
+        self.seen = 0
 
     def module(self, stand_in: StandIn, depth: int) -> nn.Module:
         if id(stand_in) in self.made:
@@ -82,6 +85,9 @@ class _Rebuilding:
 
     def plain(self, name: str, value: Any, depth: int) -> Any:
         value = settled(value)
+        self.seen += 1
+        if self.seen > MAX_VALUES or (name in _COUNTS and isinstance(value, int) and value > MAX_COUNT):
+            raise NotPlain(f"{name}, which would make more than a module has")
         if value is None or isinstance(value, (bool, int, float, str, torch.dtype)):
             return value
         if isinstance(value, (list, tuple, set)) and depth:

@@ -207,3 +207,55 @@ def test_a_device_that_is_none_is_an_error_of_ours(device: str, tmp_path: Path) 
     torch.save({"linear.weight": torch.rand(2, 10), "linear.bias": torch.rand(2)}, tmp_path / "model.pt")
     with pytest.raises(LoadError):
         main.load_model(Settings.load(tmp_path, device=device))
+
+
+def _safetensors(shape: list[int]) -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(4)
+
+
+def _bzip2() -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("model/data.pkl", b"\x80\x02}." + bytes(1 << 22))
+    return written.getvalue()
+
+
+def _expanded() -> bytes:
+    written = io.BytesIO()
+    torch.save({"w": torch.zeros(1).expand(40_000_000_000)}, written)
+    return written.getvalue()
+
+
+def _many_layers() -> bytes:
+    module, written = torch.nn.LSTM(2, 2), io.BytesIO()
+    module.num_layers = 1_000_000_000
+    torch.save(module, written)
+    return written.getvalue()
+
+
+FILES = {
+    "30,000 dimensions": (lambda: _safetensors([3] * 30_000), "malformed_file"),
+    "records in bzip2": (_bzip2, "malformed_file"),
+    "an expanded tensor": (_expanded, ""),
+    "an LSTM of a billion layers": (_many_layers, ""),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("command", ["check", "inspect", "convert"])
+def test_a_small_file_ends_a_command_soon(name: str, command: str, tmp_path: Path) -> None:
+    make, code = FILES[name]
+    (tmp_path / "model.pt").write_bytes(make())
+    more = [str(tmp_path / "out.safetensors")] if command == "convert" else []
+    score = str(Path(sys.executable).parent / "score")
+    done = subprocess.run(
+        [score, command, str(tmp_path / "model.pt"), *more],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 3)
+    assert code in done.stderr

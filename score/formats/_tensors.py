@@ -27,6 +27,9 @@ LEGACY_TENSOR_DTYPES: dict[str, torch.dtype] = {
 }
 
 
+MAX_DIMENSIONS = 64  # torch's own limit
+
+
 @dataclass(eq=False)
 class StorageRef:
     """A run of bytes in a file that tensors view. `fetch` brings it in, once."""
@@ -54,7 +57,7 @@ def _whole(value: Any) -> int:
 
 
 def _wholes(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, (tuple, list)) or len(values) > 64:
+    if not isinstance(values, (tuple, list)) or len(values) > MAX_DIMENSIONS:
         raise MalformedFile("a tensor's size or stride is not a short list of numbers")
     return tuple(map(_whole, values))
 
@@ -84,7 +87,10 @@ def strided(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: torch.d
 
 
 def row_major(shape: Sequence[Any]) -> list[int]:
-    """The strides of a dense tensor, in elements. What is no size is left for `strided` to refuse."""
+    """The strides of a dense tensor, in elements. What is no size is left for `strided` to refuse; more of them than a
+    tensor may have are refused before numbers of as many digits are multiplied."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise MalformedFile(f"a tensor of {len(shape):,} dimensions")
     strides, step = [0] * len(shape), 1
     for axis in range(len(shape) - 1, -1, -1):
         strides[axis] = step

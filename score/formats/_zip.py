@@ -14,6 +14,7 @@ from score.formats._source import Source, in_memory
 
 # What torch compresses is source code and debug information; weights are stored as they are.
 MAX_INFLATED = 256 << 20
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others are inflated without a limit
 MAX_RATIO = 1100  # deflate can't do better than 1:1032
 MAX_EXTRACTED_RATIO, SMALL = 20, 16 << 20  # weights hardly compress; a small file may, whatever it is
 
@@ -48,6 +49,10 @@ class Archive:
             parts = PurePosixPath(info.filename).parts
             if info.filename.startswith("/") or ".." in parts or "\\" in info.filename:
                 raise MalformedFile(f"{source.name}: a record is named {info.filename!r}, which leaves the archive")
+            if info.compress_type not in _BOUNDED:
+                raise MalformedFile(
+                    f"{source.name}: the record {info.filename!r} is compressed in another way than torch and numpy do"
+                )
             self.entries[info.filename] = info
         # torch can be told to write none (set_crc32_options)
         self._has_checksums = any(info.CRC for info in self.entries.values())

@@ -41,10 +41,10 @@ def _array(archive: Archive, record: str) -> TensorRef:
     kind = torch_dtype(dtype)
     if kind is None:
         raise UnsupportedFormat(f"{archive.path.name}: {record} is of numpy dtype {dtype}, which torch lacks")
+    strides = row_major(shape[::-1])[::-1] if fortran else row_major(shape)
     if start + math.prod(shape) * dtype.itemsize != archive.size(record, whole=True):
         raise MalformedFile(f"{archive.path.name}: {record} of shape {shape} is not as long as its record")
     stored = StorageRef(kind, archive.size(record, whole=True) - start, lambda: _bytes(archive, record, start, dtype))
-    strides = row_major(shape[::-1])[::-1] if fortran else row_major(shape)
     return strided(stored, 0, shape, strides)
 
 

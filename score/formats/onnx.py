@@ -149,6 +149,7 @@ def _tensor(source: Source, data: Any, start: int, end: int) -> tuple[str, Tenso
             f"the initializer {name!r} has ONNX data type {code}, which torch {torch.__version__} lacks"
         )
     shape = _integers(data, fields.get(_DIMS, []))
+    strides = row_major(shape)
     nbytes = math.prod(shape) * dtype.itemsize
     if fields.get(_LOCATION, [(0, 0)])[0][0] == 1:
         storage = _external(source, data, fields.get(_EXTERNAL, []), dtype, nbytes)
@@ -161,7 +162,7 @@ def _tensor(source: Source, data: Any, start: int, end: int) -> tuple[str, Tenso
         raise MalformedFile(
             f"the initializer {name!r} of shape {list(shape)} has {storage.nbytes:,} bytes, not {nbytes:,}"
         )
-    return name, strided(storage, 0, shape, row_major(shape))
+    return name, strided(storage, 0, shape, strides)
 
 
 def _integers(data: Any, spans: list[tuple[int, int]]) -> tuple[int, ...]:
