@@ -72,7 +72,10 @@ def _raising(error: LoadError) -> Any:
 
 
 def _record(archive: Archive) -> str:
-    return next(name for name in _MODELS if name in archive)
+    found = next((name for name in _MODELS if name in archive), None)
+    if found is None:
+        raise MalformedFile(f"{archive.path.name}: the graph is in another folder than the rest of the archive")
+    return found
 
 
 def _metadata(archive: Archive) -> dict[str, Any]:
