@@ -64,6 +64,8 @@ class Task:
         if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind != "f":
             shape = f"shape {list(found.shape)}" if isinstance(found, np.ndarray) else "several outputs"
             raise TopKUnavailable(f"top_k needs one row of numbers a class, and the model gives {shape}")
+        if found.shape[1] == 1 and self.problem != "multi_label_classification":
+            raise TopKUnavailable("the model gives one number a row, which is no choice between classes")
         if self.labels and len(self.labels) != found.shape[1]:
             raise TopKUnavailable(f"there are {len(self.labels)} labels for {found.shape[1]} classes")
         top: list[list[dict[str, Any]]] = _labels.top(

@@ -61,6 +61,11 @@ def test_a_regression_has_no_classes() -> None:
         Task(problem="regression").top(np.zeros((1, 1), np.float32), 1)
 
 
+def test_one_number_is_no_choice_between_classes() -> None:
+    with pytest.raises(TopKUnavailable, match="one number"):
+        Task().top(np.zeros((3, 1), np.float32), 1)
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [

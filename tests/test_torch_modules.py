@@ -91,3 +91,33 @@ def test_anything_more_needs_trust(tmp_path: Path, make: Any) -> None:
     with pytest.raises(LoadError) as caught:
         main.load_model(Settings.load(tmp_path))
     assert caught.value.code == "untrusted_code"
+
+
+def test_a_module_of_torch_0_3_with_its_table_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It kept `torch.nn.backends.thnn`, which torch has long lost, in every module."""
+    import sys
+    import types
+
+    thnn = types.ModuleType("torch.nn.backends.thnn")
+
+    def _get_thnn_function_backend() -> None: ...
+
+    _get_thnn_function_backend.__module__ = thnn.__name__
+    _get_thnn_function_backend.__qualname__ = _get_thnn_function_backend.__name__
+    thnn._get_thnn_function_backend = _get_thnn_function_backend  # type: ignore[attr-defined]
+
+    class Backend:
+        def __reduce__(self) -> Any:
+            return _get_thnn_function_backend, ()
+
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    for part in module.modules():
+        part._backend = Backend()  # type: ignore[assignment]
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "torch.nn.backends", types.ModuleType("torch.nn.backends"))
+        patched.setitem(sys.modules, thnn.__name__, thnn)
+        torch.save(module, tmp_path / "model.pt")
+    served = main.load_model(Settings.load(tmp_path / "model.pt", device="cpu"))
+    assert served.report.source == "the pickled module, of torch's own layers"
+    x = torch.rand(2, 4)
+    torch.testing.assert_close(served.module(x), module(x))
