@@ -6,17 +6,23 @@ from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as marked
 from rich.table import Table
 
 from score.anatomy import Line
 from score.comparison import Comparison
+from score.errors import one_line
 from score.model_dir import size
 
 BAR = 30  # characters
 MOST_SHARES = 8
 MOST_ROWS = 12
 LONGEST = 300  # characters of a value
+
+
+def _text(value: str) -> str:
+    """Text of the file's own as a terminal may have it: neither markup nor control characters."""
+    return marked(one_line(value))
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,11 @@ def show(screen: Screen, out: Console) -> None:
     """On a terminal."""
     wide = max(map(len, screen.facts))
     for name, value in screen.facts.items():
-        out.print(f"[bold]{name:{wide}}[/]  {escape(value)}", highlight=False)
+        out.print(f"[bold]{name:{wide}}[/]  {_text(value)}", highlight=False)
     if screen.unrecognised:
         out.print("\n[bold]to serve it[/]")
         for said in screen.unrecognised:
-            out.print(f"  {escape(said)}")
+            out.print(f"  {_text(said)}")
     if screen.tree:
         out.print()
         grid = Table(box=None, pad_edge=False, header_style="bold")
@@ -70,19 +76,19 @@ def show(screen: Screen, out: Console) -> None:
             grid.add_column(name, justify=justify)  # type: ignore[arg-type]
         for line in screen.tree:
             grid.add_row(
-                f"{'  ' * line.depth}{escape(line.name)}", f"{line.parameters:,}", size(line.nbytes), line.dtypes
+                f"{'  ' * line.depth}{_text(line.name)}", f"{line.parameters:,}", size(line.nbytes), line.dtypes
             )
         out.print(grid)
     if screen.shares:
         out.print("\n[bold]where the bytes are[/]")
         bars = Table(box=None, pad_edge=False, show_header=False)
         for name, share, nbytes in top(screen.shares):
-            bars.add_row(escape(name), f"[cyan]{'█' * max(1, round(share * BAR))}[/]", f"{share:.0%}", size(nbytes))
+            bars.add_row(_text(name), f"[cyan]{'█' * max(1, round(share * BAR))}[/]", f"{share:.0%}", size(nbytes))
         out.print(bars)
     if screen.odd:
         out.print("\n[bold yellow]odd[/]")
         for remark in screen.odd:
-            out.print(f"  {escape(remark)}")
+            out.print(f"  {_text(remark)}")
 
 
 def show_comparison(found: Comparison, out: Console) -> None:
@@ -132,7 +138,7 @@ def _section(out: Console, section: Section) -> None:
     out.print(f"\n[bold]{section.title}[/] ({count:,})")
     table = Table(box=None, pad_edge=False, show_header=False)
     for row in section.rows[:MOST_ROWS]:
-        table.add_row(*(f"  {escape(cell)}" for cell in row))
+        table.add_row(*(f"  {_text(cell)}" for cell in row))
     out.print(table)
     if count > MOST_ROWS:
         out.print(f"  ... and {count - MOST_ROWS:,} more")

@@ -75,3 +75,11 @@ def test_a_circle_where_a_file_belongs(name: str, tmp_path: Path) -> None:
         main.load_model(Settings.load(tmp_path))
     with pytest.raises(LoadError):
         open_checkpoint(tmp_path, name="hf-dir")
+
+
+def test_the_names_of_two_checkpoints_that_differ(tmp_path: Path) -> None:
+    torch.save({f"{EVIL}.weight": torch.rand(3, 4), "x": torch.rand(2)}, tmp_path / "a.pt")
+    torch.save({f"{EVIL}.other": torch.rand(3, 4), "x": torch.rand(3)}, tmp_path / "b.pt")
+    done = CliRunner().invoke(app, ["inspect", str(tmp_path / "a.pt"), str(tmp_path / "b.pt")])
+    assert done.exit_code == 1
+    assert _clean(done.output), ascii(done.output)
