@@ -18,6 +18,7 @@ from flask import Request, Response, g
 from flask import request as current_request
 
 from score import openapi, shortcut
+from score.building import where
 from score.codecs.oip_v2 import LENGTH_HEADER
 from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, refuse_unknown
 from score.errors import (
@@ -182,8 +183,12 @@ def failure(error: Exception, request: Request) -> Response:
     if isinstance(error, MemoryError):
         error = OutOfMemory("the memory does not suffice for this request")
     if isinstance(error, ScoreError):
-        if error.__cause__ is not None or error.status == 500:
+        if error.status == 500:
             log.warning("%s %s", request_id(request), error.screen(), exc_info=error.__cause__)
+        elif error.__cause__ is not None:  # the model's own: where it happened is enough, since anyone can ask for more
+            log.warning(
+                "%s %s: %s, at %s", request_id(request), error.code, error.message[:500], where(error.__cause__)
+            )
         return error_answer(error, request)
     log.error("%s a bug in the server", request_id(request), exc_info=error)
     return error_answer(InternalError(f"{type(error).__name__} while answering the request"), request)
