@@ -53,8 +53,7 @@ def read_archive(archive: Archive) -> tuple[Pickled, Callable[[], Any]]:
 
 def require_version(archive: Archive) -> None:
     """Raise `VersionTooOld` for an archive of a newer torch."""
-    said = next((name for name in (".data/version", "version") if name in archive), None)
-    text = archive.text(said) if said else ""
+    text = version_of(archive)
     if text and not (text.isascii() and text.isdigit() and len(text) < 10):
         raise MalformedFile(f"{archive.path.name}: the archive's version is {text[:40]!r}")
     if text and int(text) > NEWEST_VERSION:
@@ -62,6 +61,12 @@ def require_version(archive: Archive) -> None:
             f"{archive.path.name}: archive version {text}, but torch {torch.__version__} reads up to {NEWEST_VERSION}",
             hint="Use a newer torch (see requirements.lock), or save the file again with the version used here.",
         )
+
+
+def version_of(archive: Archive) -> str | None:
+    """What an archive's version record says, unchecked, or None when it has none."""
+    record = next((name for name in (".data/version", "version") if name in archive), None)
+    return archive.text(record) if record else None
 
 
 def storages(archive: Archive, folder: str = "data/") -> FindStorage:

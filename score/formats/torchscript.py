@@ -27,7 +27,7 @@ from score.formats._tensors import as_bytes
 from score.formats._zip import Archive
 from score.formats.contents import Contents, Program, TensorRef
 from score.formats.probe import Probe
-from score.formats.torch_zip import require_version, storages
+from score.formats.torch_zip import require_version, storages, version_of
 
 NAME = "torchscript"
 MAX_DEPTH = 200
@@ -141,8 +141,8 @@ def _built(archive: Archive, code: Code, root: Object, constants: Any, device: t
         raise MalformedFile(f"{archive.path.name}: TorchScript values nested too deep") from None
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as written:
-        said = next((name for name in (".data/version", "version") if name in archive), None)
-        version = archive.text(said) if said else "3"  # which tells torch what the operators meant when it was saved
+        said = version_of(archive)  # which tells torch what the operators meant when it was saved
+        version = "3" if said is None else said
         for name, record in {"version": version, "byteorder": "little", **code.records}.items():
             written.writestr(f"model/{name}", record)
         written.writestr("model/data.pkl", data)
