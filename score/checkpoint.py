@@ -16,6 +16,7 @@ from score.formats.contents import Contents, GlobalName, StandIn, TensorRef
 
 MAX_DEPTH = 40
 MAX_TENSORS = 1_000_000
+MAX_NAME, MAX_NAME_PARTS = 2_000, 200  # characters of a tensor's name, and what dots part in it
 
 _EMA = re.compile(r"(^|[_.])(ema|ema_?model|averaged?|shadow|polyak|swa)(_|$|\.)|_ema$", re.I)
 _NEVER = re.compile(
@@ -47,6 +48,13 @@ class Candidate:
     kind: str
     module: StandIn | None = None
     metadata: Any = None
+
+    def __post_init__(self) -> None:
+        for name in self.tensors:
+            if len(name) > MAX_NAME or name.count(".") >= MAX_NAME_PARTS:
+                raise MalformedFile(
+                    f"a tensor's name of {len(name):,} characters in {name.count('.') + 1:,} parts: {name[:60]!r} ..."
+                )
 
     @property
     def class_path(self) -> str:
@@ -99,7 +107,7 @@ def _walk(
     if isinstance(value, StandIn) and value.path.startswith(_DATA):
         return
     if isinstance(value, StandIn) and _is_module(value):
-        tensors = dict(_bounded(_module_state(value, "", set(), MAX_DEPTH)))
+        tensors = dict(_module_state(value, "", MAX_DEPTH, _Budget(MAX_TENSORS)))
         if tensors:
             yield Candidate(".".join(path), tensors, kind, module=value)
         return
@@ -107,17 +115,21 @@ def _walk(
         return
     if isinstance(value, dict) and (tensors := _tensors_of(value)):
         yield Candidate(".".join(path), tensors, kind, metadata=getattr(value, "_metadata", None))
-    for key, child in _children(value):
+    for key, child in _children(value, seen):
         name = str(key)
         if not skipped.match(name):
             yield from _walk(child, (*path, name), "ema" if _EMA.search(name) else kind, seen, depth - 1, skipped)
 
 
-def _children(value: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(value, dict):
+def _children(value: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
+    """What a container holds by key, attribute or position; what several objects share, such as their state, once."""
+    if isinstance(value, StandIn):
+        for part in value.containers()[:-1]:  # what it was made with is no part of it
+            if part and id(part) not in seen:
+                seen.add(id(part))
+                yield from _children(part, seen)
+    elif isinstance(value, dict):
         yield from value.items()
-    elif isinstance(value, StandIn):
-        yield from value.children()
     else:
         yield from enumerate(value)
 
@@ -134,38 +146,47 @@ def _tensors_of(mapping: Mapping[Any, Any]) -> dict[str, TensorRef]:
 
 
 def _is_optimizer(value: Any) -> bool:
-    keys = value if isinstance(value, dict) else value.attributes() if isinstance(value, StandIn) else ()
-    return "param_groups" in keys and "state" in keys
+    return _has(value, "param_groups") and _has(value, "state")
 
 
 def _is_module(value: StandIn) -> bool:
-    attributes = value.attributes()
-    return "_parameters" in attributes and "_modules" in attributes
+    return _has(value, "_parameters") and _has(value, "_modules")
 
 
-def _module_state(module: StandIn, prefix: str, above: set[int], depth: int) -> Iterator[tuple[str, TensorRef]]:
+def _has(value: Any, name: str) -> bool:
+    parts = [value] if isinstance(value, dict) else value.states() if isinstance(value, StandIn) else []
+    return any(name in part for part in parts)
+
+
+class _Budget:
+    """How much may be looked at. A module that is in another twice is there under two names; one that is so at every
+    depth, under billions."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise MalformedFile(f"a module of more than {MAX_TENSORS:,} parts, most of them the same")
+
+
+def _module_state(module: StandIn, prefix: str, depth: int, budget: _Budget) -> Iterator[tuple[str, TensorRef]]:
     """The tensors of a pickled module by name, in the order of `nn.Module.state_dict`: parameters, persistent buffers,
     then submodules."""
-    if depth == 0 or id(module) in above:
+    budget.spend()
+    if depth == 0:
         return
-    attributes = module.attributes()
-    transient = attributes.get("_non_persistent_buffers_set") or ()
+    transient = module.attribute("_non_persistent_buffers_set") or ()
     for group in ("_parameters", "_buffers"):
-        for name, value in _mapping(attributes.get(group)).items():
+        for name, value in _mapping(module.attribute(group)).items():
             value = settled(value)
+            budget.spend()
             if isinstance(value, TensorRef) and not (group == "_buffers" and name in transient):
                 yield f"{prefix}{name}", value
-    for name, child in _mapping(attributes.get("_modules")).items():
+    for name, child in _mapping(module.attribute("_modules")).items():
         if isinstance(child, StandIn):
-            yield from _module_state(child, f"{prefix}{name}.", above | {id(module)}, depth - 1)
-
-
-def _bounded(found: Iterator[tuple[str, TensorRef]]) -> Iterator[tuple[str, TensorRef]]:
-    """A module that is in another twice is there under two names; one that is so at every depth, under billions."""
-    for at, item in enumerate(found):
-        if at >= MAX_TENSORS:
-            raise MalformedFile(f"a module of more than {MAX_TENSORS:,} tensors, most of them the same")
-        yield item
+            yield from _module_state(child, f"{prefix}{name}.", depth - 1, budget)
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:
@@ -268,7 +289,8 @@ _RNG = frozenset({"python", "numpy", "cpu", "cuda", "torch", "random", "xla", "n
 def _why_none(contents: Contents) -> str:
     """What a file without weights is, for people: each kind of file that is mistaken for one by name."""
     tree, name = settled(contents.tree), contents.path.name
-    keys = {str(key).lower() for key, _ in _children(tree)} if isinstance(tree, (dict, list, tuple, StandIn)) else set()
+    held = _children(tree, set()) if isinstance(tree, (dict, list, tuple, StandIn)) else ()
+    keys = {str(key).lower() for key, _ in held}
     listed = ", ".join(sorted(keys)[:12])
     if isinstance(tree, TensorRef):
         return f"{name} holds a single tensor of shape {list(tree.shape)}, not weights by name"

@@ -29,8 +29,9 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and `--help` needs none 
     from score.served import Served
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 1000)  # in a pipe, no line is broken
-err = Console(stderr=True, soft_wrap=True)
+# In a pipe, no line is broken. Nothing is highlighted by rich's patterns, which take very long over hostile names.
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 1000)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Model = Annotated[Path, typer.Argument(help="The checkpoint, or the folder that holds it.")]
 

@@ -92,6 +92,7 @@ class ScoreError(Exception):
         self, message: str, *, hint: str | None = None, detail: str = "", retry_after: float | None = None
     ) -> None:
         super().__init__(message)
+        message, detail = shortened(message, MOST_MESSAGE), shortened(detail, MOST_DETAIL)
         self.message = one_line(message) if isinstance(self, LoadError) else printable(message)
         self.detail = printable(detail)
         if hint is not None:
@@ -118,6 +119,14 @@ def laid_out(error: Mapping[str, str]) -> list[tuple[str, str]]:
         ("What to do", f": {error['hint']}"),
         ("More", f": {error['docs']}, or: score explain {error['code']}"),
     ]
+
+
+MOST_MESSAGE, MOST_DETAIL = 4_000, 40_000  # characters, whatever names a file or a request has
+
+
+def shortened(text: str, most: int) -> str:
+    """A text that is too long for a screen, without its end."""
+    return text if len(text) <= most else f"{text[:most]} ... ({len(text) - most:,} more characters)"
 
 
 def printable(text: str) -> str:

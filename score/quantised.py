@@ -90,10 +90,10 @@ def _packed(tree: Any) -> Iterator[str]:
         elif isinstance(value, StandIn):
             if _LAYERS.match(value.path):
                 yield path
-            children = (*value.children(), *enumerate(value.args))
+            children = (("", part) for part in value.containers() if part)
         elif isinstance(value, (list, tuple)):
             children = enumerate(value)
         else:
             continue
         seen.add(id(value))
-        waiting.extend((f"{path}.{key}" if path else str(key), child) for key, child in children)
+        waiting.extend((f"{path}.{key}" if path and key != "" else path or str(key), child) for key, child in children)

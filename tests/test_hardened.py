@@ -234,12 +234,108 @@ def _many_layers() -> bytes:
     return written.getvalue()
 
 
+def _zipped(content: bytes) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr("model/data.pkl", content)
+        archive.writestr("model/version", "3")
+    return written.getvalue()
+
+
+def _over_and_over(instruction: bytes, shared: bytes, times: int = 20_000) -> bytes:
+    """A value that is memoised once, and that each of many instructions does something with."""
+    named = (b"X\x05\x00\x00\x00%05d" % at for at in range(times))
+    return _zipped(b"\x80\x02" + shared + b"q\x000}(" + b"".join(name + instruction for name in named) + b"u.")
+
+
+_ONES = b"](" + b"K\x01" * 20_000 + b"e"
+_KEYS = b"}(" + b"".join(b"X\x05\x00\x00\x00%05dK\x01" % at for at in range(20_000)) + b"u"
+
+
+def _modules_in_modules(parameters: int) -> bytes:
+    """Modules that hold the next one twice, so that it is there under 2 ** 38 names."""
+    module, written = torch.nn.Module(), io.BytesIO()
+    for at in range(parameters):
+        module.register_parameter(f"p{at}", torch.nn.Parameter(torch.ones(2)))
+    for _ in range(38):
+        above = torch.nn.Module()
+        above.one = above.other = module
+        module = above
+    torch.save(module, written)
+    return written.getvalue()
+
+
+def _state_with(name: str) -> bytes:
+    written = io.BytesIO()
+    torch.save({name: torch.zeros(2, 2)}, written)
+    return written.getvalue()
+
+
 FILES = {
+    "a list that is copied": (lambda: _over_and_over(b"c__builtin__\nlist\nh\x00\x85R", _ONES), "malformed_file"),
+    "a text that is encoded": (
+        lambda: _over_and_over(b"c_codecs\nencode\nh\x00\x85R", b"X\x40\x42\x0f\x00" + b"x" * 1_000_000),
+        "malformed_file",
+    ),
+    "arguments that are shared": (
+        lambda: _over_and_over(b"cargparse\nNamespace\nh\x00R", b"(" + b"K\x01" * 20_000 + b"t"),
+        "no_weights",
+    ),
+    "a state that is shared": (lambda: _over_and_over(b"cargparse\nNamespace\n)\x81h\x00b", _KEYS), "no_weights"),
+    "modules in modules": (lambda: _modules_in_modules(1), "malformed_file"),
+    "empty modules in modules": (lambda: _modules_in_modules(0), "malformed_file"),
+    "a key of dots": (lambda: _zipped(pickle.dumps({"a" + "." * 500_000: 1, "state_dict": {}}, 2)), "no_weights"),
+    "a tensor's name of dots": (lambda: _state_with("module." * 50_000 + "w"), "malformed_file"),
     "30,000 dimensions": (lambda: _safetensors([3] * 30_000), "malformed_file"),
     "records in bzip2": (_bzip2, "malformed_file"),
     "an expanded tensor": (_expanded, ""),
     "an LSTM of a billion layers": (_many_layers, ""),
 }
+
+
+def test_one_item_of_a_distributed_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 names of the same bytes are as many tensors, and one archive to open."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.metadata import MetadataIndex
+
+    from score.formats import distcp
+
+    dcp.save({"model": {"w": torch.ones(4, 4)}}, checkpoint_id=str(tmp_path), no_dist=True)
+    described = pickle.loads((tmp_path / ".metadata").read_bytes())
+    entry = described.state_dict_metadata["model.w"]
+    ((index, place),) = described.storage_data.items()
+    for at in range(20_000):
+        described.state_dict_metadata[f"w{at}"] = entry
+        described.storage_data[MetadataIndex(f"w{at}", index.offset)] = place
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(described, 2))
+    opened = 0
+    read_archive = distcp.read_archive
+
+    def counted(*given: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        return read_archive(*given)
+
+    monkeypatch.setattr(distcp, "read_archive", counted)
+    tree = open_checkpoint(tmp_path).tree
+    assert opened == 1
+    assert torch.equal(tree["w19999"].load(), torch.ones(4, 4))
+
+
+def test_pieces_of_a_distributed_tensor_are_not_the_same_bytes(tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
+
+    dcp.save({"w": torch.ones(4, 4)}, checkpoint_id=str(tmp_path), no_dist=True)
+    described = pickle.loads((tmp_path / ".metadata").read_bytes())
+    ((_, place),) = described.storage_data.items()
+    entry = described.state_dict_metadata["w"]
+    entry.size = torch.Size([40_000, 4])
+    entry.chunks = [ChunkStorageMetadata(torch.Size([at, 0]), torch.Size([4, 4])) for at in range(0, 40_000, 4)]
+    described.storage_data = {MetadataIndex("w", chunk.offsets): place for chunk in entry.chunks}
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(described, 2))
+    with pytest.raises(MalformedFile, match="the same bytes"):
+        open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("name", FILES)

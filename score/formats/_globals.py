@@ -108,7 +108,7 @@ def _of_streams(data: Any) -> Iterator[str]:
     for _ in range(MAX_STREAMS):
         if position >= size or not is_pickle(bytes(data[position : position + 4096])):
             return
-        policy = Restricted()
+        policy = Restricted(size)
         machine = Unpickler(data, policy, _any_storage, position=position, name="a pickle")
         try:
             machine.load()

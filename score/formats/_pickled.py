@@ -88,7 +88,7 @@ class Pickled:
 def read_pickle(data: Any, find: FindStorage, *, name: str, position: int = 0, policy: Policy | None = None) -> Pickled:
     """Read the pickle at `data[position:]` under `policy` (by default the one that runs nothing)."""
     storages = Storages(find)
-    restricted = Restricted()
+    restricted = Restricted(len(data))
     machine = Unpickler(data, policy or restricted, storages, position=position, name=name)
     value = machine.load()
     return Pickled(value, tuple(restricted.unsafe), tuple(storages.locations), machine.position)
@@ -139,9 +139,11 @@ def plain(value: Any, depth: int = 4, budget: list[int] | None = None) -> Any:
         return str(value)[:1000] if text or large or value != value else value
     if isinstance(value, GlobalName):
         return value.path
-    if isinstance(value, StandIn) and "_modules" in value.attributes():
+    if isinstance(value, StandIn) and any("_modules" in part for part in value.states()):
         return value.path  # a module: what it holds is weights, not metadata
     if depth and isinstance(value, StandIn):
+        if sum(map(len, value.containers())) > 512:
+            return None
         return plain({**value.attributes(), **value.mapping}, depth, budget)
     if depth and isinstance(value, dict) and len(value) <= 256:
         items = {str(key): plain(item, depth - 1, budget) for key, item in value.items()}

@@ -6,11 +6,12 @@ called, or given attributes.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 import torch
 
+from score.errors import MalformedFile
 from score.formats import _numpy, _tensors
 from score.formats._unpickler import hashable
 from score.formats.contents import GlobalName, StandIn, TensorRef
@@ -57,18 +58,20 @@ _KNOWN: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _numpy.scalar,
     "numpy.core.numeric._frombuffer": _numpy.from_buffer,
 }
+FREE_COPIES = 1_000_000  # values, and bytes of text; beyond them, twice as many as the pickle has bytes
 # Mentioned as arguments of the functions above, and inert by themselves.
 _INERT = {"numpy.ndarray", "torch.Tensor", "torch._tensor.Tensor"}
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class Restricted:
-    """Stand-ins for everything unknown; `unsafe` collects their class paths in the order they appear, `mentioned` all
-    names."""
+    """Stand-ins for everything unknown, for a pickle of `size` bytes; `unsafe` collects their class paths in the order
+    they appear, `mentioned` all names."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self.unsafe: dict[str, None] = {}
         self.mentioned: dict[str, None] = {}
+        self._copies_left = FREE_COPIES + 2 * size
 
     def find(self, module: str, name: str) -> Any:
         module = _PYTHON_2.get(module, module).replace("numpy._core", "numpy.core")
@@ -86,6 +89,7 @@ class Restricted:
         path = function.path if isinstance(function, GlobalName) else type(function).__name__
         if path == "copyreg._reconstructor" and args:
             cls, state = args[0], args[2] if len(args) > 2 else None
+            self._copying((state,))
             made = StandIn(_path(cls))
             if isinstance(state, dict):
                 made.mapping.update(state)
@@ -93,19 +97,29 @@ class Restricted:
                 made.items.extend(state)
             return made
         if path in ("copyreg.__newobj__", "copyreg.__newobj_ex__") and args:
+            self._copying((args,))
             return self.new(args[0], tuple(args[1:]), {})
         if path == "torch._tensor._rebuild_from_type_v2" and len(args) > 2 and isinstance(args[2], tuple):
             return self.call(args[0], args[2])
         if path in _KNOWN:
+            if not path.startswith("torch._utils."):
+                self._copying(args)
             return _KNOWN[path](*args)
         if _is_legacy_tensor(*_split(path)):
             return _tensors.LegacyTensor()
         return StandIn(path, args)
 
+    def _copying(self, values: Iterable[Any]) -> None:
+        """A list or text that the file has once may be copied by every instruction: all copies together are bounded."""
+        self._copies_left -= sum(len(each) for each in values if isinstance(each, Sized))
+        if self._copies_left < 0:
+            raise MalformedFile("the pickle copies the same values over and over")
+
     def new(self, cls: Any, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> Any:
         path = _path(cls)
         if path in _KNOWN or _is_legacy_tensor(*_split(path)):
             return self.call(cls, args)
+        self._copying((kwargs,))
         return StandIn(path, args, {str(key): value for key, value in kwargs.items()})
 
     def build(self, target: Any, state: Any) -> None:

@@ -1,7 +1,7 @@
 """What opening a file gives: plain values, inert stand-ins, and tensors that are not in memory yet."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,16 +48,23 @@ class StandIn:
     items: list[Any] = field(default_factory=list)
     mapping: dict[Any, Any] = field(default_factory=dict)
 
-    def attributes(self) -> dict[Any, Any]:
-        """The instance's attributes, from a `__dict__` or a `(dict, slots)` state."""
-        parts = self.state if isinstance(self.state, tuple) else (self.state,)
-        return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+    def states(self) -> list[dict[Any, Any]]:
+        """The mappings that hold the instance's attributes: a `__dict__`, or those of a `(dict, slots)` state."""
+        parts = self.state[:2] if isinstance(self.state, tuple) else (self.state,)
+        return [part for part in parts if isinstance(part, dict)]
 
-    def children(self) -> Iterator[tuple[Any, Any]]:
-        """Everything it holds, by attribute, key or position."""
-        yield from self.attributes().items()
-        yield from self.mapping.items()
-        yield from enumerate(self.items)
+    def attribute(self, name: str) -> Any:
+        """One attribute; None where it has none of that name."""
+        return next((part[name] for part in reversed(self.states()) if name in part), None)
+
+    def attributes(self) -> dict[Any, Any]:
+        """All attributes, in a mapping of their own."""
+        return {key: value for part in self.states() for key, value in part.items()}
+
+    def containers(self) -> list[Any]:
+        """What holds its values: attributes, keys, items and arguments, each as the file has it, and so perhaps shared
+        with other objects."""
+        return [*self.states(), self.mapping, self.items, self.args]
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,10 +37,10 @@ def open(path: Path, read: str) -> Contents:
     entries, paths = _mapping(described, "state_dict_metadata"), described.get("planner_data")
     items = _items(path, _mapping(described, "storage_data"))
     tree: dict[Any, Any] = {}
-    files: dict[str, Source] = {}
+    pieces = _Pieces(path, read)
     for name, entry in entries.items():
         parts = paths.get(name) if isinstance(paths, dict) else None
-        value = _value(path, read, name, entry, items, files)
+        value = _value(pieces, name, entry, items)
         if value is not None:
             _put(tree, parts if isinstance(parts, tuple) and parts else (name,), value)
     return Contents(NAME, path, tree, metadata={"version": described.get("version")})
@@ -77,16 +77,35 @@ def _items(folder: Path, storage: Mapping[Any, Any]) -> dict[tuple[str, tuple[in
     return found  # type: ignore[return-value]  # numbers are checked where they are used
 
 
-def _value(
-    folder: Path, read: str, name: str, entry: Any, items: dict[tuple[str, Size], Item], files: dict[str, Source]
-) -> Any:
+class _Pieces:
+    """The items of the `.distcp` files, each a torch.save archive in a window of its file. Each is read once, however
+    many names have it."""
+
+    def __init__(self, folder: Path, read: str) -> None:
+        self.folder, self._how = folder, read
+        self._files: dict[str, Source] = {}
+        self._read: dict[Item, Any] = {}
+
+    def read(self, item: Item) -> Any:
+        name, offset, length = item
+        if not isinstance(offset, int) or not isinstance(length, int):
+            raise MalformedFile(f"{self.folder.name}: an item of {name} has no place")
+        if item not in self._read:
+            if name not in self._files:
+                self._files[name] = Source(within(self.folder, name), self._how)
+            self._read[item] = read_archive(Archive(self._files[name].window(offset, length, name)))[0].value
+        return self._read[item]
+
+
+def _value(pieces: _Pieces, name: str, entry: Any, items: dict[tuple[str, Size], Item]) -> Any:
     """A tensor, put together from its pieces; or any other value, read from its one."""
-    described = _attributes(entry)
+    described, folder = _attributes(entry), pieces.folder
     if "chunks" not in described:
         item = items.get((name, ()))
-        return _read(folder, read, item, files) if item else None
+        return pieces.read(item) if item else None
     size = _numbers(described.get("size"))
-    pieces = []
+    found = []
+    used: set[Item] = set()
     chunks = described["chunks"] if isinstance(described["chunks"], list) else []
     for chunk in chunks:
         at = _attributes(chunk)
@@ -94,21 +113,14 @@ def _value(
         item = items.get((name, offsets)) or (items.get((name, ())) if len(chunks) == 1 else None)
         if item is None:
             raise MalformedFile(f"{folder.name}: no file holds the piece of {name!r} at {list(offsets)}")
-        ref = settled(_read(folder, read, item, files))
+        if item in used:  # a few bytes would become a tensor of any size
+            raise MalformedFile(f"{folder.name}: two pieces of {name!r} are the same bytes")
+        used.add(item)
+        ref = settled(pieces.read(item))
         if not isinstance(ref, TensorRef) or ref.shape != sizes:
             raise MalformedFile(f"{folder.name}: the piece of {name!r} at {list(offsets)} is not of size {list(sizes)}")
-        pieces.append((offsets, ref))
-    return _merged(folder, name, size, pieces)
-
-
-def _read(folder: Path, read: str, item: Item, files: dict[str, Source]) -> Any:
-    """One item of a `.distcp` file: a torch.save archive in a window of it."""
-    name, offset, length = item
-    if not isinstance(offset, int) or not isinstance(length, int):
-        raise MalformedFile(f"{folder.name}: an item of {name} has no place")
-    if name not in files:
-        files[name] = Source(within(folder, name), read)
-    return read_archive(Archive(files[name].window(offset, length, name)))[0].value
+        found.append((offsets, ref))
+    return _merged(folder, name, size, found)
 
 
 def _merged(folder: Path, name: str, size: Size, pieces: list[tuple[Size, TensorRef]]) -> TensorRef:

@@ -38,9 +38,10 @@ def detect(probe: Probe) -> bool:
 
 def open(path: Path, read: str) -> Contents:
     """Always raises `UnsupportedFormat`. The pickle is read without importing anything, to see what it names."""
-    policy = Restricted()
+    data = Source(path, read).view()
+    policy = Restricted(len(data))
     with contextlib.suppress(LoadError):  # even one that can't be read to its end has named things by then
-        read_pickle(Source(path, read).view(), no_storages, name=path.name, policy=policy)
+        read_pickle(data, no_storages, name=path.name, policy=policy)
     names = list(policy.mentioned)
     named = [name for name in names if name.partition(".")[0] in KINDS]
     kind, way_out = KINDS[named[0].partition(".")[0]] if named else ("plain Python values", "")

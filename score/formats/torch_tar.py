@@ -44,7 +44,8 @@ def open(path: Path, read: str) -> Contents:
     parts = {name: whole.window(*place, name=f"{path.name}:{name}") for name, place in _members(path).items()}
     storages = _storages(parts["storages"])
     objects: dict[str, Any] = {**storages, **_tensors(parts["tensors"], storages)}
-    policy = Restricted()
+    data = parts["pickle"].view()
+    policy = Restricted(len(data))
 
     def persistent(pid: Any) -> Any:
         if isinstance(pid, tuple) and pid:
@@ -53,7 +54,7 @@ def open(path: Path, read: str) -> Contents:
             raise MalformedFile(f"{path.name}: the pickle names an object {pid!r} that is not in the archive")
         return objects[str(pid)]
 
-    value = Unpickler(parts["pickle"].view(), policy, persistent, name=parts["pickle"].name).load()
+    value = Unpickler(data, policy, persistent, name=parts["pickle"].name).load()
     return Contents(NAME, path, value, unsafe_globals=tuple(policy.unsafe), metadata=metadata(value))
 
 

@@ -31,6 +31,7 @@ from score.formats.torch_zip import require_version, storages, version_of
 
 NAME = "torchscript"
 MAX_DEPTH = 200
+MAX_MODULES = 100_000  # counted as often as they are there
 
 _MANGLED = re.compile(r"^__torch__\.|___torch_mangle_\d+\.")
 # What torch's interpreter does by itself, in terms of no operator.
@@ -73,7 +74,7 @@ def open(path: Path, read: str) -> Contents:
     if not isinstance(root, Object):
         raise MalformedFile(f"{path.name}: a TorchScript archive without a module")
     weights: dict[str, TensorRef] = {}
-    _collect(root, "", code, weights, MAX_DEPTH)
+    _collect(root, "", code, weights, MAX_DEPTH, [MAX_MODULES])
     findings = dict.fromkeys((*code.findings, *values.findings, *constants.findings, *_stateful(root, code)))
 
     def build(device: torch.device) -> nn.Module:
@@ -89,10 +90,14 @@ def _is_code(record: str) -> bool:
     return record.startswith("code/") and record.endswith(".py")
 
 
-def _collect(module: Object, prefix: str, code: Code, into: dict[str, TensorRef], depth: int) -> None:
-    """Add the module's state_dict to `into`, in torch's order: its own tensors, then its submodules'."""
-    if depth == 0:
-        raise MalformedFile(f"TorchScript modules nested more than {MAX_DEPTH} deep")
+def _collect(
+    module: Object, prefix: str, code: Code, into: dict[str, TensorRef], depth: int, budget: list[int]
+) -> None:
+    """Add the module's state_dict to `into`, in torch's order: its own tensors, then its submodules'. One that two
+    modules share is there under two names: `budget` bounds how many there are in all."""
+    budget[0] -= 1
+    if depth == 0 or budget[0] < 0:
+        raise MalformedFile(f"TorchScript modules nested more than {MAX_DEPTH} deep, or more than {MAX_MODULES:,}")
     attributes = module.attributes()
     for name in code.tensors.get(module.path, ()):
         value = attributes.get(name)
@@ -100,7 +105,7 @@ def _collect(module: Object, prefix: str, code: Code, into: dict[str, TensorRef]
             into[prefix + name] = value.tensor
     for name, value in attributes.items():
         if isinstance(value, Object) and value.path in code.tensors:
-            _collect(value, f"{prefix}{name}.", code, into, depth - 1)
+            _collect(value, f"{prefix}{name}.", code, into, depth - 1, budget)
 
 
 def _objects(root: Any) -> Iterator[Object]:
