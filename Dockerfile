@@ -35,7 +35,7 @@ COPY --from=packages /opt/venv /opt/venv
 COPY models /opt/loadstone/models
 COPY score /opt/loadstone/score
 RUN printf '/opt/loadstone\n' > /opt/venv/lib/python3.11/site-packages/loadstone.pth \
-    && printf '#!/opt/venv/bin/python\nfrom score.cli import app\n\napp()\n' > /opt/venv/bin/score \
+    && printf '#!/opt/venv/bin/python\nfrom score.cli.app import app\n\napp()\n' > /opt/venv/bin/score \
     && chmod 755 /opt/venv/bin/score \
     && /opt/venv/bin/python -m compileall -q /opt/loadstone
 
@@ -44,7 +44,7 @@ RUN printf '/opt/loadstone\n' > /opt/venv/lib/python3.11/site-packages/loadstone
 ENV PATH=/opt/venv/bin:$PATH \
     AML_APP_ROOT=/opt/loadstone \
     AZUREML_MODEL_DIR=/var/azureml-app/azureml-models \
-    GUNICORN_CMD_ARGS="--config /opt/loadstone/score/gunicorn_config.py" \
+    GUNICORN_CMD_ARGS="--config /opt/loadstone/score/server/gunicorn_config.py" \
     HF_HUB_OFFLINE=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

@@ -121,7 +121,7 @@ bench-recognise: $(LIBRARIES)/.ready  ## what bench/recognise.md reports
 lock:  ## write the lock files again, with the newest versions that pyproject.toml admits
 	$(PYTHON) tools/lock.py
 
-fingerprints: $(LIBRARIES)/.ready  ## write score/fingerprints.json.gz again, from torchvision, timm and transformers
+fingerprints: $(LIBRARIES)/.ready  ## write score/architectures/fingerprints.json.gz again, from torchvision, timm and transformers
 	HF_HUB_OFFLINE=1 $(LIBRARIES)/bin/python tools/fingerprints.py
 
 test-torchvision: $(LIBRARIES)/.ready  ## compare models/ with torchvision, and programs of 300 architectures; installs 5.5 GB

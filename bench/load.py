@@ -105,7 +105,7 @@ def peak_bytes() -> int:
 
 
 def look(path: Path) -> Any:
-    from score.inspection import inspect
+    from score.cli.inspection import inspect
     from score.settings import Settings
 
     return inspect(path, Settings.load(path))

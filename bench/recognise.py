@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from score import fingerprints, recognition
-from score.building import on_meta, shapes
-from score.checkpoint import Candidate
+from score.architectures import fingerprints, recognition
+from score.architectures.libraries import PROVIDERS
+from score.architectures.meta_init import on_meta, shapes
 from score.errors import ArchitectureAmbiguous, ArchitectureUndecided, LoadError
-from score.formats.contents import TensorRef
-from score.providers import PROVIDERS
+from score.formats.base import TensorRef
+from score.weights.select import Candidate
 
 OUT = Path(__file__).with_name("recognise.md")
 OUTCOMES = ("right", "right, as a class of models/", "ambiguous", "wrong", "not recognised")

@@ -8,7 +8,7 @@
 The class is then known by its name (`SCORE_ARCHITECTURE=MyModel`), and recognised from its keys and shapes where no
 other registered class has the same. `inputs` is optional: what the model takes, as in the setting `SCORE_INPUTS`; an
 instance may say it as its attribute `takes`. `recipe` is the well-known one for its images
-(`models._images.RECIPES`), `white` the value of a white pixel in images that are given as numbers.
+(`score.inference.preprocess.images.RECIPES`), `white` the value of a white pixel in images that are given as numbers.
 
 A class whose sizes vary may offer `from_shapes`, a class method from the checkpoint's names and shapes to the
 constructor's keyword arguments, or None where they are not its own. A parameter without a default that it leaves out is
@@ -24,10 +24,10 @@ from typing import TypeVar, overload
 
 from torch import nn
 
-from score import own_models
+from score.imports import models_folder
 
-if __name__ == own_models.COMMON:  # imported before `score` was: there is but one registry, under its own name
-    sys.modules[__name__] = importlib.import_module(own_models.OWN)
+if __name__ == models_folder.COMMON:  # imported before `score` was: there is but one registry, under its own name
+    sys.modules[__name__] = importlib.import_module(models_folder.OWN)
 
 Model = TypeVar("Model", bound=type[nn.Module])
 

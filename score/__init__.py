@@ -1,7 +1,7 @@
 """Loadstone: serve any PyTorch checkpoint as an Azure ML online endpoint."""
 
-from score import own_models
+from score.imports import models_folder
 
 __version__ = "0.1.0"  # written wherever else it stands by `python -m tools.version`
 
-own_models.install()
+models_folder.install()

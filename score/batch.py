@@ -20,17 +20,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs th
 import numpy as np
 import pandas
 
-from score import tables
-from score.batching import Outputs
+from score.codecs import tables
 from score.errors import ScoreError
+from score.inference.batching.queue import Outputs
+from score.inference.predictor import Predictor
+from score.inference.signature import validate
 from score.main import load_model
-from score.served import Served
 from score.settings import Settings
-from score.signature import validate
 
 log = logging.getLogger("azmlinfsrv.score")
 
-served: Served
+served: Predictor
 
 
 def init() -> None:

@@ -8,32 +8,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs th
 from azureml_inference_server_http.api.aml_request import rawhttp
 from flask import Request, Response
 
-from score import architecture, checksums, conversions, device, digests, http, load, quantised
+from score.architectures import key_conversions, resolve
 from score.codecs import registry as codecs
-from score.diagnosis import started
-from score.formats import _integrity as integrity
+from score.formats._io import integrity
 from score.formats.registry import open_checkpoint
-from score.model_dir import find_checkpoint
-from score.observing import Exchange
-from score.served import Served
+from score.inference import device, load
+from score.inference.predictor import Predictor
+from score.server import http
+from score.server.metrics import RequestRecord
+from score.server.startup import started
 from score.settings import Settings
+from score.weights import checksums, hashing, quantised
+from score.weights.locate import find_checkpoint
 
-served: Served
+served: Predictor
 
 
-def load_model(settings: Settings) -> Served:
+def load_model(settings: Settings) -> Predictor:
     """From settings to a model that answers. Raises a `LoadError` that says what is wrong."""
     found = find_checkpoint(settings)
-    with digests.kept(), integrity.checked():
+    with hashing.kept(), integrity.checked():
         checksums.verify(found.path, found.root)
         contents = open_checkpoint(found.path, settings.read, found.format)
         weights = quantised.weights_of(contents, settings.weights)
-        design = architecture.find(contents, weights, settings)
-        weights = conversions.converted(design.skeleton, weights)
-        alignment = architecture.match(design, weights, settings.prefix)
+        design = resolve.find(contents, weights, settings)
+        weights = key_conversions.converted(design.skeleton, weights)
+        alignment = resolve.match(design, weights, settings.prefix)
         where = device.choose(settings.device, weights.nbytes if weights else 0)
         module, report = load.load(contents, weights, design, alignment, where)
-    return Served(module, report, settings, design.inputs, contents.path)
+    return Predictor(module, report, settings, design.inputs, contents.path)
 
 
 def init() -> None:
@@ -47,7 +50,7 @@ def run(request: Request) -> Response:
     return http.exchanged(request, served, answer)
 
 
-def answer(request: Request, exchange: Exchange) -> Response:
+def answer(request: Request, exchange: RequestRecord) -> Response:
     """A POST's predictions. Raises a `RequestError` where there are none."""
     with http.body_of(request, served.settings) as body:
         codec = codecs.choose(body)

@@ -132,19 +132,19 @@ def read(path: Path) -> None:
     import orjson
     from typer.testing import CliRunner
 
-    from score import checkpoint
-    from score.cli import app
+    from score.cli.app import app
+    from score.cli.inspection import inspect
     from score.errors import LoadError
     from score.formats.registry import open_checkpoint
-    from score.inspection import inspect
-    from score.model_dir import find_checkpoint
     from score.settings import Settings
+    from score.weights import select
+    from score.weights.locate import find_checkpoint
 
     with contextlib.suppress(LoadError):  # score.toml, mutated
         orjson.dumps(inspect(path, Settings.load(path)), default=str)
     with contextlib.suppress(LoadError):
         contents = open_checkpoint(find_checkpoint(Settings.load(path)).path)
-        for candidate in checkpoint.candidates(contents):
+        for candidate in select.candidates(contents):
             for ref in candidate.tensors.values():
                 if ref.nbytes <= LARGEST_LOADED:
                     with contextlib.suppress(LoadError):
@@ -161,7 +161,7 @@ def bodies() -> list[tuple[bytes, str, int | None]]:
     import orjson
     from PIL import Image
 
-    from score.codecs._numpy import write_array
+    from score.codecs._npy import write_array
 
     rows = np.random.default_rng(0).random((3, 4), np.float32)
     tensor = {"name": "input", "shape": [3, 4], "datatype": "FP32"}

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from score.align import WRAPPERS, align, common_wrapper, difference, unwrap
 from score.errors import PrefixAmbiguous
+from score.weights.align import WRAPPERS, align, common_wrapper, difference, unwrap
 
 NAMES = st.sampled_from(["weight", "bias", "conv", "fc", "layer1", "layer2", "0", "1", "encoder", "head", "norm"])
 KEYS = st.lists(NAMES, min_size=2, max_size=4).map(".".join)

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from models.simple_model import SimpleModel
-from score import anatomy, checkpoint, comparison
-from score.checkpoint import Candidate
 from score.formats.registry import open_checkpoint
+from score.weights import anatomy, compare, select
+from score.weights.select import Candidate
 from tests.test_cli import score
 from tests.test_recognition import candidate
 
 
 def opened(path: Path) -> Candidate:
-    weights = checkpoint.weights_of(open_checkpoint(path))
+    weights = select.weights_of(open_checkpoint(path))
     assert weights is not None
     return weights
 
@@ -105,7 +105,7 @@ def test_each_difference_is_found(tmp_path: Path) -> None:
     other["bias"] = torch.ones(5)
     torch.save(one, tmp_path / "a.pt")
     torch.save(other, tmp_path / "b.pt")
-    found = comparison.compare(tmp_path / "a.pt", tmp_path / "b.pt")
+    found = compare.compare(tmp_path / "a.pt", tmp_path / "b.pt")
     assert (found.only_first, found.only_second, found.same) == (("old",), ("new",), 1)  # NaN is equal to NaN
     assert found.shapes == (("bias", (3,), (5,)),)
     (changed,) = found.values
@@ -126,7 +126,7 @@ def test_each_difference_is_found(tmp_path: Path) -> None:
 def test_another_dtype_is_a_difference_and_values_are_still_compared(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2, 2)}, tmp_path / "a.pt")
     torch.save({"w": torch.ones(2, 2).half()}, tmp_path / "b.pt")
-    found = comparison.compare(tmp_path / "a.pt", tmp_path / "b.pt")
+    found = compare.compare(tmp_path / "a.pt", tmp_path / "b.pt")
     assert found.dtypes == (("w", "float32", "float16"),)
     assert not found.values
     assert not found.equal

@@ -11,7 +11,6 @@ from torch import nn
 import models
 from models.simple_model import SimpleModel
 from score import main
-from score.digests import file_sha256
 from score.errors import (
     ArchitectureAmbiguous,
     ArchitectureBroken,
@@ -21,12 +20,13 @@ from score.errors import (
     UntrustedCode,
     WeightsMismatch,
 )
-from score.served import Served
+from score.inference.predictor import Predictor
 from score.settings import Settings
+from score.weights.hashing import file_sha256
 from tests.makers import net
 
 
-def load(value: Any, folder: Path, **settings: Any) -> Served:
+def load(value: Any, folder: Path, **settings: Any) -> Predictor:
     torch.save(value, folder / "model.pt")
     return main.load_model(Settings.load(folder / "model.pt", **settings))
 

@@ -14,7 +14,8 @@ import pandas
 import pytest
 import torch
 
-from score import batch, tables
+from score import batch
+from score.codecs import tables
 from score.errors import RequestError
 from tests.server import ROOT, environment, running
 
@@ -129,7 +130,8 @@ def test_a_file_larger_than_its_share_of_memory_streams(model_dir: Path, tmp_pat
     rows.flush()
     code = """
     import os, re, sys
-    from score import batch, tables
+    from score import batch
+    from score.codecs import tables
     batch.init()
     def own():
         return sum(map(int, re.findall(r"^Private_Dirty:\\s+(\\d+)", open("/proc/self/smaps_rollup").read(), re.M)))

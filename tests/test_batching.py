@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from score.batching import Batcher, Costs, Limits, _Ticket
 from score.errors import DeadlinePassed, ModelRejected, OutOfMemory, QueueFull
+from score.inference.batching.queue import Batcher, Costs, Limits, _Ticket
 
 PATIENT = Limits(rows=64, requests=256, seconds=60)
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from score import checkpoint
 from score.errors import NoWeights, SeveralWeights, WeightsNotFound
 from score.formats.registry import open_checkpoint
+from score.weights import select
 from tests.makers import net
 
 LINEAR = nn.Linear(3, 2).state_dict()
 
 
-def choose(value: Any, folder: Path, wanted: str | None = None) -> checkpoint.Candidate:
+def choose(value: Any, folder: Path, wanted: str | None = None) -> select.Candidate:
     torch.save(value, folder / "model.pt")
-    return checkpoint.choose(open_checkpoint(folder / "model.pt"), wanted)
+    return select.choose(open_checkpoint(folder / "model.pt"), wanted)
 
 
 def adam() -> dict[str, Any]:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from models.simple_model import SimpleModel
-from score import architecture, checksums, digests
+from score.architectures import resolve
 from score.errors import ChecksumMismatch, MalformedFile
 from score.main import load_model
 from score.settings import Settings
+from score.weights import checksums, hashing
 
 
 @pytest.fixture
@@ -87,14 +88,14 @@ def test_a_file_that_is_not_listed_is_refused(folder: Path, name: str) -> None:
 
 
 def test_a_file_that_changes_while_it_is_loaded_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = architecture.find
+    find = resolve.find
 
     def finding(*args: Any) -> Any:
         with (folder / "model.pt").open("ab") as file:
             file.write(b"\0")
         return find(*args)
 
-    monkeypatch.setattr(architecture, "find", finding)
+    monkeypatch.setattr(resolve, "find", finding)
     with pytest.raises(ChecksumMismatch, match="changed after its digest was taken"):
         load_model(Settings.load(folder))
 
@@ -107,9 +108,9 @@ def test_no_two_folders_have_one_digest(tmp_path: Path) -> None:
         folder.mkdir()
         for name in names:
             (folder / name).write_text(names[0])
-        made.append(digests.sha256(folder))
+        made.append(hashing.sha256(folder))
     (tmp_path / "5").mkdir()
     (tmp_path / "5" / "a").symlink_to("b")
     (tmp_path / "5" / "b").write_text("a")
-    made.append(digests.sha256(tmp_path / "5"))
+    made.append(hashing.sha256(tmp_path / "5"))
     assert len(set(made)) == len(made)

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 from models.digits_cnn import DigitsCNN
 from models.simple_model import SimpleModel
 from score import __version__
-from score.cli import app
-from score.digests import file_sha256
+from score.cli.app import app
 from score.errors import ScoreError, every_error
+from score.weights.hashing import file_sha256
 from tests.server import environment
 
 KEYS = ["path", "format", "bytes", "sha256", "weights_path", "tensors", "parameters", "dtypes", "prefix", "candidates",
@@ -72,7 +72,7 @@ def test_inspect_refuses_with_the_same_keys_each_time(tmp_path: Path) -> None:
 
 
 def test_a_digest_that_was_begun_early_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("score.digests.WORTH_A_THREAD", 10)
+    monkeypatch.setattr("score.weights.hashing.WORTH_A_THREAD", 10)
     torch.save(SimpleModel().state_dict(), tmp_path / "model.pt")
     wanted = hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest()
     for given in (tmp_path, tmp_path / "model.pt"):

@@ -14,7 +14,8 @@ import yaml
 
 from examples.train_digits import writers
 from models.digits_cnn import DigitsCNN
-from score import __version__, gunicorn_config
+from score import __version__
+from score.server import gunicorn_config
 from score.settings import Settings, variable
 from tests.test_pins import pins
 
@@ -111,7 +112,7 @@ def test_concurrency_and_timeouts_agree(name: str) -> None:
     else:  # the image's worker, whose connections are more than the requests
         assert at_once == int(variables["SCORE_MAX_QUEUE"]) == default("max_queue")
         assert at_once < gunicorn_config.worker_connections
-        assert "--config /opt/loadstone/score/gunicorn_config.py" in dockerfile()
+        assert "--config /opt/loadstone/score/server/gunicorn_config.py" in dockerfile()
     assert at_once >= default("max_batch")  # else no batch is ever full
     known = {variable(field) for field in Settings.model_fields} | {"GUNICORN_CMD_ARGS", "PYTHONUNBUFFERED"}
     assert set(variables) <= known

@@ -15,13 +15,13 @@ from torch import nn
 
 import models
 from models import registered
-from score import checkpoint
 from score.codecs import registry as codecs
 from score.errors import ArchitectureUndecided, NotAcceptable, NotNumeric, UnsupportedMediaType
 from score.formats import registry
 from score.main import load_model
-from score.model_dir import find_checkpoint
 from score.settings import Settings
+from score.weights import select
+from score.weights.locate import find_checkpoint
 from tests.server import environment
 from tools import settings_page, site
 
@@ -84,7 +84,7 @@ def test_the_format_in_contributing_works_as_it_stands(tmp_path: Path, monkeypat
     (tmp_path / "shape.json").write_text("[3, 4]")
     found = find_checkpoint(Settings.load(tmp_path))
     assert found.format == "raw"
-    weights = checkpoint.weights_of(registry.open_checkpoint(found.path))
+    weights = select.weights_of(registry.open_checkpoint(found.path))
     assert weights is not None
     assert weights.tensors["weight"].load().equal(torch.eye(3, 4))
 

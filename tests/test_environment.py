@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from models.simple_model import SimpleModel
-from score import environment
-from score.diagnosis import explained
 from score.errors import WeightsMismatch
 from score.main import load_model
+from score.server.startup import explained
 from score.settings import Settings
+from score.weights import versions
 from tests.test_cli import score
 
 HERE = torch.__version__.partition("+")[0]
@@ -34,19 +34,19 @@ HERE = torch.__version__.partition("+")[0]
     ],
 )
 def test_versions_are_found_wherever_trainers_leave_them(metadata: dict[str, Any], expected: dict[str, str]) -> None:
-    assert environment.written_by(metadata) == expected
+    assert versions.written_by(metadata) == expected
 
 
 def test_only_other_major_or_minor_versions_differ() -> None:
     major, minor, patch = HERE.split(".")
-    assert environment.differences({"torch": f"{major}.{minor}.{int(patch) + 1}"}) == []
-    (older,) = environment.differences({"torch": "1.13.1"})
+    assert versions.differences({"torch": f"{major}.{minor}.{int(patch) + 1}"}) == []
+    (older,) = versions.differences({"torch": "1.13.1"})
     assert (older.newer, older.pin) == (False, "torch==1.13.1")
-    (newer,) = environment.differences({"torch": f"{major}.{int(minor) + 1}.0"})
+    (newer,) = versions.differences({"torch": f"{major}.{int(minor) + 1}.0"})
     assert newer.newer
-    (python,) = environment.differences({"python_version": "3.99.1"})
+    (python,) = versions.differences({"python_version": "3.99.1"})
     assert "python=3.99 in conda.yml" in python.pin
-    (absent,) = environment.differences({"timm": "0.9.2"})
+    (absent,) = versions.differences({"timm": "0.9.2"})
     assert absent.here is None
     assert "not installed" in str(absent)
 
@@ -77,4 +77,4 @@ def test_transformers_and_mlflow_say_theirs(tmp_path: Path) -> None:
     (tmp_path / "hf" / "config.json").write_text(json.dumps({"model_type": "bert", "transformers_version": "99.0.0"}))
     torch.save(SimpleModel().state_dict(), tmp_path / "hf" / "pytorch_model.bin")
     done = score("inspect", tmp_path / "hf", "--json")
-    assert environment.written_by(json.loads(done.stdout)["metadata"]) == {"transformers": "99.0.0"}
+    assert versions.written_by(json.loads(done.stdout)["metadata"]) == {"transformers": "99.0.0"}

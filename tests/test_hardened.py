@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from score import main
+from score.cli.inspection import inspect
 from score.codecs import json_dialects, npy, npz, oip_v2
 from score.codecs.registry import Body
 from score.errors import ArchitectureBroken, InvalidSetting, LoadError, MalformedFile, RequestError
 from score.formats.registry import open_checkpoint
-from score.inspection import inspect
 from score.settings import Settings
 from tests import makers
 from tests.server import environment, running

@@ -10,14 +10,14 @@ import pytest
 from score import main
 from score.codecs import image
 from score.codecs.registry import Body
+from score.inference.preprocess.task import _is_of_images, _json
 from score.settings import Settings
-from score.task import _is_of_images, _json
 from tests.transformers_models import built
 
 transformers = pytest.importorskip("transformers")
 PIL = pytest.importorskip("PIL.Image")
 
-from models._images import Processor, from_preprocessor  # noqa: E402
+from score.inference.preprocess.images import Processor, from_preprocessor  # noqa: E402
 
 
 def picture(high: int = 61, wide: int = 83) -> np.ndarray:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from score.codecs import _numbers, json_dialects
+from score.codecs import _simdjson, json_dialects
 from score.codecs.json_dialects import accepts, encode
 from score.codecs.registry import Body, Decoded
 from score.errors import NotNumeric, RaggedRows, RequestError, UnknownBody, WrongInputs
@@ -128,8 +128,8 @@ NESTED = st.recursive(
 @given(DIALECTS, NESTED | FLOATS.map(np.ndarray.tolist), st.sampled_from(["", "[", "data"]))
 def test_the_quick_way_says_what_the_ordinary_way_says(dialect: str, value: Any, extra: str) -> None:
     document = {dialect: value, **({extra: 1} if extra else {})}
-    text = json.dumps(document).encode() + b" " * _numbers.SMALLEST
-    quick = _numbers.read(text, json_dialects.WRAPPED)
+    text = json.dumps(document).encode() + b" " * _simdjson.SMALLEST
+    quick = _simdjson.read(text, json_dialects.WRAPPED)
     if quick is None:
         return
     assert quick[0] == dialect
@@ -141,7 +141,7 @@ def test_the_quick_way_says_what_the_ordinary_way_says(dialect: str, value: Any,
 def test_the_quick_way_is_taken_for_what_it_is_made_for() -> None:
     array = np.random.default_rng(0).random((2, 3, 100))
     text = orjson.dumps({"data": array.tolist()})
-    quick = _numbers.read(text, json_dialects.WRAPPED)
+    quick = _simdjson.read(text, json_dialects.WRAPPED)
     assert quick is not None
     np.testing.assert_array_equal(quick[1], array)
 

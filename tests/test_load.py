@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from score import device, main
+from score import main
 from score.errors import DeviceUnavailable, Uninitialised
+from score.inference import device
 from score.settings import Settings
 
 

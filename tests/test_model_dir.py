@@ -19,8 +19,8 @@ from score.errors import (
     TruncatedFile,
 )
 from score.formats.registry import open_checkpoint
-from score.model_dir import find_checkpoint, size, tree
 from score.settings import Settings
+from score.weights.locate import find_checkpoint, size, tree
 
 
 def save(path: Path) -> Path:

@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from score import main
-from score.cli import app
+from score.cli.app import app
 from score.errors import LoadError, one_line, printable
 from score.formats.registry import open_checkpoint
 from score.settings import Settings

@@ -17,14 +17,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from score.batching import Pass
-from score.collecting import Collector
-from score.observing import Exchange, Observer, percentiles
-from score.telemetry import Telemetry
+from score.inference.batching.queue import Pass
+from score.server.data_collector import Collector
+from score.server.metrics import Observer, RequestRecord, percentiles
+from score.server.telemetry import Telemetry
 
 
-def exchange(status: int = 200, rows: int = 2, batch: int = 8, error: str = "") -> Exchange:
-    found = Exchange("r1", began=time.perf_counter() - 0.1, codec="json", status=status, error=error)
+def exchange(status: int = 200, rows: int = 2, batch: int = 8, error: str = "") -> RequestRecord:
+    found = RequestRecord("r1", began=time.perf_counter() - 0.1, codec="json", status=status, error=error)
     if status == 200:
         inputs = {"x": torch.ones(rows, 3)}
         found.inputs = inputs

@@ -11,8 +11,8 @@ import torch
 from score.codecs import json_dialects, oip_v2
 from score.codecs.registry import Body, Decoded
 from score.errors import TopKUnavailable, UnknownParameter
-from score.outputs import arrays
-from score.task import Task
+from score.inference.outputs import arrays
+from score.inference.preprocess.task import Task
 
 
 def test_names_do_not_depend_on_how_many_there_are() -> None:

@@ -88,7 +88,7 @@ def test_the_code_of_an_mlflow_folder(project: Path) -> None:
 def test_a_file_in_the_folder_may_still_say_models() -> None:
     script = (
         "from models import register; import models, loadstone_models; assert models is loadstone_models; "
-        "from models.resnet import ResNet; from score.recognition import registered_models; "
+        "from models.resnet import ResNet; from score.architectures.recognition import registered_models; "
         "assert registered_models()['ResNet'].cls is ResNet"
     )
     for first in ("", "import score; "):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from score import outputs, probing
 from score.errors import ModelRejected
-from score.signature import validate
+from score.inference import infer_signature, outputs
+from score.inference.signature import validate
 
 
 class Flattening(nn.Module):
@@ -85,7 +85,7 @@ def cnn(side: int) -> nn.Module:
     ],
 )
 def test_what_a_model_takes_is_found(model: nn.Module, takes: str) -> None:
-    signature = probing.find(model.eval(), None, "")
+    signature = infer_signature.find(model.eval(), None, "")
     assert str(signature.inputs[0]) == takes
     assert signature.source == "found by trying"
     assert signature.known
@@ -93,13 +93,13 @@ def test_what_a_model_takes_is_found(model: nn.Module, takes: str) -> None:
 
 def test_a_batch_that_is_not_first_is_not_mistaken_for_one() -> None:
     # batch_first=False: the rows of what looks like a batch are one sequence
-    signature = probing.find(nn.LSTM(3, 4).eval(), None, "")
+    signature = infer_signature.find(nn.LSTM(3, 4).eval(), None, "")
     assert not signature.known
 
 
 def test_a_pair_keeps_its_names_and_has_no_shapes() -> None:
     model = TwoInputs().eval()
-    signature = probing.find(model, None, "")
+    signature = infer_signature.find(model, None, "")
     assert [(spec.name, spec.required) for spec in signature.inputs] == [
         ("left", True),
         ("right", True),
@@ -107,18 +107,18 @@ def test_a_pair_keeps_its_names_and_has_no_shapes() -> None:
     ]
     assert not signature.known
     given = {"right": np.ones((2, 3)), "left": np.zeros((2, 3))}
-    answer = outputs.arrays(probing.call(model, validate(signature, given), probing.input_names(model)))
+    answer = outputs.arrays(infer_signature.call(model, validate(signature, given), infer_signature.input_names(model)))
     with torch.inference_mode():
         wanted = model(torch.zeros(2, 3), torch.ones(2, 3))
     np.testing.assert_allclose(answer, wanted.numpy())
 
 
 def test_a_declared_signature_is_not_tried() -> None:
-    signature = probing.find(TwoInputs(), {"left": "float32[N, 3]", "right": "float32[N, 3]"}, "SCORE_INPUTS")
+    signature = infer_signature.find(TwoInputs(), {"left": "float32[N, 3]", "right": "float32[N, 3]"}, "SCORE_INPUTS")
     assert signature.known
     assert signature.source == "SCORE_INPUTS"
-    assert set(probing.synthetic(signature, rows=4)) == {"left", "right"}
-    assert probing.synthetic(signature, rows=4)["left"].shape == (4, 3)  # type: ignore[union-attr]
+    assert set(infer_signature.synthetic(signature, rows=4)) == {"left", "right"}
+    assert infer_signature.synthetic(signature, rows=4)["left"].shape == (4, 3)  # type: ignore[union-attr]
 
 
 def test_torchscript_says_which_inputs_are_python_values() -> None:
@@ -132,12 +132,12 @@ def test_torchscript_says_which_inputs_are_python_values() -> None:
             return result
 
     scripted: Any = torch.jit.script(Rated())
-    signature = probing.find(scripted, None, "")
+    signature = infer_signature.find(scripted, None, "")
     assert [(spec.name, spec.dtype, spec.required) for spec in signature.inputs] == [
         ("x", "float32", True), ("rate", "py_int", True), ("note", "float32", False),
     ]  # fmt: skip
     inputs = validate(signature, {"x": np.ones((1, 3)), "rate": np.asarray(2)})
-    assert probing.call(scripted, inputs, probing.input_names(scripted)).shape == (1, 2)
+    assert infer_signature.call(scripted, inputs, infer_signature.input_names(scripted)).shape == (1, 2)
 
 
 @pytest.mark.parametrize(

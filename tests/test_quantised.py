@@ -8,7 +8,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from score import main
-from score.cli import app
+from score.cli.app import app
 from score.errors import QuantisedWeights
 from score.settings import Settings
 

@@ -19,8 +19,7 @@ from models.resnet import ResNet
 from models.tagger import GRUTagger, LSTMTagger
 from models.unet import UNet
 from models.vgg import VGG
-from score import fingerprints, providers, recognition, saved
-from score.checkpoint import Candidate
+from score.architectures import fingerprints, hparams, libraries, recognition
 from score.errors import (
     ArchitectureAmbiguous,
     ArchitectureBroken,
@@ -29,9 +28,10 @@ from score.errors import (
     ArchitectureUnknown,
     ProviderMissing,
 )
-from score.formats.contents import TensorRef
+from score.formats.base import TensorRef
 from score.main import load_model
 from score.settings import LIBRARIES, Settings
+from score.weights.select import Candidate
 from tests.test_cli import score
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -326,14 +326,14 @@ def test_a_head_of_another_size_is_recognised_too(small: nn.Module) -> None:
 
 
 def test_a_provider_that_is_not_installed_is_named(small: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers.Provider, "installed", False)
+    monkeypatch.setattr(libraries.Provider, "installed", False)
     shapes = {name: tuple(value.shape) for name, value in small.state_dict().items()}
     with pytest.raises(ProviderMissing) as caught:
         recognition.recognise(candidate(shapes))
     assert f"transformers:{SMALL}" in caught.value.message
     assert f"pip install transformers=={fingerprints.index().versions['transformers']}" in caught.value.hint
     with pytest.raises(ArchitectureUnknown, match="not installed"):
-        providers.builder("timm:resnet50")
+        libraries.builder("timm:resnet50")
 
 
 def test_recognition_builds_only_what_it_recognises(small: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,7 +459,7 @@ def test_places_in_a_checkpoint_are_no_arguments() -> None:
     given = {
         "hyper_parameters": {"width": 6, "weights": "https://example.com/x.pt", "model": {"path": "..\\x", "n": 1}}
     }
-    assert saved.arguments(given) == [{"n": 1}, {"width": 6, "model": given["hyper_parameters"]["model"]}]
+    assert hparams.arguments(given) == [{"n": 1}, {"width": 6, "model": given["hyper_parameters"]["model"]}]
 
 
 def test_arguments_of_the_deployment_go_over_those_in_the_checkpoint(tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def test_a_providers_name_in_the_setting(small: nn.Module, tmp_path: Path) -> No
     torch.save(small.state_dict(), tmp_path / "m.pt")
     (tmp_path / "score.toml").write_text(f'architecture = "transformers:{SMALL}"\ninputs = "float32[N, 3, 64, 64]"\n')
     assert served(tmp_path).report.architecture == f"transformers:{SMALL}"
-    assert tuple(providers.PROVIDERS) == LIBRARIES
+    assert tuple(libraries.PROVIDERS) == LIBRARIES
     found = served(tmp_path, architecture=f"transformers:{SMALL}", inputs="float32[N, 3, 64, 64]")
     assert found.report.source == "SCORE_ARCHITECTURE"
     with pytest.raises(ArchitectureUnknown, match="NoSuchModel"):

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from score.errors import DeviceLost, ModelRejected, OutOfMemory
+from score.inference.predictor import Predictor
 from score.main import load_model
-from score.served import Served
 from score.settings import Settings
 
 
-def served(module: nn.Module, folder: Path, inputs: str) -> Served:
+def served(module: nn.Module, folder: Path, inputs: str) -> Predictor:
     """A module as it is served; what its weights are does not matter here."""
     torch.save(nn.Linear(1, 1), folder / "model.pt")
     loaded = load_model(Settings.load(folder / "model.pt", inputs=inputs))
-    return Served(module.eval(), loaded.report, loaded.settings)
+    return Predictor(module.eval(), loaded.report, loaded.settings)
 
 
 class Mixing(nn.Module):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from score.errors import InvalidSetting, NotNumeric, RequestError, WrongDtype, WrongInputs, WrongShape
-from score.signature import InputSpec, Signature, parse, validate
+from score.inference.signature import InputSpec, Signature, parse, validate
 
 ONE = parse("float32[N, 3]", ["x"], "test")
 

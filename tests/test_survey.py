@@ -20,11 +20,12 @@ import pytest
 import torch
 from torch import nn
 
-from score import checkpoint, main
-from score.align import align
+from score import main
 from score.errors import LoadError, SeveralWeights
 from score.formats.registry import detect, open_checkpoint
 from score.settings import Settings
+from score.weights import select
+from score.weights.align import align
 
 SAVERS: dict[str, Callable[[Any, Path], None]] = {
     "zip": lambda value, path: torch.save(value, path),
@@ -119,7 +120,7 @@ def test_the_weights_are_found(tmp_path: Path, name: str, saver: str) -> None:
     make, path = FOUND[name]
     torch.manual_seed(2)
     SAVERS[saver](make(), tmp_path / "model.pt")
-    weights = checkpoint.choose(open_checkpoint(tmp_path / "model.pt"))
+    weights = select.choose(open_checkpoint(tmp_path / "model.pt"))
     assert weights.path == path
     assert weights.parameters == 15
     aligned = align({"fc.weight": (3, 4), "fc.bias": (3,)}, weights.shapes())
@@ -159,7 +160,7 @@ def test_omegaconf_around_the_weights(tmp_path: Path) -> None:
             )
     contents = open_checkpoint(path)
     assert contents.unsafe_globals == ("omegaconf.dictconfig.DictConfig",)
-    assert checkpoint.choose(contents).path == "model"
+    assert select.choose(contents).path == "model"
 
 
 def test_code_pickled_by_value(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_code_pickled_by_value(tmp_path: Path) -> None:
     Local.__module__ = "__main__"
     torch.save(Local(), tmp_path / "model.pt", pickle_module=cloudpickle)
     contents = open_checkpoint(tmp_path / "model.pt")
-    assert checkpoint.choose(contents).parameters == 15
+    assert select.choose(contents).parameters == 15
     assert any("cloudpickle" in name for name in contents.unsafe_globals)
 
 
@@ -189,7 +190,7 @@ def test_the_prefixes_are_stripped_against_the_target(tmp_path: Path, prefix: st
 
 @pytest.mark.parametrize("prefix", ["encoder.", "backbone.", "actor.", "fc."])
 def test_a_real_submodule_is_no_prefix(tmp_path: Path, prefix: str) -> None:
-    from score.inspection import inspect
+    from score.cli.inspection import inspect
 
     torch.save(state(prefix), tmp_path / "model.pt")
     assert inspect(tmp_path, Settings.load(tmp_path))["prefix"] == ""
@@ -205,7 +206,7 @@ def test_a_tensor_pickled_before_0_4(tmp_path: Path, kind: str) -> None:
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("model/data.pkl", b"\x80\x02}X\x01\x00\x00\x00w" + tensor + b"s.")
         archive.writestr("model/data/0", values.numpy().tobytes())
-    weights = checkpoint.choose(open_checkpoint(tmp_path / "model.pt"))
+    weights = select.choose(open_checkpoint(tmp_path / "model.pt"))
     assert weights.tensors["w"].load().tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
@@ -216,7 +217,7 @@ def test_a_tensor_pickled_before_0_4(tmp_path: Path, kind: str) -> None:
 def test_extensions_lie(tmp_path: Path, name: str, saver: str) -> None:
     SAVERS[saver](state(), tmp_path / name)
     assert detect(tmp_path / name) == f"torch-{saver}"
-    assert checkpoint.choose(open_checkpoint(tmp_path / name)).parameters == 15
+    assert select.choose(open_checkpoint(tmp_path / name)).parameters == 15
 
 
 def test_config_beside_weights_in_two_files(tmp_path: Path) -> None:
@@ -232,11 +233,11 @@ def test_several_networks_with_no_single_model(tmp_path: Path) -> None:
     value = {"generator": state(), "discriminator": nn.Linear(2, 2).state_dict(), "steps": 3}
     torch.save(value, tmp_path / "model.pt")
     with pytest.raises(SeveralWeights, match="2 mappings"):
-        checkpoint.choose(open_checkpoint(tmp_path / "model.pt"))
+        select.choose(open_checkpoint(tmp_path / "model.pt"))
     split = {f"net_{number}": Net() for number in range(1, 4)}
     torch.save(split, tmp_path / "model.pt")
     with pytest.raises(SeveralWeights, match="3 mappings"):
-        checkpoint.choose(open_checkpoint(tmp_path / "model.pt"))
+        select.choose(open_checkpoint(tmp_path / "model.pt"))
 
 
 def _stable_baselines(path: Path) -> None:

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models import _images, _labels
 from models.resnet import ResNet
 from models.simple_model import SimpleModel
 from score.codecs import image
 from score.codecs.registry import Body, choose
 from score.errors import InvalidImage, InvalidSetting, UnsupportedMediaType
+from score.inference.preprocess import images, labels
 from score.main import load_model
 from score.settings import Settings
 from tests.end_to_end.test_public_packages import CACHE
@@ -43,8 +43,8 @@ def test_logits_logarithms_and_probabilities_come_out_the_same() -> None:
     logits = np.array([[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]], np.float32)
     expected = torch.from_numpy(logits).softmax(1).numpy()
     for given_ in (logits, np.log(expected), expected):
-        np.testing.assert_allclose(_labels.probabilities(given_), expected, rtol=1e-5)
-    assert _labels.top(logits, ["a", "b", "c"], 2)[0] == [
+        np.testing.assert_allclose(labels.probabilities(given_), expected, rtol=1e-5)
+    assert labels.top(logits, ["a", "b", "c"], 2)[0] == [
         {"label": "b", "probability": pytest.approx(expected[0, 1])},
         {"label": "c", "probability": pytest.approx(expected[0, 2])},
     ]
@@ -52,7 +52,7 @@ def test_logits_logarithms_and_probabilities_come_out_the_same() -> None:
 
 @given(st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=20))
 def test_probabilities_always_sum_to_one(row: list[float]) -> None:
-    found = _labels.probabilities(np.array([row], np.float32))
+    found = labels.probabilities(np.array([row], np.float32))
     assert np.isfinite(found).all()
     assert found.sum() == pytest.approx(1, abs=1e-3)
 
@@ -128,7 +128,7 @@ def test_a_wrong_number_of_labels_is_said(tmp_path: Path) -> None:
 
 
 def test_the_imagenet_recipe_is_torchvisions_arithmetic() -> None:
-    found = _images.RECIPES["imagenet"].apply(PHOTO)
+    found = images.RECIPES["imagenet"].apply(PHOTO)
     image_ = Image.fromarray(PHOTO).resize((341, 256), Image.Resampling.BILINEAR)  # int(256 * 400 / 300)
     left, top = round((341 - 224) / 2), round((256 - 224) / 2)
     pixels = np.asarray(image_, np.float32)[top : top + 224, left : left + 224] / 255
@@ -139,18 +139,18 @@ def test_the_imagenet_recipe_is_torchvisions_arithmetic() -> None:
 
 
 def test_a_grey_recipe_has_one_channel() -> None:
-    found = _images.Recipe((0.0,), (1.0,), resize=(8, 8), scale=1.0).apply(PHOTO)
+    found = images.Recipe((0.0,), (1.0,), resize=(8, 8), scale=1.0).apply(PHOTO)
     expected = np.asarray(Image.fromarray(PHOTO).convert("L").resize((8, 8), Image.Resampling.BILINEAR), np.float32)
     np.testing.assert_allclose(found, expected[None, None])
 
 
 def test_recipes_from_transformers_and_timm() -> None:
     config = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 48}, "resample": 3}
-    recipe = _images.from_preprocessor(config)
+    recipe = images.from_preprocessor(config)
     assert recipe is not None
     assert (recipe.resize, recipe.crop, recipe.interpolation) == ((32, 48), None, "bicubic")
     assert recipe.apply(PHOTO).shape == (1, 3, 32, 48)
-    assert _images.from_preprocessor({"feature_size": 80}) is None
+    assert images.from_preprocessor({"feature_size": 80}) is None
     timm = {
         "input_size": (3, 224, 224),
         "mean": (0.5,) * 3,
@@ -158,8 +158,8 @@ def test_recipes_from_transformers_and_timm() -> None:
         "crop_pct": 0.9,
         "interpolation": "bicubic",
     }
-    assert _images.from_timm(timm).resize == 248
-    assert _images.from_timm(timm).apply(PHOTO).shape == (1, 3, 224, 224)
+    assert images.from_timm(timm).resize == 248
+    assert images.from_timm(timm).apply(PHOTO).shape == (1, 3, 224, 224)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_an_image_is_answered_as_its_pixels_would_be(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "model" / "m.pt")
     (tmp_path / "model" / "labels.txt").write_text("\n".join("abcde"))
     with torch.inference_mode():
-        expected = model(torch.from_numpy(_images.RECIPES["imagenet"].apply(PHOTO)))
+        expected = model(torch.from_numpy(images.RECIPES["imagenet"].apply(PHOTO)))
     with running(tmp_path / "model", tmp_path) as server:
         answer = server.request(body=encoded(PHOTO, "PNG"), Content_Type="image/png")
         np.testing.assert_allclose(answer.json["predictions"], expected.numpy(), rtol=1e-3, atol=1e-4)

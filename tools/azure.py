@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from score import deployment
+from score.cli import deployment
 from tools.image import ROOT, tag
 
 BUILD = ROOT / "build"

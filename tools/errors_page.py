@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from score.cli.manual import meaning
 from score.errors import LoadError, RequestError, ScoreError, every_error
-from score.manual import meaning
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
 

@@ -1,4 +1,4 @@
-"""Write score/fingerprints.json.gz: `make fingerprints`, which needs torchvision, timm and transformers installed.
+"""Write score/architectures/fingerprints.json.gz: `make fingerprints`. Needs torchvision, timm and transformers.
 
 Each architecture of each provider is built on the meta device, one process a core. Those that can't be built without
 further arguments are left out, and counted.
@@ -16,15 +16,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from score import fingerprints
-from score.building import on_meta, shapes
-from score.fingerprints import Print
-from score.providers import PROVIDERS
+from score.architectures import fingerprints
+from score.architectures.fingerprints import Fingerprint
+from score.architectures.libraries import PROVIDERS
+from score.architectures.meta_init import on_meta, shapes
 
 MOST_KEYS = 20_000
 
 
-def printed(name: str) -> Print | str:
+def printed(name: str) -> Fingerprint | str:
     """An architecture's print, or why there is none."""
     warnings.filterwarnings("ignore")
     package, _, rest = name.partition(":")
@@ -34,7 +34,7 @@ def printed(name: str) -> Print | str:
         if not 2 <= len(found) <= MOST_KEYS:
             return f"{name}: {len(found)} keys"
         head = fingerprints.head_of(module)
-        return Print(
+        return Fingerprint(
             name, fingerprints.digest(found), fingerprints.digest(found, head), head, fingerprints.structure(module),
             fingerprints.sketch(found), len(found),
         )  # fmt: skip
@@ -42,10 +42,10 @@ def printed(name: str) -> Print | str:
         return f"{name}: {type(error).__name__}: {str(error)[:100]}"
 
 
-def unified(prints: list[Print]) -> list[Print]:
+def unified(prints: list[Fingerprint]) -> list[Fingerprint]:
     """Those that two image libraries have under the same keys, and that give the same outputs on the same weights, get
     the same structure: the libraries print them differently."""
-    groups: dict[str, list[Print]] = {}
+    groups: dict[str, list[Fingerprint]] = {}
     for one in prints:
         groups.setdefault(one.full, []).append(one)
     found = {one.name: one for one in prints}
@@ -82,7 +82,7 @@ def main() -> None:
     ]
     with ProcessPoolExecutor(2) as pool:
         made = list(pool.map(printed, names, chunksize=8))
-    prints = [found for found in made if isinstance(found, Print)]
+    prints = [found for found in made if isinstance(found, Fingerprint)]
     refused = [found for found in made if isinstance(found, str)]
     versions = {name: provider.version for name, provider in PROVIDERS.items() if provider.installed}
     prints = unified(prints)

@@ -35,7 +35,7 @@ Of the server's own variables, these matter most:
 | variable | what it says |
 |---|---|
 | `WORKER_COUNT` | how many processes serve; each holds the model, on a CPU sharing the mapped weights |
-| `GUNICORN_CMD_ARGS` | gunicorn's arguments; they win over `score/gunicorn_config.py` |
+| `GUNICORN_CMD_ARGS` | gunicorn's arguments; they win over `score/server/gunicorn_config.py` |
 | `AML_APP_INSIGHTS_ENABLED`, `AML_APP_INSIGHTS_KEY` | metrics and traces to Application Insights |
 """
 

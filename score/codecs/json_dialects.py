@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from score.codecs import _numbers
+from score.codecs import _simdjson
 from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, refuse_unknown
 from score.errors import NotNumeric, RaggedRows, UnknownBody, UnknownParameter, WrongInputs
 
@@ -33,7 +33,7 @@ def accepts(body: Body) -> bool:
 
 def decode(body: Body) -> Decoded:
     """Raises `InvalidJson`, `UnknownBody`, `NotNumeric`, `RaggedRows` or `WrongInputs`."""
-    if quick := _numbers.read(body.data, WRAPPED):
+    if quick := _simdjson.read(body.data, WRAPPED):
         return Decoded(quick[1], quick[0])
     document = body.document
     if not isinstance(document, dict):

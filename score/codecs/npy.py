@@ -6,7 +6,7 @@ Specification: numpy/lib/format.py. Arrays of Python objects are refused: they a
 from collections.abc import Mapping
 
 from score.codecs import npz
-from score.codecs._numpy import MAGIC, read_array, write_array
+from score.codecs._npy import MAGIC, read_array, write_array
 from score.codecs.registry import Body, Decoded, Encoded, Outputs
 
 NAME = "npy"

@@ -4,10 +4,10 @@ import io
 import zipfile
 import zlib
 
-from score.codecs._numpy import read_array, write_array
+from score.codecs._npy import read_array, write_array
 from score.codecs.registry import Body, Decoded, Encoded, Outputs
 from score.errors import InvalidArray
-from score.outputs import named
+from score.inference.outputs import named
 
 NAME = "npz"
 TYPES = ("application/x-npz",)

@@ -20,7 +20,7 @@ import orjson
 from score.codecs.json_dialects import MAX_DEPTH, array
 from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, refuse_unknown
 from score.errors import InvalidTensor, NotNumeric, UnknownOutput
-from score.outputs import named
+from score.inference.outputs import named
 
 NAME = "oip-v2"
 TYPES = ("application/json", "application/vnd.sagemaker-triton.binary+json", "application/octet-stream")

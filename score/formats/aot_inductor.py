@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from score.errors import MalformedFile, VersionTooOld
-from score.formats._source import Source
-from score.formats._zip import Archive
-from score.formats.contents import Contents, Program
+from score.formats._io.source import Source
+from score.formats._io.zip import Archive
+from score.formats.base import Contents, Program
 from score.formats.probe import Probe
 
 NAME = "aot-inductor"

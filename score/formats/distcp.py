@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile
-from score.formats._pickled import no_storages, read_pickle
-from score.formats._restricted import settled
-from score.formats._shards import within
-from score.formats._source import Source
-from score.formats._zip import Archive
-from score.formats.contents import Contents, StandIn, TensorRef
+from score.formats._io.shards import within
+from score.formats._io.source import Source
+from score.formats._io.zip import Archive
+from score.formats._pickle.inert import settled
+from score.formats._pickle.read import no_storages, read_pickle
+from score.formats.base import Contents, OpaqueObject, TensorRef
 from score.formats.probe import Probe
 from score.formats.torch_zip import read_archive
 
@@ -47,7 +47,7 @@ def open(path: Path, read: str) -> Contents:
 
 
 def _attributes(value: Any) -> dict[Any, Any]:
-    if isinstance(value, StandIn):
+    if isinstance(value, OpaqueObject):
         return value.attributes()
     raise MalformedFile("the .metadata is not that of a distributed checkpoint")
 

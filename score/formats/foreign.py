@@ -10,7 +10,7 @@ from pathlib import Path
 
 from score.errors import ForeignFormat, LoadError, TruncatedFile
 from score.formats import torch_tar
-from score.formats.contents import Contents
+from score.formats.base import Contents
 from score.formats.probe import Probe
 
 NAME = "foreign"

@@ -13,10 +13,10 @@ from typing import Any
 from torch import nn
 
 from score.errors import ArchitectureBroken, NoWeights
-from score.formats._export_schema import json_record
-from score.formats._source import Source
-from score.formats._zip import Archive
-from score.formats.contents import Contents, Design
+from score.formats._io.source import Source
+from score.formats._io.zip import Archive
+from score.formats._program.export_schema import json_record
+from score.formats.base import Contents, ModelFactory
 from score.formats.probe import Probe
 
 NAME = "mar"
@@ -39,7 +39,7 @@ def open(path: Path, read: str) -> Contents:
         raise NoWeights(f"{path.name} has no serialized file; its handler makes the model: {described.get('handler')}")
     inner_path, held = archive.extracted(serialized)
     inner = open_checkpoint(inner_path, "mmap")
-    design = _design(path, archive, code) if isinstance(code, str) else None
+    factory = _factory(path, archive, code) if isinstance(code, str) else None
     metadata = {
         "model": described.get("modelName"),
         "serialized_file": serialized,
@@ -47,10 +47,10 @@ def open(path: Path, read: str) -> Contents:
         "handler_not_run": described.get("handler"),
         **inner.metadata,
     }
-    return replace(inner, format=NAME, path=path, design=design, metadata=metadata, held=held)
+    return replace(inner, format=NAME, path=path, factory=factory, metadata=metadata, held=held)
 
 
-def _design(path: Path, archive: Archive, record: str) -> Design:
+def _factory(path: Path, archive: Archive, record: str) -> ModelFactory:
     """The one nn.Module subclass that the model file defines. Importing the file is running code: only when trusted."""
 
     def build() -> nn.Module:
@@ -70,4 +70,4 @@ def _design(path: Path, archive: Archive, record: str) -> Design:
             raise ArchitectureBroken(f"{record} in {path.name} should define one model class, and defines {names}")
         return found[0]()
 
-    return Design(f"{path.name}:{record}", build, code=(f"the model file {record}",))
+    return ModelFactory(f"{path.name}:{record}", build, code=(f"the model file {record}",))

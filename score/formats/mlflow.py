@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from score.errors import MalformedFile, NoCheckpoint, UnsupportedFormat
-from score.formats._shards import contained, within
-from score.formats.contents import Contents
+from score.formats._io.shards import contained, within
+from score.formats.base import Contents
 from score.formats.probe import Probe
 
 NAME = "mlflow"
@@ -30,13 +30,13 @@ def open(path: Path, read: str) -> Contents:
 
     flavor = _flavor(path)
     inner = open_checkpoint(_inner(path, flavor), read)
-    revive, code = inner.revive, flavor.get("code")
+    load_trusted, code = inner.load_trusted, flavor.get("code")
 
     def with_code() -> Any:
-        assert revive is not None
+        assert load_trusted is not None
         sys.path.insert(0, str(contained(path, code)))  # what the model was logged with; only when trusted
         sys.dont_write_bytecode = True  # or imports would write into the model's folder
-        return revive()
+        return load_trusted()
 
     metadata = {
         "inner_format": inner.format,
@@ -44,7 +44,13 @@ def open(path: Path, read: str) -> Contents:
         "requirements_not_met": unmet(contained(path, "requirements.txt")),
         **inner.metadata,
     }
-    return replace(inner, format=NAME, path=path, revive=with_code if revive and code else revive, metadata=metadata)
+    return replace(
+        inner,
+        format=NAME,
+        path=path,
+        load_trusted=with_code if load_trusted and code else load_trusted,
+        metadata=metadata,
+    )
 
 
 def _flavor(folder: Path) -> dict[str, Any]:

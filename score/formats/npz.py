@@ -13,11 +13,11 @@ import torch
 from numpy.lib import format as npy
 
 from score.errors import MalformedFile, UnsupportedFormat
-from score.formats._numpy import torch_dtype
-from score.formats._source import Source
-from score.formats._tensors import StorageRef, as_bytes, row_major, strided
-from score.formats._zip import Archive
-from score.formats.contents import Contents, TensorRef
+from score.formats._io.source import Source
+from score.formats._io.zip import Archive
+from score.formats._pickle.numpy_arrays import torch_dtype
+from score.formats._pickle.rebuild import StorageRef, as_bytes, row_major, strided
+from score.formats.base import Contents, TensorRef
 from score.formats.probe import Probe
 
 NAME = "npz"

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from score.errors import MalformedFile, TruncatedFile, UnsupportedFormat, VersionTooOld
-from score.formats._shards import within
-from score.formats._source import Source
-from score.formats._tensors import StorageRef, row_major, strided
-from score.formats.contents import Contents, Program, TensorRef
+from score.formats._io.shards import within
+from score.formats._io.source import Source
+from score.formats._pickle.rebuild import StorageRef, row_major, strided
+from score.formats.base import Contents, Program, TensorRef
 from score.formats.probe import Probe
 
 NAME = "onnx"

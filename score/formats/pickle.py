@@ -4,11 +4,11 @@ import contextlib
 from pathlib import Path
 
 from score.errors import LoadError, UnsupportedFormat
-from score.formats._globals import is_pickle
-from score.formats._pickled import no_storages, read_pickle
-from score.formats._restricted import Restricted
-from score.formats._source import Source
-from score.formats.contents import Contents
+from score.formats._io.source import Source
+from score.formats._pickle.global_names import is_pickle
+from score.formats._pickle.inert import Restricted
+from score.formats._pickle.read import no_storages, read_pickle
+from score.formats.base import Contents
 from score.formats.probe import Probe
 from score.formats.torch_legacy import MAGIC
 

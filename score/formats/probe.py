@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 
 from score.errors import TruncatedFile
-from score.formats._source import Source, readable
-from score.formats._zip import directory
+from score.formats._io.source import Source, readable
+from score.formats._io.zip import directory
 
 HEAD_BYTES = 4096
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import score.formats
 from score.errors import LoadError, ModelDirUnreadable, NoCheckpoint
-from score.formats.contents import Contents
+from score.formats.base import Contents
 from score.formats.probe import Probe
 
 

@@ -10,9 +10,9 @@ import orjson
 import torch
 
 from score.errors import MalformedFile, TruncatedFile, VersionTooOld
-from score.formats._source import Source
-from score.formats._tensors import StorageRef, row_major, strided
-from score.formats.contents import Contents, TensorRef
+from score.formats._io.source import Source
+from score.formats._pickle.rebuild import StorageRef, row_major, strided
+from score.formats.base import Contents, TensorRef
 from score.formats.probe import Probe
 
 NAME = "safetensors"

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from score.formats import _shards, safetensors
-from score.formats.contents import Contents
+from score.formats import safetensors
+from score.formats._io import shards
+from score.formats.base import Contents
 from score.formats.probe import Probe
 
 NAME = "safetensors-sharded"
@@ -11,8 +12,8 @@ SUFFIX = ".safetensors.index.json"
 
 
 def detect(probe: Probe) -> bool:
-    return not _shards.described(probe) and _shards.index(probe, SUFFIX) is not None
+    return not shards.described(probe) and shards.index(probe, SUFFIX) is not None
 
 
 def open(path: Path, read: str) -> Contents:
-    return _shards.open_index(path, SUFFIX, read, NAME, safetensors.open)
+    return shards.open_index(path, SUFFIX, read, NAME, safetensors.open)

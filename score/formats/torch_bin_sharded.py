@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from score.formats import _shards, torch_legacy, torch_zip
-from score.formats.contents import Contents
+from score.formats import torch_legacy, torch_zip
+from score.formats._io import shards
+from score.formats.base import Contents
 from score.formats.probe import Probe
 
 NAME = "torch-bin-sharded"
@@ -11,13 +12,13 @@ SUFFIX = ".bin.index.json"
 
 
 def detect(probe: Probe) -> bool:
-    if _shards.described(probe) or _shards.index(probe, ".safetensors.index.json") is not None:
+    if shards.described(probe) or shards.index(probe, ".safetensors.index.json") is not None:
         return False
-    return _shards.index(probe, SUFFIX) is not None
+    return shards.index(probe, SUFFIX) is not None
 
 
 def open(path: Path, read: str) -> Contents:
-    return _shards.open_index(path, SUFFIX, read, NAME, open_shard)
+    return shards.open_index(path, SUFFIX, read, NAME, open_shard)
 
 
 def open_shard(path: Path, read: str) -> Contents:

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from score.errors import LoadError, MalformedFile, VersionTooOld
-from score.formats import _export_graph, _export_plan, _symbols
-from score.formats._export_plan import DTYPES, NotAllowed, Plan
-from score.formats._export_schema import PAYLOAD, PROGRAM, checked, json_record
-from score.formats._restricted import settled
-from score.formats._source import Source
-from score.formats._tensors import StorageRef, strided
-from score.formats._zip import Archive
-from score.formats.contents import Contents, Program, TensorRef
+from score.formats._io.source import Source
+from score.formats._io.zip import Archive
+from score.formats._pickle.inert import settled
+from score.formats._pickle.rebuild import StorageRef, strided
+from score.formats._program import export_graph, export_plan, symbols
+from score.formats._program.export_plan import DTYPES, NotAllowed, Plan
+from score.formats._program.export_schema import PAYLOAD, PROGRAM, checked, json_record
+from score.formats.base import Contents, Program, TensorRef
 from score.formats.probe import Probe
 from score.formats.torch_zip import read_archive
 
@@ -59,7 +59,7 @@ def open(path: Path, read: str) -> Contents:
     def build(device: torch.device) -> nn.Module:
         if code or plan is None:
             return _load_trusted(path, device)
-        return _export_graph.build(plan, lambda name: _tensor(path, tensors, name), device)
+        return export_graph.build(plan, lambda name: _tensor(path, tensors, name), device)
 
     return Contents(NAME, path, weights, program=Program(build, CLASS_PATH, tuple(code)), metadata=metadata)
 
@@ -90,14 +90,14 @@ def _planned(archive: Archive) -> tuple[Plan | None, list[str]]:
     """The plan, and what of the program needs trust."""
     program = checked(archive, _record(archive), PROGRAM)
     found = dict.fromkeys(_strange(program))
-    for target in _export_plan.operators(program["graph_module"]["graph"]):
-        if not _export_plan.allowed(target):
+    for target in export_plan.named_operators(program["graph_module"]["graph"]):
+        if not export_plan.allowed(target):
             found[f"the operator {target[:120]!r}"] = None
     if found:
         return None, list(found)
     try:
-        plan = _export_plan.plan(program, archive.path.name)
-        _export_graph.trace(plan)
+        plan = export_plan.plan(program, archive.path.name)
+        export_graph.trace(plan)
     except NotAllowed as error:
         return None, [str(error)]
     return plan, []
@@ -127,8 +127,8 @@ def _strange(program: Mapping[str, Any]) -> Iterator[str]:
 
 def _is_expression(text: str) -> bool:
     try:
-        _symbols.parse(text)
-    except _symbols.NotAnExpression:
+        symbols.parse(text)
+    except symbols.NotAnExpression:
         return False
     return True
 

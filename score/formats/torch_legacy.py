@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile, TruncatedFile
-from score.formats._pickled import foreign_byte_order, metadata, no_storages, read_pickle, swapped
-from score.formats._source import Source
-from score.formats._tensors import StorageRef
-from score.formats._trusted import Trusted
-from score.formats.contents import Contents
+from score.formats._io.source import Source
+from score.formats._pickle.read import foreign_byte_order, metadata, no_storages, read_pickle, swapped
+from score.formats._pickle.rebuild import StorageRef
+from score.formats._pickle.trusted import Trusted
+from score.formats.base import Contents
 from score.formats.probe import Probe
 
 NAME = "torch-legacy"
@@ -70,14 +70,14 @@ def open(path: Path, read: str) -> Contents:
     if missing := sorted(set(sizes) - set(offsets)):
         raise TruncatedFile(f"{name}: the storages {', '.join(missing[:5])} are named and not in the file")
 
-    def revive() -> Any:
+    def load_trusted() -> Any:
         return read_pickle(data, find, name=name, position=start, policy=Trusted(content.unsafe)).value
 
     return Contents(
         NAME,
         path,
         content.value,
-        revive=revive,
+        load_trusted=load_trusted,
         unsafe_globals=content.unsafe,
         metadata={"devices": list(content.locations), **metadata(content.value)},
     )

@@ -11,11 +11,11 @@ import torch
 from torch.package.package_importer import PackageImporter
 
 from score.errors import MalformedFile, TruncatedFile
-from score.formats._pickled import FindStorage, read_pickle
-from score.formats._source import Source
-from score.formats._tensors import StorageRef
-from score.formats._zip import Archive
-from score.formats.contents import Contents
+from score.formats._io.source import Source
+from score.formats._io.zip import Archive
+from score.formats._pickle.read import FindStorage, read_pickle
+from score.formats._pickle.rebuild import StorageRef
+from score.formats.base import Contents
 from score.formats.probe import Probe
 
 NAME = "torch-package"
@@ -38,7 +38,7 @@ def open(path: Path, read: str) -> Contents:
     only = next(iter(pickles.values())).value if len(pickles) == 1 else None
     tree = only if only is not None else {name: pickled.value for name, pickled in pickles.items()}
 
-    def revive() -> Any:
+    def load_trusted() -> Any:
         importer = PackageImporter(str(path))
         found = {}
         for record in records:
@@ -47,7 +47,12 @@ def open(path: Path, read: str) -> Contents:
         return found[records[0]] if only is not None else found
 
     return Contents(
-        NAME, path, tree, revive=revive, unsafe_globals=tuple(unsafe), metadata={"pickles": records, "code": code}
+        NAME,
+        path,
+        tree,
+        load_trusted=load_trusted,
+        unsafe_globals=tuple(unsafe),
+        metadata={"pickles": records, "code": code},
     )
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from score.errors import MalformedFile, TruncatedFile
-from score.formats._pickled import metadata, no_storages, read_pickle, window
-from score.formats._restricted import Restricted
-from score.formats._source import Source
-from score.formats._tensors import StorageRef, storage_dtype, strided
-from score.formats._unpickler import Unpickler
-from score.formats.contents import Contents, TensorRef
+from score.formats._io.source import Source
+from score.formats._pickle.inert import Restricted
+from score.formats._pickle.read import metadata, no_storages, read_pickle, window
+from score.formats._pickle.rebuild import StorageRef, storage_dtype, strided
+from score.formats._pickle.vm import Unpickler
+from score.formats.base import Contents, TensorRef
 from score.formats.probe import Probe
 
 NAME = "torch-tar"

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile, TruncatedFile, VersionTooOld
-from score.formats._pickled import FindStorage, Pickled, foreign_byte_order, metadata, read_pickle, swapped
-from score.formats._source import Source
-from score.formats._tensors import StorageRef
-from score.formats._trusted import Trusted
-from score.formats._zip import Archive
-from score.formats.contents import Contents
+from score.formats._io.source import Source
+from score.formats._io.zip import Archive
+from score.formats._pickle.read import FindStorage, Pickled, foreign_byte_order, metadata, read_pickle, swapped
+from score.formats._pickle.rebuild import StorageRef
+from score.formats._pickle.trusted import Trusted
+from score.formats.base import Contents
 from score.formats.probe import Probe
 
 NAME = "torch-zip"
@@ -33,7 +33,7 @@ def open(path: Path, read: str) -> Contents:
         NAME,
         path,
         pickled.value,
-        revive=again,
+        load_trusted=again,
         unsafe_globals=pickled.unsafe,
         metadata={"devices": list(pickled.locations), **metadata(pickled.value)},
     )
@@ -45,10 +45,10 @@ def read_archive(archive: Archive) -> tuple[Pickled, Callable[[], Any]]:
     find, name = storages(archive), f"{archive.path.name}:data.pkl"
     pickled = read_pickle(archive.bytes("data.pkl"), find, name=name)
 
-    def revive() -> Any:
+    def load_trusted() -> Any:
         return read_pickle(archive.bytes("data.pkl"), find, name=name, policy=Trusted(pickled.unsafe)).value
 
-    return pickled, revive
+    return pickled, load_trusted
 
 
 def require_version(archive: Archive) -> None:

@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 from score.errors import LoadError, MalformedFile, UntrustedCode, VersionTooOld
-from score.formats import _operators, _script_code, _script_values
-from score.formats._script_code import Code
-from score.formats._script_values import Call, Object, Writer
-from score.formats._source import Source, in_memory
-from score.formats._tensors import as_bytes
-from score.formats._zip import Archive
-from score.formats.contents import Contents, Program, TensorRef
+from score.formats._io.source import Source, in_memory
+from score.formats._io.zip import Archive
+from score.formats._pickle.rebuild import as_bytes
+from score.formats._program import operators, script_code, script_values
+from score.formats._program.script_code import Code
+from score.formats._program.script_values import Call, Object, Writer
+from score.formats.base import Contents, Program, TensorRef
 from score.formats.probe import Probe
 from score.formats.torch_zip import require_version, storages, version_of
 
@@ -63,11 +63,11 @@ def detect(probe: Probe) -> bool:
 def open(path: Path, read: str) -> Contents:
     archive = Archive(Source(path, read))
     require_version(archive)
-    code = _script_code.read(
+    code = script_code.read(
         {name: archive.text(name) + "\n" for name in archive.names() if _is_code(name)}, archive.path.name
     )
-    values = _script_values.read(archive.bytes("data.pkl"), storages(archive), f"{path.name}:data.pkl")
-    constants = _script_values.read(
+    values = script_values.read(archive.bytes("data.pkl"), storages(archive), f"{path.name}:data.pkl")
+    constants = script_values.read(
         archive.bytes("constants.pkl"), storages(archive, "constants/"), f"{path.name}:constants.pkl"
     )
     root = values.value
@@ -129,7 +129,7 @@ def _objects(root: Any) -> Iterator[Object]:
 def _stateful(root: Object, code: Code) -> Iterator[str]:
     """Objects whose state their own class has to take apart, or that are of no class of the archive."""
     for value in _objects(root):
-        known = value.path in code.tensors or _script_code.PACKED.match(value.path)
+        known = value.path in code.tensors or script_code.PACKED.match(value.path)
         if not known:
             yield f"an object of {value.path[:120]}, which the archive does not define"
         elif value.path in code.tensors and value.path not in code.with_state and not isinstance(value.state, dict):
@@ -197,7 +197,7 @@ def _require_allowed(path: Path, module: Any) -> None:
             if node.kind() in _SYNTAX:
                 continue
             schema = node.schema()
-            if schema == "(no schema)" or _key(schema) not in _operators.scripted():
+            if schema == "(no schema)" or _key(schema) not in operators.scripted():
                 strange[f"the operator {node.kind()}"] = None
     if strange:
         raise UntrustedCode(
@@ -205,7 +205,7 @@ def _require_allowed(path: Path, module: Any) -> None:
         )
 
 
-def _key(schema: str) -> _operators.Operator:
+def _key(schema: str) -> operators.Operator:
     name, _, overload = schema.partition("(")[0].partition(".")
     return name, overload
 

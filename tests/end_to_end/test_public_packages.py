@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from score import checkpoint
 from score.formats.registry import detect, open_checkpoint
+from score.weights import select
 from tests.server import running
 
 CACHE = Path(__file__).parents[2] / ".cache" / "public-packages"
@@ -32,7 +32,7 @@ def test_lpips_is_torch_legacy(packages: Path) -> None:
     assert len(paths) >= 3
     for path in paths:
         assert detect(path) == "torch-legacy"
-        weights = checkpoint.choose(open_checkpoint(path))
+        weights = select.choose(open_checkpoint(path))
         wanted = torch.load(path, map_location="cpu", weights_only=True)
         assert set(weights.tensors) == set(wanted)
         for name, tensor in wanted.items():
@@ -42,7 +42,7 @@ def test_lpips_is_torch_legacy(packages: Path) -> None:
 def test_silero_vad_safetensors(packages: Path) -> None:
     (path,) = sorted((packages / "silero_vad" / "data").glob("*.safetensors"))
     wanted = load_file(path)
-    weights = checkpoint.choose(open_checkpoint(path))
+    weights = select.choose(open_checkpoint(path))
     assert set(weights.tensors) == set(wanted)
     assert all(torch.equal(weights.tensors[name].load(), tensor) for name, tensor in wanted.items())
 
@@ -50,7 +50,7 @@ def test_silero_vad_safetensors(packages: Path) -> None:
 def test_silero_vad_torchscript_weights(packages: Path) -> None:
     for path in sorted((packages / "silero_vad" / "data").glob("*.jit")):
         assert detect(path) == "torchscript"
-        weights = checkpoint.weights_of(open_checkpoint(path))
+        weights = select.weights_of(open_checkpoint(path))
         assert weights is not None
         wanted = torch.jit.load(str(path), map_location="cpu").state_dict()
         assert set(weights.tensors) == set(wanted)

@@ -189,7 +189,7 @@ def test_too_many_requests_at_once(tmp_path: Path) -> None:
 def test_out_of_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """OutOfMemoryError"""
     torch.save(STATE, tmp_path / "model.pt")
-    load = importlib.import_module("score.load")
+    load = importlib.import_module("score.inference.load")
 
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

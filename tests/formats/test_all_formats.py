@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from score import checkpoint
 from score.errors import LoadError
 from score.formats import registry
 from score.formats.probe import Probe
+from score.weights import select
 from tests.makers import MAKERS
 
 Made = tuple[str, Path, dict[str, torch.Tensor]]  # format, place, weights
@@ -41,7 +41,7 @@ def test_the_weights_are_what_torch_reads(made: Made) -> None:
     name, path, state = made
     contents = registry.open_checkpoint(path)
     assert contents.format == name
-    weights = checkpoint.weights_of(contents)
+    weights = select.weights_of(contents)
     assert weights is not None
     assert weights.path == ""
     assert set(weights.tensors) == set(state)
@@ -56,7 +56,7 @@ def test_the_weights_are_what_torch_reads(made: Made) -> None:
 @pytest.mark.parametrize("read", ["mmap", "read"])
 def test_mapping_and_reading_give_the_same(made: Made, read: str) -> None:
     _, path, state = made
-    weights = checkpoint.weights_of(registry.open_checkpoint(path, read))
+    weights = select.weights_of(registry.open_checkpoint(path, read))
     assert weights is not None
     for key, ref in weights.tensors.items():
         assert torch.equal(ref.load(), state[key])
@@ -70,7 +70,7 @@ def test_a_file_cut_short_is_refused_or_read_whole(made: Made, share: float) -> 
     content = largest.read_bytes()
     largest.write_bytes(content[: int(len(content) * share)])
     try:
-        weights = checkpoint.weights_of(registry.open_checkpoint(path))
+        weights = select.weights_of(registry.open_checkpoint(path))
         loaded = {name: ref.load() for name, ref in (weights.tensors if weights else {}).items()}
     except LoadError as error:
         assert error.code in (
@@ -90,7 +90,7 @@ def test_weights_never_change_the_file(made: tuple[str, Path, object]) -> None:
     _, path, _ = made
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     before = [file.read_bytes() for file in files]
-    weights = checkpoint.weights_of(registry.open_checkpoint(path, "mmap"))
+    weights = select.weights_of(registry.open_checkpoint(path, "mmap"))
     assert weights is not None
     for ref in weights.tensors.values():
         ref.load().zero_()

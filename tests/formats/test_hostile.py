@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from score import checkpoint
 from score.errors import LoadError
 from score.formats.registry import open_checkpoint
-from score.model_dir import find_checkpoint
 from score.settings import Settings
+from score.weights import select
+from score.weights.locate import find_checkpoint
 from tests.formats.test_unpickler import BOMBS
 
 MARKER = Path("/tmp/score-was-here")
@@ -93,7 +93,7 @@ def test_what_wants_to_run_is_read_and_not_run(tmp_path: Path, name: str, write:
         return
     assert contents.unsafe_globals or name in ("torch.storage._load_from_bytes", "build", "copyreg")
     with pytest.raises(LoadError):
-        checkpoint.choose(contents)
+        select.choose(contents)
 
 
 @pytest.mark.parametrize("write", [archive, legacy])
@@ -110,7 +110,7 @@ def test_billion_laughs_end(tmp_path: Path) -> None:
         stream += b"}(" + b"".join(bytes([0x4B, key, 0x68, level]) for key in range(10)) + b"uq" + bytes([level + 1])
     archive(tmp_path / "model.pt", stream + b".")
     with pytest.raises(LoadError):
-        checkpoint.choose(open_checkpoint(tmp_path / "model.pt"))
+        select.choose(open_checkpoint(tmp_path / "model.pt"))
 
 
 STORAGE = b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX%sX\x03\x00\x00\x00cpuJ%stQ"
@@ -144,19 +144,19 @@ TENSORS: dict[str, bytes] = {
 def test_tensors_that_lie(tmp_path: Path, name: str) -> None:
     archive(tmp_path / "model.pt", TENSORS[name], **{"0": bytes(16)})
     with pytest.raises(LoadError):
-        for ref in checkpoint.choose(open_checkpoint(tmp_path / "model.pt")).tensors.values():
+        for ref in select.choose(open_checkpoint(tmp_path / "model.pt")).tensors.values():
             ref.load()
 
 
 def test_an_honest_tensor_of_the_same_making_reads(tmp_path: Path) -> None:
     archive(tmp_path / "model.pt", tensor(b"0", 4, 1, (3,), (1,)), **{"0": struct.pack("<4f", 1, 2, 3, 4)})
-    assert checkpoint.choose(open_checkpoint(tmp_path / "model.pt")).tensors["w"].load().tolist() == [2, 3, 4]
+    assert select.choose(open_checkpoint(tmp_path / "model.pt")).tensors["w"].load().tolist() == [2, 3, 4]
 
 
 @pytest.mark.parametrize("expanded", [1 << 40, 1 << 33])
 def test_a_tensor_of_stride_zero_may_be_larger_than_its_file_but_is_not_copied(tmp_path: Path, expanded: int) -> None:
     archive(tmp_path / "model.pt", tensor(b"0", 4, 0, (expanded,), (0,)), **{"0": bytes(16)})
-    weights = checkpoint.choose(open_checkpoint(tmp_path / "model.pt"))
+    weights = select.choose(open_checkpoint(tmp_path / "model.pt"))
     assert weights.tensors["w"].load().shape == (expanded,)
 
 
@@ -223,7 +223,7 @@ ZIPS: dict[str, Callable[[Path], None]] = {
 def test_hostile_zips(tmp_path: Path, name: str) -> None:
     ZIPS[name](tmp_path / "model.pt")
     with pytest.raises(LoadError):
-        checkpoint.choose(open_checkpoint(tmp_path / "model.pt"))
+        select.choose(open_checkpoint(tmp_path / "model.pt"))
 
 
 def test_a_mar_that_inflates_to_much(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_memory_stays_small(tmp_path: Path) -> None:
         "import resource, sys, pathlib\n"
         "from score.errors import LoadError\n"
         "from score.formats.registry import open_checkpoint, formats\n"
-        "from score.checkpoint import candidates\n"
+        "from score.weights.select import candidates\n"
         "formats()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sorted(pathlib.Path(sys.argv[1]).glob('*.*')):\n"

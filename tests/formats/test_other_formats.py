@@ -14,9 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from score import checkpoint, inspection, main
-from score.checkpoint import weights_of
-from score.digests import sha256
+from score import main
+from score.cli import inspection
 from score.errors import (
     ArchitectureNeeded,
     ClassNotImportable,
@@ -30,9 +29,12 @@ from score.errors import (
     VersionTooOld,
 )
 from score.formats.registry import detect, open_checkpoint
-from score.model_dir import find_checkpoint
-from score.probing import synthetic
+from score.inference.infer_signature import synthetic
 from score.settings import Settings
+from score.weights import select
+from score.weights.hashing import sha256
+from score.weights.locate import find_checkpoint
+from score.weights.select import weights_of
 from tests import makers
 from tests.makers import net
 
@@ -141,7 +143,7 @@ def test_hf_dir_without_transformers_still_reads(tmp_path: Path, monkeypatch: py
     state = makers.hf_dir(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     contents = open_checkpoint(tmp_path / "model")
-    assert contents.design is None
+    assert contents.factory is None
     assert set(contents.tree) == set(state)
 
 
@@ -293,7 +295,7 @@ def _distributed(folder: Path, state: dict[str, Any]) -> Path:
 def test_distcp_keeps_the_nesting_and_the_values(tmp_path: Path) -> None:
     state = nn.Linear(4, 3).state_dict()
     contents = open_checkpoint(_distributed(tmp_path, {"model": dict(state), "epoch": 3, "name": "x"}))
-    weights = checkpoint.choose(contents)
+    weights = select.choose(contents)
     assert weights.path == "model"
     assert all(torch.equal(weights.tensors[name].load(), tensor) for name, tensor in state.items())
     assert (contents.tree["epoch"], contents.tree["name"]) == (3, "x")

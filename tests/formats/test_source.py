@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from score.errors import TruncatedFile
-from score.formats._source import Source, on_network_mount
+from score.formats._io.source import Source, on_network_mount
 
 MOUNTS = """overlay / overlay rw 0 0
 blobfuse2 /var/azureml-app/azureml-models fuse.blobfuse2 rw 0 0
@@ -36,7 +36,7 @@ def test_a_network_mount_is_known_by_the_longest_mount_point(
 def test_auto_reads_on_a_network_mount_and_maps_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
     assert Source(tmp_path / "x").mapped
-    monkeypatch.setattr("score.formats._source.on_network_mount", lambda _path: True)
+    monkeypatch.setattr("score.formats._io.source.on_network_mount", lambda _path: True)
     assert not Source(tmp_path / "x").mapped
     assert Source(tmp_path / "x", "mmap").mapped
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from score import checkpoint
 from score.errors import LoadError, MalformedFile
 from score.formats.registry import open_checkpoint
+from score.weights import select
 
 SAVERS: dict[str, Callable[[Any, Path], None]] = {
     "zip": lambda value, path: torch.save(value, path),
@@ -22,7 +22,7 @@ SAVERS: dict[str, Callable[[Any, Path], None]] = {
 
 
 def ours(path: Path) -> dict[str, torch.Tensor]:
-    return {name: ref.load() for name, ref in checkpoint.choose(open_checkpoint(path)).tensors.items()}
+    return {name: ref.load() for name, ref in select.choose(open_checkpoint(path)).tensors.items()}
 
 
 @pytest.mark.parametrize("saver", SAVERS)
@@ -104,7 +104,7 @@ def test_conjugate_and_negative_views(tmp_path: Path) -> None:
 
 def test_a_meta_tensor_has_no_values_and_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2), "m": torch.empty(3, device="meta")}, tmp_path / "model.pt")
-    found = checkpoint.choose(open_checkpoint(tmp_path / "model.pt")).tensors
+    found = select.choose(open_checkpoint(tmp_path / "model.pt")).tensors
     assert found["m"].shape == torch.load(tmp_path / "model.pt")["m"].shape
     with pytest.raises(MalformedFile, match="meta device"):  # nothing is made up for it
         found["m"].load()
@@ -124,7 +124,7 @@ def test_numpy_of_either_generation(tmp_path: Path, module: str, protocol: int) 
         archive.writestr("model/data.pkl", data)
     contents = open_checkpoint(tmp_path / "model.pt")
     assert contents.metadata["best"] == 0.5
-    weights = checkpoint.choose(contents)
+    weights = select.choose(contents)
     assert weights.path == "state"
     for name, array in arrays.items():
         np.testing.assert_array_equal(weights.tensors[name].load().numpy(), array)
@@ -155,7 +155,7 @@ def test_a_file_of_python_2(tmp_path: Path) -> None:
 
 def test_legacy_storages_are_mapped_where_they_lie(tmp_path: Path) -> None:
     SAVERS["legacy"]({"w": torch.arange(1000.0), "x": torch.ones(3, dtype=torch.int8)}, tmp_path / "model.pt")
-    weights = checkpoint.choose(open_checkpoint(tmp_path / "model.pt", "mmap"))
+    weights = select.choose(open_checkpoint(tmp_path / "model.pt", "mmap"))
     address = weights.tensors["w"].load().data_ptr()
     maps = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("model.pt")]
     assert any(int(low, 16) <= address < int(high, 16) for low, high in (span.split("-") for span in maps))

@@ -13,7 +13,7 @@ from torch import nn
 
 from score import main
 from score.errors import MalformedFile, UntrustedCode
-from score.formats import _operators, _symbols
+from score.formats._program import operators, symbols
 from score.formats.registry import open_checkpoint
 from score.settings import Settings
 from tests.makers import net
@@ -223,7 +223,7 @@ def test_sizes_that_the_program_was_not_exported_for_are_refused(tmp_path: Path)
 
 def test_the_list_of_operators_is_the_one_that_was_looked_at() -> None:
     written = Path(__file__).with_name("operators.txt").read_text().split()
-    found = {f"{name}.{overload}".rstrip(".") for name, overload in _operators.scripted() | _operators.functional()}
+    found = {f"{name}.{overload}".rstrip(".") for name, overload in operators.scripted() | operators.functional()}
     found = {name for name in found if not name.startswith(("torchvision::", "quantized_decomposed::"))}
     assert sorted(found) == written
     assert not any(
@@ -235,7 +235,7 @@ def test_the_list_of_operators_is_the_one_that_was_looked_at() -> None:
     "text", ["s0", "2*s0 + 1", "Max(1, s0//2)", "Symbol('s81', positive=True, integer=True)", "Eq(s0, 3)"]
 )
 def test_plain_expressions(text: str) -> None:
-    _symbols.parse(text)
+    symbols.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,8 @@ def test_plain_expressions(text: str) -> None:
      "Max('__import__(1)')", "s0[0]", "Symbol('a b')", "Max(x=print)", "", "(" * 5000],
 )  # fmt: skip
 def test_expressions_that_could_run_something(text: str) -> None:
-    with pytest.raises(_symbols.NotAnExpression):
-        _symbols.parse(text)
+    with pytest.raises(symbols.NotAnExpression):
+        symbols.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -254,10 +254,10 @@ def test_expressions_that_could_run_something(text: str) -> None:
      ("Max(1, s0//2)", 2), ("(s0 - 1) % 3 == 1", True), ("FloorDiv(s0, 2)", 2), ("2**-1", 0.5)],
 )  # fmt: skip
 def test_expressions_are_computed_as_python_computes_them(text: str, value: Any) -> None:
-    assert _symbols.parse(text)({"s0": 5}) == value
+    assert symbols.parse(text)({"s0": 5}) == value
 
 
 @pytest.mark.parametrize("text", ["2**s0", "LShift(1, s0)", "s0**s0", "s0*s0"])
 def test_no_size_takes_all_memory(text: str) -> None:
-    with pytest.raises(_symbols.OutOfBounds):
-        _symbols.parse(text)({"s0": 10**12})
+    with pytest.raises(symbols.OutOfBounds):
+        symbols.parse(text)({"s0": 10**12})

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from score import checkpoint
 from score.errors import MalformedFile, VersionTooOld
-from score.formats.contents import TensorRef
+from score.formats.base import TensorRef
 from score.formats.registry import open_checkpoint
+from score.weights import select
 
 SAVERS = {
     "zip": lambda value, path: torch.save(value, path),
@@ -49,7 +49,7 @@ def test_every_kind_of_tensor_comes_out_as_torch_reads_it(saver: str, tmp_path: 
     SAVERS[saver](tensors(), path)
     # torch 2.13 can't read a float8 in a torch-legacy file that it has written itself; what was saved is known
     wanted = torch.load(path, weights_only=True) if saver == "zip" else tensors()
-    weights = checkpoint.weights_of(open_checkpoint(path))
+    weights = select.weights_of(open_checkpoint(path))
     assert weights is not None
     assert list(weights.tensors) == list(wanted)
     loaded = {name: ref.load() for name, ref in weights.tensors.items()}
@@ -96,7 +96,7 @@ def _nested() -> dict[str, tuple[Any, str]]:
 def test_the_weights_are_found_under_any_name(name: str, saver: str, tmp_path: Path) -> None:
     value, path = _nested()[name]
     SAVERS[saver](value, tmp_path / "model.pt")
-    weights = checkpoint.choose(open_checkpoint(tmp_path / "model.pt"))
+    weights = select.choose(open_checkpoint(tmp_path / "model.pt"))
     assert weights.path == path
     assert set(weights.tensors) == {"weight", "bias"}
     assert weights.kind == "weights"
@@ -159,7 +159,7 @@ def test_the_other_byte_order_is_turned(tmp_path: Path) -> None:
             if width := widths.get(name):
                 content = b"".join(content[at : at + width][::-1] for at in range(0, len(content), width))
             new.writestr(name, content)
-    weights = checkpoint.choose(open_checkpoint(tmp_path / "big.pt"))
+    weights = select.choose(open_checkpoint(tmp_path / "big.pt"))
     assert torch.equal(weights.tensors["w"].load(), values)
     assert torch.equal(weights.tensors["h"].load(), values.half())
     assert weights.tensors["c"].load().tolist() == [1 + 2j]
@@ -180,7 +180,7 @@ def test_a_pickle_that_runs_a_command_yields_its_weights_and_runs_nothing(saver:
     marker.unlink(missing_ok=True)
     SAVERS[saver]({"state_dict": {"w": torch.ones(2, 2)}, "evil": Evil()}, tmp_path / "model.pt")
     contents = open_checkpoint(tmp_path / "model.pt")
-    weights = checkpoint.choose(contents)
+    weights = select.choose(contents)
     assert torch.equal(weights.tensors["w"].load(), torch.ones(2, 2))
     assert contents.unsafe_globals == ("posix.system",)
     assert not marker.exists()

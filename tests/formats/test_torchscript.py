@@ -12,7 +12,8 @@ from torch import nn
 
 from score import main
 from score.errors import LoadError, MalformedFile, UntrustedCode
-from score.formats import _script_code, torchscript
+from score.formats import torchscript
+from score.formats._program import script_code
 from score.settings import Settings
 
 CPU = torch.device("cpu")
@@ -204,7 +205,7 @@ def test_what_is_not_on_the_list_needs_trust(kind: type[nn.Module], tmp_path: Pa
 )
 def test_text_that_is_not_of_the_language(body: str, says: str) -> None:
     text = f"class M(Module):\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    {body}\n"
-    code = _script_code.read({"code/__torch__.py": text}, "model.pt")
+    code = script_code.read({"code/__torch__.py": text}, "model.pt")
     assert any(says in finding for finding in code.findings), code.findings
 
 
@@ -213,13 +214,13 @@ def test_a_method_that_has_an_operators_name_is_judged_as_one() -> None:
         "class M(Module):\n  def save(self: __torch__.M, x: str) -> str:\n    return x\n"
         '  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    _0 = (x).save("/tmp/x")\n    return x\n'
     )
-    assert "the operator aten::save" in _script_code.read({"code/__torch__.py": text}, "model.pt").findings
+    assert "the operator aten::save" in script_code.read({"code/__torch__.py": text}, "model.pt").findings
 
 
 @pytest.mark.parametrize("text", ["class (", "(" * 3000, "x = 1 +", "\0"])
 def test_text_that_is_no_text_is_malformed(text: str) -> None:
     with pytest.raises(MalformedFile):
-        _script_code.read({"code/__torch__.py": text}, "model.pt")
+        script_code.read({"code/__torch__.py": text}, "model.pt")
 
 
 def test_only_what_was_read_here_reaches_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

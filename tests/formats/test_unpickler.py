@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from score.errors import LoadError, MalformedFile, TruncatedFile
-from score.formats._pickled import no_storages, read_pickle
-from score.formats._unpickler import _ACTIONS
-from score.formats.contents import GlobalName, StandIn
+from score.formats._pickle.read import no_storages, read_pickle
+from score.formats._pickle.vm import _ACTIONS
+from score.formats.base import GlobalName, OpaqueObject
 
 PLAIN = st.recursive(
     st.none()
@@ -112,9 +112,9 @@ def _held(value: Any) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_unknown_classes_become_stand_ins(protocol: int) -> None:
+def test_unknown_classes_become_opaques(protocol: int) -> None:
     plain = read(pickle.dumps(Plain(), protocol))
-    assert isinstance(plain, StandIn)
+    assert isinstance(plain, OpaqueObject)
     assert plain.path == f"{__name__}.Plain"
     assert plain.attributes() == {"a": 1}
     items: Any = List([1, 2])
@@ -126,7 +126,7 @@ def test_unknown_classes_become_stand_ins(protocol: int) -> None:
     assert read(pickle.dumps(Plain, protocol)).path == f"{__name__}.Plain"
     if protocol >= 2:
         assert read(pickle.dumps(Slotted(), protocol)).attributes() == {"b": 2}
-        assert isinstance(read(pickle.dumps(Keyword(x=3), protocol)), StandIn)
+        assert isinstance(read(pickle.dumps(Keyword(x=3), protocol)), OpaqueObject)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_unknown_classes_become_stand_ins(protocol: int) -> None:
         b"c__builtin__\nexec\n(S'x'\ntR.",
     ],
 )
-def test_calls_become_stand_ins_that_remember(stream: bytes) -> None:
+def test_calls_become_opaques_that_remember(stream: bytes) -> None:
     value = read(stream)
-    assert isinstance(value, (StandIn, GlobalName))
+    assert isinstance(value, (OpaqueObject, GlobalName))
 
 
 def test_an_allowed_function_can_not_be_altered_by_build() -> None:

@@ -27,7 +27,7 @@ def base_image(engine: Engine) -> str:
         print(f"base: {named or pinned[1]}")
         return named or f"docker.io/library/{pinned[1]}"
     if subprocess.run([*engine.run, "image", "inspect", STAND_IN], capture_output=True).returncode:
-        _make_stand_in(engine)
+        _make_opaque(engine)
     print(f"base: {STAND_IN}, since {pinned[1]} can't be pulled here")
     return STAND_IN
 
@@ -39,7 +39,7 @@ def _pulled(engine: Engine, name: str) -> bool:
         return False
 
 
-def _make_stand_in(engine: Engine) -> None:
+def _make_opaque(engine: Engine) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tar = Path(folder, "root.tar")
         if shutil.which("mmdebstrap"):

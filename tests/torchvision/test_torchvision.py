@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 torchvision = pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
 
-from models._images import RECIPES  # noqa: E402
 from models.mobilenet_v2 import MobileNetV2  # noqa: E402
 from models.resnet import ResNet  # noqa: E402
 from models.vgg import VGG  # noqa: E402
+from score.inference.preprocess.images import RECIPES  # noqa: E402
 
 NAMES = {
     ResNet: [

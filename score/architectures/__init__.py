@@ -1,0 +1,1 @@
+"""Which `nn.Module` the weights belong to."""

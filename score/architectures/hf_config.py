@@ -1,0 +1,69 @@
+"""The class that a `config.json` names: of transformers, of sentence-transformers around one of these, or of timm."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from score.architectures.libraries import PROVIDERS, builder
+from score.architectures.sentence_encoder import SentenceEncoder, Unknown, modules
+from score.errors import ArchitectureBroken
+from score.formats import hf_dir
+from score.formats._pickle.inert import settled
+from score.formats.base import HfConfig, ModelFactory, TensorRef
+
+
+def factory(found: HfConfig) -> ModelFactory | None:
+    """The class that the configuration names, if transformers is here and has it. Its own code is never run."""
+    folder, config = found.folder, found.values
+    if isinstance(config.get("architecture"), str) and "architectures" not in config:
+        return _of_timm(config)
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    if name is None or not name.isidentifier() or importlib.util.find_spec("transformers") is None:
+        return None
+
+    def build() -> nn.Module:
+        import transformers
+
+        cls = getattr(transformers, name, None)
+        if cls is None or not hasattr(cls, "config_class"):
+            raise ArchitectureBroken(
+                f"transformers {transformers.__version__} has no class {name}",
+                hint="Install the version of transformers that the model was saved with, or set SCORE_ARCHITECTURE.",
+            )
+        module: nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
+        try:
+            behind = modules(folder, _tensors)
+        except Unknown as error:
+            raise ArchitectureBroken(
+                f"{folder.name} is of sentence-transformers: {error}",
+                hint="Serve it with the version of sentence-transformers that wrote it, or export it to ONNX.",
+            ) from None
+        return module if behind is None else SentenceEncoder(module, *behind)
+
+    return ModelFactory(f"transformers.{name}", build)
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder's one file of weights."""
+    found = hf_dir.weights_in(folder)
+    if found is None:
+        raise Unknown(f"{folder.name} holds no weights")
+    tree = hf_dir.open_weights(folder, found, "read").tree
+    refs = {name: settled(value) for name, value in tree.items()} if isinstance(tree, dict) else {}
+    return {name: ref.load() for name, ref in refs.items() if isinstance(ref, TensorRef)}
+
+
+def _of_timm(config: Mapping[str, Any]) -> ModelFactory | None:
+    """timm's own configuration names the architecture and its number of classes."""
+    name, size = f"timm:{config['architecture']}", config.get("num_classes")
+    if not PROVIDERS["timm"].installed:
+        return None
+    build = builder(name)
+    assert build is not None
+    kwargs = {"num_classes": size} if isinstance(size, int) else {}
+    return ModelFactory(name, lambda: build(**kwargs))

@@ -1,0 +1,137 @@
+"""Construct a module without paying for values that the checkpoint will replace."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+from score.errors import ArchitectureBroken, LoadError
+from score.imports.definitions import left_out
+
+Build = Callable[[], nn.Module]
+
+_INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """The model's class, built without values, or a program that the file carries.
+
+    `build()` makes the module afresh; `skeleton` is one made on the meta device (None for a program, which comes with
+    its weights: then `program(device)` gives the module).
+    """
+
+    name: str
+    source: str
+    build: Callable[[], nn.Module] | None = None
+    skeleton: nn.Module | None = None
+    program: Callable[[torch.device], nn.Module] | None = None
+    inputs: str | dict[str, str] | None = None
+
+
+def skeleton(
+    name: str,
+    cls: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    *,
+    source: str,
+    inputs: str | dict[str, str] | None = None,
+) -> Architecture:
+    """Build a class on the meta device, which costs no memory and no time; on the CPU if it can't be built there."""
+
+    def build() -> nn.Module:
+        module = cls(**kwargs)
+        if not isinstance(module, nn.Module):
+            raise ArchitectureBroken(f"{name} makes a {type(module).__name__}, not a torch.nn.Module")
+        return module
+
+    try:
+        module = on_meta(build)
+    except LoadError:
+        raise
+    except Exception:  # noqa: BLE001  # a constructor may need real values; if it is broken it fails again below
+        try:
+            module = for_real(build, seed=0)
+        except Exception as error:  # noqa: BLE001
+            if why := left_out(cls, error):
+                raise ArchitectureBroken(
+                    f"{name} can't be built without running its file: {why}",
+                    hint="Move the class, and what it needs, into a file of its own that trains nothing.",
+                ) from None
+            raise ArchitectureBroken(
+                f"{name}({_shown(kwargs)}) can't be built: {type(error).__name__}: {error}",
+                hint=_missing(error),
+                detail=where(error),
+            ) from None
+    return Architecture(name, source, build, module, inputs=inputs)
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a module's state."""
+    state = module.state_dict(keep_vars=True)
+    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def tied(module: nn.Module) -> list[list[str]]:
+    """Groups of names in a module's state that are one tensor."""
+    groups: dict[int, list[str]] = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        groups.setdefault(id(value), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def on_meta(build: Build) -> nn.Module:
+    """The module on the meta device: names, shapes and dtypes, no memory. What the constructor raises, this raises."""
+    with torch.device("meta"), _parameters_left_empty():
+        module = build()
+    return module.requires_grad_(False)
+
+
+def for_real(build: Build, seed: int) -> nn.Module:
+    """The module on the CPU. Its parameters are allocated and hold nothing; buffers and plain tensors hold what the
+    constructor computed, drawing from `seed` if it draws."""
+    with torch.random.fork_rng(devices=[]), _parameters_left_empty():
+        torch.manual_seed(seed)
+        module = build()
+    return module.requires_grad_(False)
+
+
+@contextmanager
+def _parameters_left_empty() -> Iterator[None]:
+    """Make `torch.nn.init` skip parameters: all of them come from the checkpoint, and drawing a billion random numbers
+    to throw them away is what makes loading slow. Buffers and plain tensors are still initialised."""
+    with mock.patch.multiple(nn.init, **{name: _skipping(getattr(nn.init, name)) for name in _INITIALISERS}):
+        yield
+
+
+def _skipping(initialise: Any) -> Any:
+    def skip(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return tensor if isinstance(tensor, nn.Parameter) else initialise(tensor, *args, **kwargs)
+
+    return skip
+
+
+def _missing(error: Exception) -> str | None:
+    """What to do about a package that is not installed; None for any other error."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"Install it: pip install {error.name.partition('.')[0]}"
+    return None
+
+
+def _shown(kwargs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+
+
+def where(error: BaseException) -> str:
+    """The last place in the user's own code that an error came from."""
+    trace, last = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if "importlib" not in file and "/torch/" not in file and not file.endswith("meta_init.py"):
+            last = f"{file}:{trace.tb_lineno} in {trace.tb_frame.f_code.co_name}"
+        trace = trace.tb_next
+    return last

@@ -1,0 +1,162 @@
+"""Find the `nn.Module` for some weights: named by a setting, carried by the file, or recognised; and match the two."""
+
+import importlib.util
+
+import torch
+from torch import nn
+
+from score.architectures import hf_config, local_code, torch_layers
+from score.architectures.hparams import arguments
+from score.architectures.import_string import named
+from score.architectures.meta_init import Architecture, shapes, skeleton, tied
+from score.architectures.recognition import by_name, fitting, recognise
+from score.architectures.suggest import nearest
+from score.errors import (
+    ArchitectureBroken,
+    ArchitectureNeeded,
+    ArchitectureUndecided,
+    ClassNotImportable,
+    UntrustedCode,
+    WeightsMismatch,
+)
+from score.formats.base import Contents
+from score.settings import Settings
+from score.weights.align import Alignment, align, difference
+from score.weights.select import Candidate
+from score.weights.trust import Trust
+
+
+def find(contents: Contents, weights: Candidate | None, settings: Settings) -> Architecture:
+    """The architecture, from the first of: the setting, a trusted Python file beside the checkpoint, the file's own
+    program or class, the pickled module's class where the file is trusted, recognition.
+
+    Arguments that the checkpoint saved are tried for each class. Raises a `LoadError` that says what was tried.
+    """
+    trust = Trust(settings.trust_code, settings.trust_sha256)
+    kwargs, saved = settings.architecture_kwargs, arguments(contents.metadata)
+    if settings.architecture:
+        entry = named(settings.architecture, settings.model_dir)
+        return by_name(entry, kwargs, saved, weights, "SCORE_ARCHITECTURE")
+    if weights is not None and (near := local_code.classes(contents.path, trust)):
+        found = fitting(near, weights, kwargs, saved, "a trusted file beside the checkpoint")
+        if found is not None:
+            return found
+    if contents.program is not None:
+        if contents.program.code:
+            trust.require(
+                contents.path, what="torch would unpickle or evaluate parts of it", imports=contents.program.code
+            )
+        return Architecture(contents.program.class_path, contents.format, program=contents.program.build)
+    assert weights is not None, "files without a program have weights"
+    factory = contents.factory
+    if factory is None and contents.hf_config is not None:
+        factory = hf_config.factory(contents.hf_config)
+    if factory is not None and (not factory.code or trust.allows(contents.path)):
+        return skeleton(factory.name, factory.build, {}, source=contents.format)
+    if weights.class_path and trust.allows(contents.path):
+        return _revived(contents, weights)
+    if (layers := _of_torch_layers(weights)) is not None:
+        return layers
+    try:
+        if (found := recognise(weights, kwargs, saved)) is not None:
+            return found
+    except ArchitectureUndecided:
+        if not weights.class_path and factory is None:  # else its own class says what shapes can't tell
+            raise
+    if weights.class_path:
+        try:
+            _refuse_module(contents, weights, trust)
+        except (ClassNotImportable, UntrustedCode) as error:
+            error.detail = "\n".join([error.detail, *local_code.untrusted(contents.path, trust)])
+            raise
+    if factory is not None:
+        trust.require(
+            contents.path, what=f"its class is in {factory.name}, which it brings along", imports=factory.code
+        )
+    raise ArchitectureNeeded(
+        f"the weights were read ({len(weights.tensors)} tensors, {weights.parameters:,} parameters), "
+        "but no architecture fits them",
+        detail="\n".join([nearest(weights), *local_code.untrusted(contents.path, trust)]),
+    )
+
+
+def match(architecture: Architecture, weights: Candidate | None, prefix: str | None = None) -> Alignment | None:
+    """Align the weights with the architecture; None for a program, which comes with its own.
+
+    Raises `WeightsMismatch` with a table of the differences.
+    """
+    if architecture.skeleton is None:
+        return None
+    assert weights is not None, "only a program can do without weights"
+    wanted, given = shapes(architecture.skeleton), weights.shapes()
+    alignment = align(wanted, given, tied=tied(architecture.skeleton), prefix=prefix)
+    if alignment.loads:
+        return alignment
+    hint = WeightsMismatch.hint
+    if alignment.misshaped and not alignment.missing:
+        hint = "Set SCORE_ARCHITECTURE_KWARGS so that the sizes agree (the shapes above say which)."
+    raise WeightsMismatch(
+        f"{architecture.name} does not fit the weights at {weights.path or 'the root'!r}: "
+        f"{len(alignment.missing)} keys missing, {len(alignment.misshaped)} mis-shaped, "
+        f"{len(alignment.unexpected)} unexpected, {len(alignment.mapping) - len(alignment.misshaped)} match",
+        hint=hint,
+        detail=difference(alignment, wanted, given),
+    )
+
+
+def _revived(contents: Contents, weights: Candidate) -> Architecture:
+    """A pickled module of a trusted file, with its own class."""
+    assert contents.load_trusted is not None, "modules come from pickles"
+    load_trusted = contents.load_trusted
+
+    def program(device: torch.device) -> nn.Module:
+        found = load_trusted()
+        for part in filter(None, weights.path.split(".")):
+            found = (
+                found[int(part)]
+                if isinstance(found, (list, tuple))
+                else (found[part] if isinstance(found, dict) else getattr(found, part))
+            )
+        if not isinstance(found, nn.Module):
+            raise ArchitectureBroken(f"{weights.class_path} is not a torch.nn.Module")
+        return found.requires_grad_(False).to(device)
+
+    return Architecture(weights.class_path, "the pickled module, trusted", program=program)
+
+
+def _of_torch_layers(weights: Candidate) -> Architecture | None:
+    """A pickled module of torch's own layers, which needs no code from the file."""
+    if weights.module is None:
+        return None
+    try:
+        module = torch_layers.rebuild(weights.module)
+    except torch_layers.NotPlain:
+        return None
+    return Architecture(
+        weights.class_path, "the pickled module, of torch's own layers", program=lambda device: module.to(device)
+    )
+
+
+def _refuse_module(contents: Contents, weights: Candidate, trust: Trust) -> None:
+    """A pickled module whose code may not run: say so, or that its class isn't even here."""
+    read = f"its weights were read intact ({len(weights.tensors)} tensors, {weights.parameters:,} parameters)"
+    missing = [name for name in contents.unsafe_globals if not _installed(name)]
+    if weights.class_path in missing:
+        raise ClassNotImportable(
+            f"{contents.path.name} is a pickled module of class {weights.class_path}, which is not here; {read}",
+            detail="\n".join(f"not importable: {name}" for name in missing),
+        )
+    trust.require(
+        contents.path,
+        what=f"a pickled module of class {weights.class_path} ({read}); serving it as it is imports its class",
+        imports=contents.unsafe_globals,
+    )
+
+
+def _installed(path: str) -> bool:
+    """Whether the top package of a class path is installed, without importing what the file names."""
+    top = path.partition(".")[0]
+    try:
+        return top != "__main__" and importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,118 @@
+"""Rebuild a pickled module that is made of torch's own layers only, without trust.
+
+A `torch.nn.Sequential` that was saved whole names nothing but classes of `torch.nn.modules`, and these are here: what
+they run is torch's code, not the file's. The file gives only their attributes, and those have to be plain values. A
+hook, a function of the project, a class from elsewhere: anything else, and the module is not rebuilt.
+"""
+
+import sys
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from score.formats._pickle.inert import settled
+from score.formats.base import GlobalName, OpaqueObject, TensorRef
+
+PACKAGE = "torch.nn.modules."
+MAX_DEPTH = 100
+MAX_VALUES = 1_000_000  # the same list may be met many times over
+_COUNTS, MAX_COUNT = ("num_layers",), 10_000  # what a layer makes as many of as it says
+_ACTIVATIONS = frozenset(
+    {"relu", "gelu", "tanh", "sigmoid", "silu", "mish", "elu", "selu", "leaky_relu", "softplus", "hardswish"}
+)
+
+
+class NotPlain(Exception):
+    """The module holds something that is neither a plain value nor one of torch's layers."""
+
+
+def rebuild(module: OpaqueObject) -> nn.Module:
+    """The module, with its tensors as they lie in the file. Raises `NotPlain`, saying what stands in the way."""
+    return _Rebuilding().module(module, MAX_DEPTH)
+
+
+class _Rebuilding:
+    """One rebuilding; tensors and modules that occur twice are made once, so that what was tied stays tied."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, Any] = {}
+        self.seen = 0
+
+    def module(self, opaque: OpaqueObject, depth: int) -> nn.Module:
+        if id(opaque) in self.made:
+            return self.made[id(opaque)]  # type: ignore[no-any-return]
+        if depth == 0:
+            raise NotPlain("modules nested too deep")
+        cls = _layer(opaque.path)
+        state: dict[str, Any] = {}
+        for name, value in opaque.attributes().items():
+            if name == "_backend" and isinstance(value, OpaqueObject) and value.path.startswith("torch.nn.backends."):
+                continue  # torch before 0.4 kept the table of its own functions
+            state[str(name)] = self.attribute(str(name), value, depth)
+        made = cls.__new__(cls)
+        made.__setstate__(state)  # torch's own, which also brings the attributes of older versions up to date
+        self.made[id(opaque)] = made
+        return made
+
+    def attribute(self, name: str, value: Any, depth: int) -> Any:
+        held = value.mapping if isinstance(value, OpaqueObject) else value
+        if name == "_modules":
+            return {key: None if child is None else self.child(child, depth) for key, child in _dict(held).items()}
+        if name in ("_parameters", "_buffers"):
+            wrap = name == "_parameters"
+            return {key: None if item is None else self.tensor(item, wrap) for key, item in _dict(held).items()}
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) or "_hooks_" in name:
+            if held:
+                raise NotPlain(f"a hook in {name}")
+            return OrderedDict()
+        return self.plain(name, value, depth)
+
+    def child(self, value: Any, depth: int) -> nn.Module:
+        if not isinstance(value, OpaqueObject):
+            raise NotPlain("a submodule that is none")
+        return self.module(value, depth - 1)
+
+    def tensor(self, value: Any, wrap: bool) -> torch.Tensor:
+        ref = settled(value)
+        if not isinstance(ref, TensorRef):
+            raise NotPlain("a parameter that is no tensor")
+        if id(ref) not in self.made:
+            loaded = ref.load()
+            self.made[id(ref)] = nn.Parameter(loaded, requires_grad=False) if wrap else loaded
+        return self.made[id(ref)]  # type: ignore[no-any-return]
+
+    def plain(self, name: str, value: Any, depth: int) -> Any:
+        value = settled(value)
+        self.seen += 1
+        if self.seen > MAX_VALUES or (name in _COUNTS and isinstance(value, int) and value > MAX_COUNT):
+            raise NotPlain(f"{name}, which would make more than a module has")
+        if value is None or isinstance(value, (bool, int, float, str, torch.dtype)):
+            return value
+        if isinstance(value, (list, tuple, set)) and depth:
+            return type(value)(self.plain(name, item, depth - 1) for item in value)
+        if isinstance(value, dict) and depth:
+            return {str(key): self.plain(name, item, depth - 1) for key, item in value.items()}
+        if isinstance(value, TensorRef):
+            return self.tensor(value, wrap=False)
+        if isinstance(value, GlobalName) and value.path.rpartition(".")[2] in _ACTIVATIONS:
+            module, _, function = value.path.rpartition(".")
+            if module in ("torch.nn.functional", "torch._C._nn", "torch"):
+                return getattr(nn.functional, function)
+        raise NotPlain(f"{getattr(value, 'path', type(value).__name__)} in {name}")
+
+
+def _layer(path: str) -> type[nn.Module]:
+    """A class of `torch.nn.modules`, by its path. Nothing is imported: torch has done so itself."""
+    module, _, name = path.rpartition(".")
+    cls = vars(sys.modules[module]).get(name) if path.startswith(PACKAGE) and module in sys.modules else None
+    if isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module:
+        return cls
+    raise NotPlain(f"a module of class {path}")
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    if isinstance(value, dict):
+        return value
+    raise NotPlain("a module without its parts")

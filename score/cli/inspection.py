@@ -1,0 +1,157 @@
+"""What a file is and holds, as one object: `score inspect`. Runs nothing from it, and reads no tensor's values."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from score.architectures import hf_config, recognition
+from score.architectures.suggest import nearest
+from score.cli.render_text import Screen, facts
+from score.errors import (
+    ArchitectureAmbiguous,
+    ArchitectureUndecided,
+    LoadError,
+    NoWeights,
+    ProviderMissing,
+    SeveralWeights,
+    one_line,
+    printable,
+)
+from score.formats._pickle import global_names
+from score.formats.base import Contents
+from score.formats.registry import open_checkpoint
+from score.settings import Settings
+from score.weights import anatomy, quantised, select
+from score.weights.align import common_wrapper
+from score.weights.hashing import sha256
+from score.weights.locate import find_checkpoint
+from score.weights.progress import Track
+from score.weights.select import Candidate
+
+
+def inspect(path: Path, settings: Settings) -> dict[str, Any]:
+    """The object that `score inspect --json` prints. A refused file gives `path`, `format` and `error` instead."""
+    return look(path, settings)[0]
+
+
+def look(path: Path, settings: Settings) -> tuple[dict[str, Any], Contents | None]:
+    """`inspect`, and what was opened for it; None where the file is refused."""
+    format = None
+    try:
+        found = find_checkpoint(settings)
+        path, format = found.path, found.format
+        contents = open_checkpoint(found.path, settings.read, found.format)
+        return _describe(contents, settings), contents
+    except LoadError as error:
+        found_names = global_names.names(path) if path.exists() else []
+        refused = {"path": printable(str(path)), "format": format, "error": error.as_dict()}
+        return refused | {"unsafe_globals": [printable(name) for name in found_names]}, None
+
+
+def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
+    try:
+        weights = select.weights_of(contents, settings.weights)
+        path = weights.path if weights else ""
+    except SeveralWeights:
+        weights, path = None, None
+    except NoWeights:
+        weights = select.adapter(contents)
+        if weights is None:
+            quantised.refuse(contents, None)
+            raise
+        path = weights.path
+    quantised_by = quantised.scheme(contents, weights)
+    metadata = dict(contents.metadata) | ({"quantised": quantised_by[0]} if quantised_by else {})
+    files = sorted(item for item in contents.path.rglob("*") if item.is_file()) if contents.path.is_dir() else []
+    return {
+        "path": printable(str(contents.path)),
+        "format": contents.format,
+        "bytes": sum(file.stat().st_size for file in files or [contents.path]),
+        "sha256": sha256(contents.path),
+        "weights_path": path,
+        "tensors": len(weights.tensors) if weights else 0,
+        "parameters": weights.parameters if weights else 0,
+        "dtypes": weights.dtypes if weights else {},
+        "prefix": common_wrapper(weights.tensors) if weights else "",
+        "candidates": [_candidate(candidate) for candidate in select.candidates(contents)],
+        "unsafe_globals": _unsafe(contents),
+        "architecture": _architecture(contents, weights),
+        "metadata": metadata,
+    }
+
+
+def _unsafe(contents: Contents) -> list[str]:
+    """What reading met, and what else any pickle of the file names."""
+    return [printable(name) for name in dict.fromkeys((*contents.unsafe_globals, *global_names.names(contents.path)))]
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "path": candidate.path,
+        "kind": candidate.kind,
+        "tensors": len(candidate.tensors),
+        "parameters": candidate.parameters,
+        "bytes": candidate.nbytes,
+    }
+
+
+def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
+    """The class that the file names, or the registered one that it is recognised as."""
+    if contents.program is not None:
+        return contents.program.class_path
+    if weights is not None and select.is_adapter(weights):
+        base = contents.metadata.get("base_model")
+        return f"an adapter ({contents.metadata.get('adapter', 'LoRA')})" + (f" of {base}" if base else "")
+    factory = contents.factory or (hf_config.factory(contents.hf_config) if contents.hf_config else None)
+    if factory is not None:
+        return factory.name
+    if weights is None:
+        return None
+    if weights.class_path:
+        return weights.class_path
+    try:
+        found = recognition.recognise(weights)
+    except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing):
+        return None
+    return found.name if found else None
+
+
+def screen(found: dict[str, Any], contents: Contents, settings: Settings, track: Track) -> Screen:
+    """For people, what `inspect` found and more: the tree, where the bytes are, and what is odd, for which all values
+    are read, one tensor at a time."""
+    try:
+        weights = select.weights_of(contents, settings.weights)
+    except SeveralWeights:
+        weights = None
+    except NoWeights:
+        weights = select.adapter(contents)
+    if weights is None or not weights.tensors:
+        return Screen(_printable(facts(found)), (), (), (), ())
+    tree = anatomy.tree_of(weights.tensors)
+    others = [each for each in select.candidates(contents) if each.path != weights.path]
+    why = [] if found["architecture"] else _unrecognised(weights)
+    odd = anatomy.oddities(weights, found["bytes"], others, track)
+    quantised_by = quantised.scheme(contents, weights)
+    if quantised_by:
+        odd = [line for line in odd if "optimizer state" not in line]  # what is beside the weights are more of them
+        why = [f"quantised by {quantised_by[0]}, which is not served yet: {', '.join(quantised_by[1][:6])}"]
+    return Screen(  # names are the file's own, and none may steer a terminal
+        _printable(facts(found)),
+        [replace(line, name=one_line(line.name)) for line in anatomy.lines(tree)],
+        [(one_line(name), nbytes) for name, nbytes in anatomy.shares(tree)],
+        list(map(one_line, odd)),
+        list(map(one_line, why)),
+    )
+
+
+def _printable(facts: dict[str, str]) -> dict[str, str]:
+    return {one_line(name): one_line(value) for name, value in facts.items()}
+
+
+def _unrecognised(weights: Candidate) -> list[str]:
+    """Why the weights' class is not known, or what comes nearest to it."""
+    try:
+        recognition.recognise(weights)
+    except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing) as error:
+        return [error.message, *error.detail.splitlines(), error.hint]
+    return nearest(weights).partition("\nthe weights:")[0].splitlines()

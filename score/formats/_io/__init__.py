@@ -1,0 +1,1 @@
+"""Bytes: windows on files, zip records, shards, their checksums."""

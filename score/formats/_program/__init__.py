@@ -1,0 +1,1 @@
+"""Programs: torch.export graphs and TorchScript, read, checked against the list of operators, and rebuilt."""

@@ -1,0 +1,125 @@
+"""What opening a file gives: plain values, inert stand-ins, and tensors that are not in memory yet."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRef:
+    """A tensor in a file: its description, and how to bring it in.
+
+    `nbytes` is what its elements take, `storage` identifies the bytes it views (equal for tensors that share memory),
+    and `load` maps or reads them.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    nbytes: int
+    storage: object
+    load: Callable[[], torch.Tensor] = field(repr=False)
+    layout: str = "strided"
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+@dataclass(eq=False)
+class OpaqueObject:
+    """An object of a class that is not ours to import: its class path, and whatever the file says it holds.
+
+    `args` are those it was made with, `state` what BUILD set, `items` what was appended, `mapping` what was set by key.
+    """
+
+    path: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    state: Any = None
+    items: list[Any] = field(default_factory=list)
+    mapping: dict[Any, Any] = field(default_factory=dict)
+
+    def states(self) -> list[dict[Any, Any]]:
+        """The mappings that hold the instance's attributes: a `__dict__`, or those of a `(dict, slots)` state."""
+        parts = self.state[:2] if isinstance(self.state, tuple) else (self.state,)
+        return [part for part in parts if isinstance(part, dict)]
+
+    def attribute(self, name: str) -> Any:
+        """One attribute; None where it has none of that name."""
+        return next((part[name] for part in reversed(self.states()) if name in part), None)
+
+    def attributes(self) -> dict[Any, Any]:
+        """All attributes, in a mapping of their own."""
+        return {key: value for part in self.states() for key, value in part.items()}
+
+    def containers(self) -> list[Any]:
+        """What holds its values: attributes, keys, items and arguments, each as the file has it, and so perhaps shared
+        with other objects."""
+        return [*self.states(), self.mapping, self.items, self.args]
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalName:
+    """A class or function that a file mentions and that was not imported."""
+
+    path: str
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A model that carries its own computation. `build(device)` gives a module that is ready to be called.
+
+    `code` says what building it would run that the file brought along; a program without is safe to build as it is.
+    """
+
+    build: Callable[[torch.device], nn.Module]
+    class_path: str
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFactory:
+    """A class that the file names for its weights. `build()` makes it without values; `code` is as in `Program`."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class HfConfig:
+    """The `config.json` beside a folder's weights, which names their class."""
+
+    folder: Path
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """An opened checkpoint.
+
+    `tree` is what the file holds: dicts, lists, scalars, `TensorRef`s, `OpaqueObject`s. `program` is there for files
+    that can be served as they are, `factory` for those that bring the class of their weights, `hf_config` for those
+    that name it. `load_trusted` reads the file again with its own classes imported and called; only the policy in
+    `score.weights.trust` may decide to. `unsafe_globals` names what the file mentions and was not imported.
+    """
+
+    format: str
+    path: Path
+    tree: Any
+    program: Program | None = None
+    factory: ModelFactory | None = None
+    hf_config: HfConfig | None = None
+    load_trusted: Callable[[], Any] | None = None
+    unsafe_globals: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    held: object = None  # what has to live as long as the tensors, such as an unpacked file in memory

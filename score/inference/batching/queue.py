@@ -1,0 +1,460 @@
+"""Dynamic batching: requests that wait at the same time run as one forward pass, in a thread of its own.
+
+A lone request runs at once. While the model is busy, requests gather, and all that fit together run next; where the
+measured passes say that it pays, also for a moment while it is idle. What is counted is rows. Requests of other shapes,
+dtypes or scalars form batches of their own; nothing is padded.
+"""
+
+import itertools
+import logging
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from score.errors import ClientGone, DeadlinePassed, OutOfMemory, QueueFull, RequestError
+from score.server import parking
+
+log = logging.getLogger("azmlinfsrv.score")
+
+TOLERANCE = 1e-3  # of float32 models; a large batch may take other kernels than a single row
+
+Inputs = dict[str, Any]
+Outputs = np.ndarray | dict[str, np.ndarray]
+Forward = Callable[[Inputs], Outputs]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`rows` in one forward pass, `requests` that may wait, and for how many seconds."""
+
+    rows: int
+    requests: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a request's forward pass was: seconds in the queue and in the model, and the rows it ran with."""
+
+    queued: float
+    computed: float
+    rows: int
+    batch_rows: int
+
+
+@dataclass(eq=False)
+class _Ticket:
+    """A request in the queue."""
+
+    inputs: Inputs
+    rows: int
+    kind: Any  # requests of equal kind can be one batch; None fits none
+    arrived: float
+    spot: parking.Spot = field(default_factory=parking.spot)
+    outputs: Outputs | None = None
+    error: Exception | None = None
+    took: Pass | None = None
+    parts: list[Outputs] = field(default_factory=list)  # of a request that is larger than a pass, those that have run
+    done: int = 0  # its rows that have run
+    begun: float | None = None
+    computed: float = 0.0
+
+    @property
+    def left(self) -> int:
+        return self.rows - self.done
+
+    @property
+    def finished(self) -> bool:
+        return self.outputs is not None or self.error is not None
+
+
+class Costs:
+    """Seconds that a forward pass takes, by its rows: a moving average at each power of two, and lines between."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def learn(self, rows: int, seconds: float) -> None:
+        near = 1 << round(math.log2(rows))
+        known = self._seconds.get(near)
+        self._seconds[near] = seconds if known is None else known + 0.1 * (seconds - known)
+
+    def of(self, rows: float) -> float:
+        """What `rows` take; zero where nothing is known, and in proportion beyond what is."""
+        points = sorted(self._seconds.items())
+        for (low, below), (high, above) in itertools.pairwise(points):
+            if low <= rows <= high:
+                return below + (above - below) * (rows - low) / (high - low)
+        if not points:
+            return 0.0
+        last, seconds = points[0] if rows < points[0][0] else points[-1]
+        return seconds * rows / last
+
+    def gain(self, rows: int, whole: int) -> float:
+        """Seconds that one pass of `whole` rows takes less than one of `rows` and one of the others."""
+        return self.of(rows) + self.of(whole - rows) - self.of(whole)
+
+
+class Batcher:
+    """Runs `forward` on what many threads submit.
+
+    `separable` says whether the model answers each row of a batch by itself: only then are requests put together, or
+    split. Where it is None, that is found out from the first two requests that could have been one batch; `tolerance`
+    is how far their answers may be apart, relative to the largest value.
+    """
+
+    def __init__(self, forward: Forward, limits: Limits, separable: bool | None, tolerance: float = TOLERANCE) -> None:
+        self.limits = limits
+        self.separable = separable
+        self._tolerance = tolerance
+        self.running = 0  # rows in the forward pass that runs now
+        self._forward = forward
+        self.most_rows = limits.rows  # less, once the device has run out of memory
+        self._queue: deque[_Ticket] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._started_in = 0
+        self.costs = Costs()
+        self._pace = 1.0  # seconds from one request to the next
+        self._last_arrival = 0.0
+        self._expected = 1  # rows in the last pass, and in the queue when it ended
+        self._cores = self._used_cores = torch.get_num_threads()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    def submit(self, inputs: Inputs) -> tuple[Outputs, Pass]:
+        """Answer a request; blocks until then.
+
+        Raises `QueueFull`, `DeadlinePassed`, `OutOfMemory`, or what `forward` raised for these inputs.
+        """
+        rows, kind = _rows_and_kind(inputs)
+        ticket = _Ticket(inputs, rows, kind, time.monotonic())
+        with self._changed:
+            if len(self._queue) >= self.limits.requests:
+                raise QueueFull(f"{len(self._queue)} requests are waiting already", retry_after=self._drained_in())
+            if self._started_in != os.getpid():
+                self._start()
+            self._queue.append(ticket)
+            self._pace += 0.05 * (min(ticket.arrived - self._last_arrival, 1.0) - self._pace)
+            self._last_arrival = ticket.arrived
+            self._changed.notify()
+        ticket.spot.park()
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.outputs is not None and ticket.took is not None
+        return ticket.outputs, ticket.took
+
+    def _drained_in(self) -> float:
+        """Seconds until what waits now is done, by what it took so far."""
+        rows = _rows_in(self._queue)
+        return self.costs.of(self.most_rows) * rows / self.most_rows
+
+    def _start(self) -> None:
+        """The threads, with the first request: a process forked later has none of its parent's."""
+        self._started_in = os.getpid()
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+        threading.Thread(target=self._expire, name="deadlines", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            batch = self._next()
+            started = time.monotonic()
+            self.running = min(_rows_in(batch), max(self.most_rows, 1)) if len(batch) == 1 else _rows_in(batch)
+            self._share_cores(crowded=bool(self._queue) or self.running < self._expected)
+            try:
+                self._answer(batch)
+            except Exception as error:  # noqa: BLE001  # a bug of ours: this thread must go on all the same
+                for ticket in batch:
+                    ticket.error = error
+            finished, ran = time.monotonic(), self.running
+            self.running = 0
+            self.costs.learn(ran, finished - started)
+            self._expected = ran + _rows_in(list(self._queue))
+            for ticket in batch:
+                ticket.begun = started if ticket.begun is None else ticket.begun
+                ticket.computed += finished - started
+                ticket.took = Pass(ticket.begun - ticket.arrived, ticket.computed, ticket.rows, ran)
+                if ticket.finished:
+                    ticket.spot.wake()
+                else:  # those that came meanwhile have their turn before the rest of it
+                    with self._changed:
+                        self._queue.append(ticket)
+
+    def _share_cores(self, crowded: bool) -> None:
+        """All cores for a lone request; under load, one is left to reading and writing requests, which would otherwise
+        take turns with a thread that all others of the forward pass wait for."""
+        wanted = max(self._cores - 1, 1) if crowded else self._cores
+        if wanted != self._used_cores:
+            self._used_cores = wanted
+            torch.set_num_threads(wanted)
+
+    def _next(self) -> list[_Ticket]:
+        """The oldest request, and those in the queue that can run with it."""
+        with self._changed:
+            while True:
+                while not self._queue:
+                    self._changed.wait()
+                self._gather()
+                self._drop_abandoned()
+                if self._queue:
+                    break
+            first = self._queue.popleft()
+            batch, rows = [first], first.left
+            if first.kind is None or self.separable is False or self._is_large(first):
+                return batch
+            left: deque[_Ticket] = deque()
+            for ticket in self._queue:
+                if ticket.kind == first.kind and not ticket.done and rows + ticket.rows <= self.most_rows:
+                    batch.append(ticket)
+                    rows += ticket.rows
+                else:
+                    left.append(ticket)
+            self._queue = left
+            return batch
+
+    def _is_large(self, ticket: _Ticket) -> bool:
+        """Whether a request takes several passes, and so takes turns with others."""
+        return bool(ticket.done) or bool(self.separable and ticket.kind is not None and ticket.rows > self.most_rows)
+
+    def _drop_abandoned(self) -> None:
+        """Take out of the queue what nobody waits for any more."""
+        for ticket in [ticket for ticket in self._queue if ticket.spot.left()]:
+            self._queue.remove(ticket)
+            ticket.error = ClientGone("the client closed the connection before its request was begun")
+            ticket.spot.wake()
+
+    def _gather(self) -> None:
+        """Wait for more rows where that is sure to pay, since many often take little longer than few.
+
+        As many are expected as ran or waited when the last pass ended: none for a lone client, whose requests never
+        wait. What waits now and what is expected could run as two passes, while the others arrive; or as one, once they
+        have arrived. What each takes has been measured, and so has the time from one request to the next. Of that time,
+        a pass that runs meanwhile saves what other cores can do: none where there is only one core.
+        """
+        wanted = min(self._expected, self.most_rows)
+        rows = _rows_in(self._queue)
+        end = time.monotonic() + 2 * (wanted - rows) * self._pace
+        overlap = 1 - 1 / self._cores
+        while rows < wanted and self.costs.gain(rows, wanted) > (wanted - rows) * self._pace * overlap:
+            waited = self._changed.wait(min(4 * self._pace, end - time.monotonic()))
+            rows = _rows_in(self._queue)
+            if not waited or time.monotonic() > end:
+                break  # they have stopped coming
+
+    def _expire(self) -> None:
+        """Take out of the queue what has waited too long. All wait equally long, so the oldest is first, and nothing
+        that comes while this sleeps is due before it wakes."""
+        while True:
+            now = time.monotonic()
+            with self._changed:
+                waiting = [ticket for ticket in self._queue if not ticket.done]  # in the order in which they came
+                late = [ticket for ticket in waiting if now >= ticket.arrived + self.limits.seconds]
+                for ticket in late:
+                    self._queue.remove(ticket)
+                oldest = waiting[len(late)].arrived if len(waiting) > len(late) else now
+            for ticket in late:
+                ticket.error = DeadlinePassed(f"the request waited {now - ticket.arrived:.1f} s and was not begun")
+                ticket.spot.wake()
+            time.sleep(max(oldest + self.limits.seconds - now, 0.001))
+
+    def _answer(self, batch: Sequence[_Ticket]) -> None:
+        """Give each ticket its outputs or its error. No request fails for another's fault: of a batch that fails, each
+        half runs again by itself, until a culprit is alone."""
+        if len(batch) == 1 and self._is_large(batch[0]):
+            self._part_of(batch[0])
+        elif len(batch) == 1 or self.separable is False:  # the latter was found out just now
+            self._alone(batch)
+        elif self.separable is None:
+            self._try_together(batch)
+        else:
+            try:
+                self._share_out(batch, self._rows(_joined(batch), _rows_in(batch), self._together))
+            except Exception as error:  # noqa: BLE001  # whatever it was, the halves say whose
+                log.debug("a batch of %d requests failed: %s", len(batch), error)
+                self._answer(batch[: len(batch) // 2])
+                self._answer(batch[len(batch) // 2 :])
+
+    def _part_of(self, ticket: _Ticket) -> None:
+        """As many rows of a large request as fit into a pass."""
+        end = min(ticket.done + self.most_rows, ticket.rows)
+        try:
+            part = _part(ticket.inputs, ticket.done, end)
+            ticket.parts.append(self._rows(part, end - ticket.done, self._together))
+            ticket.done = end
+            if end == ticket.rows:
+                ticket.outputs = _concatenated(ticket.parts)
+        except _NotRows:
+            self._alone([ticket])
+        except Exception as error:  # noqa: BLE001  # it goes to the caller
+            ticket.error = error
+
+    def _alone(self, batch: Sequence[_Ticket]) -> None:
+        for ticket in batch:
+            try:
+                ticket.outputs = self._whole(ticket)
+            except Exception as error:  # noqa: BLE001  # it goes to the caller
+                ticket.error = error
+
+    def _whole(self, ticket: _Ticket) -> Outputs:
+        """One request by itself, in parts only where it is too large."""
+        if ticket.kind is None:
+            return self._forward(ticket.inputs)
+        try:
+            return self._rows(ticket.inputs, ticket.rows, lambda inputs, _rows: self._forward(inputs))
+        except _NotRows:
+            return self._forward(ticket.inputs)
+
+    def _try_together(self, batch: Sequence[_Ticket]) -> None:
+        """Answer one by one, then look whether one pass over all of them says the same."""
+        self._alone(batch)
+        if any(ticket.error for ticket in batch) or _all_equal(batch):
+            return  # they tell nothing
+        alone = [ticket.outputs for ticket in batch]
+        try:
+            together = self._forward(_joined(batch))
+            self.separable = same_rows(together, alone, [ticket.rows for ticket in batch], self._tolerance)
+        except RequestError:
+            self.separable = False
+        log.info("requests %s be answered in batches", "can" if self.separable else "can't")
+
+    def _share_out(self, batch: Sequence[_Ticket], outputs: Outputs) -> None:
+        start = 0
+        for ticket in batch:
+            ticket.outputs = sliced(outputs, start, start + ticket.rows)
+            start += ticket.rows
+
+    def _together(self, inputs: Inputs, rows: int) -> Outputs:
+        """Run the model on rows of several requests, or on some of one's. Raises `_NotRows`."""
+        outputs = self._forward(inputs)
+        if not _has_rows(outputs, rows):
+            self.separable = False
+            raise _NotRows(f"{rows} rows went in, and the outputs are {_shapes(outputs)}")
+        return outputs
+
+    def _rows(self, inputs: Inputs, rows: int, forward: Callable[[Inputs, int], Outputs]) -> Outputs:
+        """Run the model on no more rows at a time than are allowed, and on fewer yet where the memory does not
+        suffice."""
+        if not self.separable:
+            return self._forward(inputs)
+        if rows <= self.most_rows:
+            try:
+                return forward(inputs, rows)
+            except OutOfMemory:
+                if rows < 2:
+                    raise
+                torch.cuda.empty_cache()  # does nothing where CUDA was not used
+                self.most_rows = rows // 2
+                log.warning("out of memory with %d rows: from now on %d at most", rows, self.most_rows)
+        parts = []
+        start = 0
+        while start < rows:
+            end = min(start + self.most_rows, rows)
+            parts.append(self._rows(_part(inputs, start, end), end - start, self._together))
+            start = end
+        return _concatenated(parts)
+
+
+class _NotRows(Exception):
+    """A model that seemed to answer row by row did not. Never seen outside: the requests run again, each whole."""
+
+
+def _rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
+    """How many rows, and what other requests have to be like to run with these. None where the inputs have no common
+    first dimension."""
+    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+    counts = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
+    if len(counts) != 1 or 0 in counts:
+        return 1, None
+    kind = tuple(
+        (name, value.dtype, value.shape[1:]) if isinstance(value, torch.Tensor) else (name, value)
+        for name, value in inputs.items()
+    )
+    return counts.pop(), kind
+
+
+def _rows_in(tickets: Iterable[_Ticket]) -> int:
+    return sum(ticket.left for ticket in tickets)
+
+
+def _joined(batch: Sequence[_Ticket]) -> Inputs:
+    first = batch[0].inputs
+    return {
+        name: torch.cat([ticket.inputs[name] for ticket in batch]) if isinstance(value, torch.Tensor) else value
+        for name, value in first.items()
+    }
+
+
+def _part(inputs: Inputs, start: int, end: int) -> Inputs:
+    return {name: value[start:end] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+
+
+def _all_equal(batch: Sequence[_Ticket]) -> bool:
+    first = batch[0].inputs
+    return all(
+        torch.equal(value, ticket.inputs[name])
+        for ticket in batch[1:]
+        for name, value in first.items()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+def sliced(outputs: Outputs, start: int, end: int) -> Outputs:
+    """Some rows of all outputs."""
+    if isinstance(outputs, Mapping):
+        return {name: value[start:end] for name, value in outputs.items()}
+    return outputs[start:end]
+
+
+def same_rows(
+    together: Outputs, alone: Sequence[Outputs | None], rows: Sequence[int], tolerance: float = TOLERANCE
+) -> bool:
+    """Whether the outputs of a batch are, row by row, those of its parts run alone, within float tolerance."""
+    if not _has_rows(together, sum(rows)):
+        return False
+    start = 0
+    for single, count in zip(alone, rows, strict=True):
+        assert single is not None
+        if not _close(sliced(together, start, start + count), single, tolerance):
+            return False
+        start += count
+    return True
+
+
+def _has_rows(outputs: Outputs, rows: int) -> bool:
+    arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
+    return all(array.ndim > 0 and array.shape[0] == rows for array in arrays)
+
+
+def _close(one: Outputs, other: Outputs, tolerance: float) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_close(one[name], other[name], tolerance) for name in one)
+    assert isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    if other.dtype.kind not in "biufc":  # text
+        return np.array_equal(one, other)
+    finite = np.abs(other[np.isfinite(other)])
+    largest = float(finite.max()) if finite.size else 0.0
+    return one.shape == other.shape and bool(
+        np.allclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+    )
+
+
+def _concatenated(parts: Sequence[Outputs]) -> Outputs:
+    first = parts[0]
+    if isinstance(first, Mapping):
+        return {name: np.concatenate([part[name] for part in parts]) for name in first}
+    return np.concatenate(list(parts))  # type: ignore[arg-type]
+
+
+def _shapes(outputs: Outputs) -> str:
+    arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
+    return ", ".join(str(list(array.shape)) for array in arrays)

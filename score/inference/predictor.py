@@ -1,0 +1,204 @@
+"""A loaded model that answers: what `init()` makes and `run()` uses."""
+
+import logging
+import os
+import platform
+import signal
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from score import __version__
+from score.codecs.registry import Decoded
+from score.errors import DeviceLost, ModelRejected, OutOfMemory, RequestError
+from score.inference import infer_signature, outputs
+from score.inference.batching.queue import Batcher, Limits, same_rows
+from score.inference.load import LoadReport
+from score.inference.preprocess.task import Task
+from score.inference.preprocess.task import find as find_task
+from score.inference.signature import Signature, validate
+from score.server.data_collector import Collector
+from score.server.metrics import Observer, RequestRecord
+from score.server.telemetry import Telemetry
+from score.settings import Settings
+
+log = logging.getLogger("azmlinfsrv.score")
+
+LONG_PASS = 0.25  # seconds; larger batches than one that takes as long are not tried at the start
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A module on its device, the report of how it was loaded, and what its architecture was registered to take."""
+
+    module: nn.Module
+    report: LoadReport
+    settings: Settings
+    registered: str | dict[str, str] | None = None
+    checkpoint: Path | None = None  # where it was loaded from; `report.path` is that for people
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What the model takes. Where nobody said, this tries the model, so it is found on first use."""
+        if self.settings.inputs:
+            return infer_signature.find(self.module, self.settings.inputs, "SCORE_INPUTS")
+        if self.registered is None and (texts := self.task.takes()) is not None:
+            return infer_signature.find(self.module, texts, "the tokenizer")
+        return infer_signature.find(self.module, self.registered, "registered")
+
+    @cached_property
+    def task(self) -> Task:
+        """Labels, image recipe and tokenizer, as far as they are known. Raises `InvalidSetting`."""
+        checkpoint = self.checkpoint or Path(self.report.path)
+        return find_task(self.settings, checkpoint, self.report.architecture, self.module)
+
+    def taken(self, decoded: Decoded) -> dict[str, Any]:
+        """A request's arrays, image or texts as the model takes them. Raises a `RequestError`."""
+        return validate(self.signature, self.task.prepared(decoded))
+
+    def given(self, outputs: Any, top_k: int | None) -> Any:
+        """Outputs as they are, or the likeliest classes of each row where they were asked for."""
+        return outputs if top_k is None else self.task.top(outputs, top_k)
+
+    @cached_property
+    def _order(self) -> list[str]:
+        return infer_signature.input_names(self.module)
+
+    @cached_property
+    def batcher(self) -> Batcher:
+        """What requests are given to: it runs `predict`."""
+        settings = self.settings
+        limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
+        return Batcher(self.predict, limits, self._separable(), self._tolerance)
+
+    @cached_property
+    def observer(self) -> Observer:
+        return Observer(self.settings.log_requests)
+
+    @cached_property
+    def _watchers(self) -> list[Observer | Telemetry | Collector]:
+        found = [self.observer, Telemetry.if_exported(), Collector.if_wanted(self.settings.collect_data)]
+        return [watcher for watcher in found if watcher is not None]
+
+    def saw(self, exchange: RequestRecord) -> None:
+        """Count, log, export and collect what was asked and answered."""
+        for watcher in self._watchers:
+            watcher.saw(exchange)
+
+    def predict(self, inputs: dict[str, Any]) -> np.ndarray | dict[str, np.ndarray]:
+        """Run the model on validated inputs. Raises `ModelRejected` with what the model said, or `OutOfMemory`."""
+        try:
+            return outputs.arrays(infer_signature.call(self.module, inputs, self._order))
+        except RequestError:
+            raise
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"the GPU's memory does not suffice: {_first_lines(error, 200)}") from None
+        except (Exception, SystemExit) as error:  # the model's own code raises anything
+            if "can't allocate memory" in str(error):  # torch's allocator for the CPU
+                raise OutOfMemory(f"the memory does not suffice: {_first_lines(error, 200)}") from None
+            _restart_if_lost(error)
+            raise ModelRejected(f"the model raised {type(error).__name__}: {_first_lines(error)}") from error
+
+    def warm_up(self) -> None:
+        """Run one made-up request, so that the first real one pays for no lazy set-up."""
+        _ = self._watchers
+        if not self.signature.known:
+            log.info("no warm-up: what the model takes is not known (set SCORE_INPUTS to have requests checked)")
+            return
+        start = time.perf_counter()
+        if self.outputs:
+            self._try_sizes()
+            log.info("warmed up in %.1f ms", (time.perf_counter() - start) * 1e3)
+        if self.batcher.separable is not None:
+            log.info("requests are %s", "answered in batches" if self.batcher.separable else "answered one by one")
+
+    def _try_sizes(self) -> None:
+        """Run batches of all sizes up to the largest, or until one takes long: the batcher learns what they take, the
+        libraries below prepare for them, and a lack of memory shows before there are requests."""
+        rows, took = 2, 0.0
+        while self.batcher.separable and rows <= self.batcher.most_rows and took < LONG_PASS:
+            for _ in range(3):
+                _, last = self.batcher.submit(infer_signature.synthetic(self.signature, rows))
+                took = last.computed
+            rows *= 2
+
+    @cached_property
+    def outputs(self) -> dict[str, tuple[str, list[int]]]:
+        """The dtype and shape of each output for one made-up row; empty where that is not known."""
+        if not self.signature.known:
+            return {}
+        try:
+            found, _ = self.batcher.submit(infer_signature.synthetic(self.signature))
+        except RequestError as error:
+            log.warning("the warm-up request was refused: %s", error.message)
+            return {}
+        return {name: (str(array.dtype), list(array.shape)) for name, array in outputs.named(found).items()}
+
+    def _separable(self) -> bool | None:
+        """Whether the model answers each row of a batch by itself, found out by asking it; None where that can't be
+        found out yet."""
+        if not self.signature.known:
+            return None
+        specs = [spec for spec in self.signature.inputs if spec.required and not spec.scalar]
+        if not all(spec.shape and spec.shape[0] is None for spec in specs):
+            return False  # the number of rows is fixed
+        pair = infer_signature.synthetic(self.signature, rows=2)
+        for value in pair.values():
+            if isinstance(value, torch.Tensor) and not value.is_floating_point():
+                value[1] = 1  # made-up integers are all zero, and equal rows tell nothing
+        rows = [
+            {name: value[at : at + 1] if isinstance(value, torch.Tensor) else value for name, value in pair.items()}
+            for at in (0, 1)
+        ]
+        try:
+            return same_rows(self.predict(pair), [self.predict(row) for row in rows], [1, 1], self._tolerance)
+        except RequestError:
+            return None
+
+    @property
+    def _tolerance(self) -> float:
+        """How far two answers may be apart that ought to be equal, by the precision of the weights."""
+        return infer_signature.tolerance(infer_signature.float_dtype(self.module))
+
+    def card(self) -> dict[str, Any]:
+        """The model card that `GET /score` shows."""
+        return {
+            "model": self.report.as_dict(),
+            "signature": self.signature.as_dict(),
+            "task": self.task.card(),
+            "serving": self.observer.snapshot()
+            | {
+                "batching": self.batcher.separable,
+                "max_batch": self.batcher.most_rows,
+                "waiting": self.batcher.waiting,
+                "running_rows": self.batcher.running,
+                "worker": os.getpid(),
+                "confined": list(self.observer.confined),
+            },
+            "versions": {
+                "loadstone": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+
+def _first_lines(error: BaseException, limit: int = 500) -> str:
+    text = "\n".join(line for line in str(error).splitlines() if line.strip())
+    return text if len(text) <= limit else text[:limit] + " ..."
+
+
+def _restart_if_lost(error: BaseException) -> None:
+    """A CUDA error other than a lack of memory leaves the whole process unable to use the GPU: end, and let gunicorn
+    start another. Raises `DeviceLost` then."""
+    if isinstance(error, torch.AcceleratorError):
+        log.critical("the GPU is in an error state, and the worker ends", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise DeviceLost(f"the GPU can't be used any more: {_first_lines(error, 200)}") from None

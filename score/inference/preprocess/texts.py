@@ -1,0 +1,50 @@
+"""From strings to a text model's inputs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from score.architectures.sentence_encoder import read_json
+
+
+class Tokenizer:
+    """The tokenizer that lies in a model's folder; none of the folder's own code is run."""
+
+    def __init__(self, folder: Path, inputs: Sequence[str]):
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        # Some tokenizers make more than their model takes.
+        self.names: list[str] = [name for name in self._tokenizer.model_input_names if name in inputs]
+        self._longest = _longest(folder, self._tokenizer.model_max_length)
+        self._prompt = _prompt(folder)
+        said = read_json(folder / "sentence_bert_config.json")
+        self._lower = isinstance(said, dict) and said.get("do_lower_case") is True
+        if self._tokenizer.pad_token is None:  # GPT-2 and others have none; the mask says what is padding
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """int64[N, T] for each input of the model, cut to what it takes and padded to the longest text."""
+        given = [self._prompt + (text.lower() if self._lower else text) for text in texts]
+        found = self._tokenizer(given, padding=True, truncation=True, max_length=self._longest, return_tensors="np")
+        return {name: np.asarray(value, np.int64) for name, value in found.items() if name in self.names}
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "spiece.model", "vocab.json"))
+
+
+def _prompt(folder: Path) -> str:
+    """What sentence-transformers puts before every text, if it does."""
+    config = read_json(folder / "config_sentence_transformers.json")
+    prompts = config.get("prompts") if isinstance(config, dict) else None
+    found = prompts.get(config.get("default_prompt_name")) if isinstance(prompts, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _longest(folder: Path, by_tokenizer: int) -> int:
+    config = read_json(folder / "sentence_bert_config.json")
+    said = config.get("max_seq_length") if isinstance(config, dict) else None
+    return min(value for value in (said, by_tokenizer, 1 << 20) if isinstance(value, int) and value > 0)

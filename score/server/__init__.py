@@ -1,0 +1,1 @@
+"""HTTP, and nowhere else."""

@@ -1,0 +1,50 @@
+"""How gunicorn is run, in one place: GUNICORN_CMD_ARGS="--config /path/to/score/server/gunicorn_config.py".
+
+azmlinfsrv itself gives the address, the number of workers and the time-out. What else stands in GUNICORN_CMD_ARGS goes
+before what is said here.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+# gunicorn runs this file, and puts the working directory in front: no `torch.py` or `score.py` there may be taken for
+# what it is called.
+_ROOT = str(Path(__file__).resolve().parents[2])
+sys.path[:] = [_ROOT, *(place for place in sys.path if place and Path(place).resolve() != Path.cwd().resolve())]
+
+from gunicorn.glogging import Logger
+
+from score.errors import LoadError
+from score.server.worker import HttpWorker
+
+ARGUMENTS = f"--config {shlex.quote(__file__)}"
+
+
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's log without what ours says better: a line for each request to `/score`, and, after a start that
+    failed, that it did. So the diagnosis is the last thing in the log."""
+
+    start_failed = False
+
+    def error(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        self.start_failed |= msg.startswith("Worker (pid:%s) exited") and args[-1:] == (LoadError.exit_code,)
+        if not self.start_failed:
+            super().error(msg, *args, **kwargs)
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        if environ.get("PATH_INFO") != "/score":
+            super().access(resp, req, environ, request_time)
+
+
+worker_class = HttpWorker
+worker_connections = 1000
+keepalive = 75  # seconds; longer than load balancers keep theirs, or requests are sent into closing connections
+graceful_timeout = 30  # seconds to answer what was asked, after SIGTERM
+control_socket_disable = True  # it would write into the home folder
+# No header of a proxy means anything here. Said so that gunicorn need not look up the client's address to find out.
+forwarded_allow_ips = "*"
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
+logger_class = Log

@@ -1,0 +1,122 @@
+"""What is seen from outside: a line in the log for each request, and the counters and percentiles of `GET /score`."""
+
+import logging
+import re
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from score.inference.batching.queue import Pass
+
+log = logging.getLogger("azmlinfsrv.score")
+
+RECENT = 4096  # requests that percentiles are taken over
+WINDOW = 60.0  # seconds that rates are taken over
+_PLAIN = re.compile(r"[\w.:/+@-]+", re.ASCII)
+_SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+@dataclass
+class RequestRecord:
+    """One request and its answer, filled in on the way. Times in seconds; `began` as time.perf_counter has it."""
+
+    request_id: str
+    began: float = field(default_factory=time.perf_counter)
+    codec: str = "-"
+    took: Pass | None = None
+    status: int = 0
+    error: str = ""
+    total: float = 0.0
+    until_answer: float = 0.0  # until the model had answered
+    trace: Any = field(default_factory=dict)  # the request's headers, which may name a trace
+    inputs: dict[str, Any] | None = None
+    outputs: Any = None
+
+    def answered(self, outputs: Any, took: Pass) -> None:
+        """The model's part is done."""
+        self.outputs, self.took, self.until_answer = outputs, took, time.perf_counter() - self.began
+
+    def line(self) -> str:
+        """The exchange as `key=value` pairs, times in milliseconds."""
+        # The id comes from the client, who must not be able to add pairs of its own.
+        name = self.request_id if _PLAIN.fullmatch(self.request_id) else ascii(self.request_id).replace(" ", "\\x20")
+        parts = [f"request id={name} status={self.status}", f"total_ms={self.total * 1e3:.2f}"]
+        if self.took is not None:
+            parts.append(
+                f"rows={self.took.rows} batch_rows={self.took.batch_rows} queue_ms={self.took.queued * 1e3:.2f} "
+                f"compute_ms={self.took.computed * 1e3:.2f}"
+            )
+        parts.append(f"codec={self.codec}")
+        return " ".join([*parts, f"error={self.error}"] if self.error else parts)
+
+
+class Observer:
+    """Counts exchanges. From any thread."""
+
+    def __init__(self, log_requests: bool) -> None:
+        self._log_requests = log_requests
+        self.confined: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+        self._since = time.time()
+        self._statuses: Counter[int] = Counter()
+        self._rows = 0
+        self._batches: Counter[int] = Counter()  # requests by rows in their pass, in powers of two
+        self._recent: deque[tuple[float, float, Pass | None]] = deque(maxlen=RECENT)
+        self._seconds: deque[list[int]] = deque()  # [second, requests, rows], for the last WINDOW
+
+    def saw(self, exchange: RequestRecord) -> None:
+        """Take note of a request that has been answered, and log it."""
+        now = time.perf_counter()
+        took, rows = exchange.took, exchange.took.rows if exchange.took else 0
+        exchange.total = now - exchange.began
+        with self._lock:
+            self._statuses[exchange.status] += 1
+            self._rows += rows
+            if took is not None:
+                self._recent.append((now, exchange.total, took))
+                self._batches[1 << (took.batch_rows - 1).bit_length()] += 1
+            second = int(now)
+            if not self._seconds or self._seconds[-1][0] != second:
+                self._seconds.append([second, 0, 0])
+                while self._seconds[0][0] < second - WINDOW:
+                    self._seconds.popleft()
+            self._seconds[-1][1] += 1
+            self._seconds[-1][2] += rows
+        if self._log_requests and log.isEnabledFor(logging.INFO):
+            # Made here, since logging would search the stack for the caller, at each request.
+            log.handle(logging.LogRecord(log.name, logging.INFO, __file__, 0, exchange.line(), None, None))
+
+    def snapshot(self) -> dict[str, Any]:
+        """The counters since the start, rates over the last minute, and percentiles over the last answered requests."""
+        with self._lock:
+            recent, now = list(self._recent), time.perf_counter()
+            statuses, batches = dict(self._statuses), dict(self._batches)
+            last = [entry for entry in self._seconds if entry[0] >= now - WINDOW]
+            rows = self._rows
+        span = min(WINDOW, max(time.time() - self._since, 1.0))
+        passes = [took for _, _, took in recent if took is not None]
+        return {
+            "uptime_s": round(time.time() - self._since, 1),
+            "requests": sum(statuses.values()),
+            "by_status": {str(status): count for status, count in sorted(statuses.items())},
+            "rows": rows,
+            "requests_per_s": round(sum(entry[1] for entry in last) / span, 2),
+            "rows_per_s": round(sum(entry[2] for entry in last) / span, 2),
+            "latency_ms": percentiles([total for _, total, _ in recent]),
+            "queue_ms": percentiles([took.queued for took in passes]),
+            "compute_ms": percentiles([took.computed for took in passes]),
+            "requests_by_batch_rows": {str(size): count for size, count in sorted(batches.items())},
+        }
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Percentiles in milliseconds, by the nearest rank; empty where there is nothing to take them over."""
+    ordered = sorted(seconds)
+    return {
+        name: round(ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1e3, 3)
+        for name, share in _SHARES.items()
+        if ordered
+    }
