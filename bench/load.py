@@ -65,7 +65,7 @@ def usual(path: Path, module: Path, mmap: bool) -> Any:
 
 
 def loadstone(path: Path, module: Path) -> Any:
-    from score.main import load_model
+    from score.inference.pipeline import load_model
     from score.settings import Settings
 
     settings = Settings.load(path.parent, architecture=f"{module}:Deep", device="cpu")
@@ -76,7 +76,7 @@ def worker(loader: str, path: Path, module: Path, width: int) -> None:
     """One run, in a process of its own; prints seconds, peak bytes and a digest of an answer."""
     import torch
 
-    import score.main  # noqa: F401  # imports are not what is measured, on either side
+    import score.inference.pipeline  # noqa: F401  # imports are not what is measured, on either side
     from score.formats.registry import formats
 
     formats()

@@ -22,10 +22,10 @@ import pandas
 
 from score.codecs import tables
 from score.errors import ScoreError
-from score.inference.batching.queue import Outputs
+from score.inference.batching.rows import Outputs
+from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
 from score.inference.signature import validate
-from score.main import load_model
 from score.settings import Settings
 
 log = logging.getLogger("azmlinfsrv.score")

@@ -31,11 +31,13 @@
     │   ├── PrefixAmbiguous          two prefixes match equally well
     │   ├── Uninitialised            the class needs values that the checkpoint lacks
     │   ├── InputsUnknown            `score check` has no input to try, since nothing says what the model takes
+    │   ├── NoTemporaryFolder        nothing can be written where temporary files go
     │   ├── ConfinementUnavailable   the kernel lacks what SCORE_CONFINE=require asks for
     │   ├── ModelStuck               a forward pass does not come to an end
     │   ├── DeviceUnavailable        the wanted device is not there
     │   └── DeviceOutOfMemory        the weights don't fit on the device
     └── RequestError                 one request can't be answered; the server goes on
+        ├── MalformedRequest         400, bytes that are no HTTP request
         ├── EmptyBody                400, a body without a byte
         ├── InvalidJson              400, JSON that is not well-formed
         ├── UnknownBody              400, JSON, but none of the known dialects
@@ -55,9 +57,11 @@
         ├── NotFound                 404, a path that is none of this server's
         ├── MethodNotAllowed         405, a method that the path does not take
         ├── NotAcceptable            406, the Accept header rules out all that can be written
+        ├── RequestTimeout           408, a request that does not come to its end
         ├── BodyTooLarge             413, more than SCORE_MAX_BODY_MB
         ├── UnsupportedMediaType     415, a body that no codec here reads
         ├── ModelRejected            422, the model itself raised on this input
+        ├── HeadTooLarge             431, a request line or headers beyond all measure
         ├── ClientGone               499, nobody waits for the answer; only the log sees it
         ├── QueueFull                429, as many requests are waiting as may
         ├── InternalError            500, a bug of ours
@@ -341,6 +345,12 @@ class InputsUnknown(LoadError):
     hint = "Say what the model takes: SCORE_INPUTS='float32[N, 3, 224, 224]', or inputs= in @register."
 
 
+class NoTemporaryFolder(LoadError):
+    code = "no_temporary_folder"
+    example = "nothing can be written to /tmp: No space left on device"
+    hint = "Free space in the folder for temporary files, or name another in TMPDIR."
+
+
 class ConfinementUnavailable(LoadError):
     code = "confinement_unavailable"
     example = "this kernel or container does not have landlock (LandlockNotAvailableError: ENOSYS)"
@@ -370,6 +380,12 @@ class DeviceOutOfMemory(LoadError):
 
 class RequestError(ScoreError):
     status = 400
+
+
+class MalformedRequest(RequestError):
+    code = "malformed_request"
+    example = "not an HTTP request: Invalid character in Content-Length"
+    hint = "Send HTTP/1.1 as RFC 9112 has it; mind proxies that alter what passes through them."
 
 
 class EmptyBody(RequestError):
@@ -489,6 +505,13 @@ class NotAcceptable(RequestError):
     hint = "Send no Accept header to get the answer in the request's own format, or one that the message names."
 
 
+class RequestTimeout(RequestError):
+    code = "request_timeout"
+    example = "nothing more of the request came for 20 s"
+    status = 408
+    hint = "Send the request in one go; for a slow line, send less in a request."
+
+
 class BodyTooLarge(RequestError):
     code = "body_too_large"
     example = "the body is larger than 100 MB"
@@ -508,6 +531,13 @@ class ModelRejected(RequestError):
     example = "the model raised IndexError: index out of range in self"
     status = 422
     hint = "Compare the input with what the model takes (GET /score); set SCORE_INPUTS to have it checked first."
+
+
+class HeadTooLarge(RequestError):
+    code = "head_too_large"
+    example = "the request's line and headers have more than 65,536 bytes"
+    status = 431
+    hint = "Send what is long in the body; predictions need a few headers only."
 
 
 class ClientGone(RequestError):
@@ -562,6 +592,11 @@ class DeadlinePassed(RequestError):
     status = 504
     hint = "Send it again when there is less load, add instances, or raise SCORING_TIMEOUT_MS."
     retry_after = 1
+
+
+def by_code() -> dict[str, type[ScoreError]]:
+    """Every error's class, by its code."""
+    return {kind.code: kind for kind in every_error()}
 
 
 def every_error() -> Iterator[type[ScoreError]]:

@@ -198,15 +198,15 @@ def ask(served: Any, body: bytes, kind: str, length: int | None) -> None:
         request = codecs.Body(body, kind, length, 2_000_000)
         codec = codecs.choose(request)
         decoded = codec.decode(request)
-        outputs = served.predict(served.taken(decoded))
-        codecs.for_answer(codec, None).encode(served.given(outputs, None), decoded)
+        outputs = served.predict(served.preprocess(decoded))
+        codecs.for_answer(codec, None).encode(served.postprocess(outputs, None), decoded)
 
 
 def work_bodies(folder: Path, seed: int, first: int, last: int) -> None:
     """Ask bodies `first` to `last`, as `work` reads mutants."""
     import torch
 
-    from score import main
+    from score.inference import pipeline
     from score.settings import Settings
 
     _bounded()
@@ -215,7 +215,7 @@ def work_bodies(folder: Path, seed: int, first: int, last: int) -> None:
     torch.save(torch.nn.Linear(4, 3).state_dict(), target / "model.pt")
     (target / "net.py").write_text("from torch import nn\n\ndef Net():\n    return nn.Linear(4, 3)\n")
     recipe = {"mean": [0.5], "std": [0.5], "resize": [1, 4]}
-    served = main.load_model(
+    served = pipeline.load_model(
         Settings.load(
             target / "model.pt", architecture="net.py:Net", inputs="float32[N, 4]", image=recipe, device="cpu"
         )

@@ -8,9 +8,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ START_SECONDS = 90
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer."""
+    """An HTTP answer; names of headers in any case."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     body: bytes
 
     @property
@@ -63,9 +64,9 @@ class Server:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=body, method=method, headers=sent)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                return Answer(answer.status, dict(answer.headers), answer.read())
+                return Answer(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as error:
-            return Answer(error.code, dict(error.headers), error.read())
+            return Answer(error.code, error.headers, error.read())
 
     def post(self, document: Any, **headers: str) -> Answer:
         return self.request(body=json.dumps(document).encode(), **{"Content_Type": "application/json"} | headers)
@@ -98,9 +99,9 @@ def start(model: Path, log_path: Path, port: int, **settings: str) -> subprocess
 
 
 @contextmanager
-def running(model: Path, folder: Path, **settings: str) -> Iterator[Server]:
+def running(model: Path, folder: Path, port: int | None = None, **settings: str) -> Iterator[Server]:
     """A server with `model` loaded; stopped afterwards."""
-    port, log_path = free_port(), folder / "server.log"
+    port, log_path = port or free_port(), folder / "server.log"
     process = start(model, log_path, port, **settings)
     server = Server(port, log_path, process)
     try:

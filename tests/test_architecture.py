@@ -10,7 +10,6 @@ from torch import nn
 
 import models
 from models.simple_model import SimpleModel
-from score import main
 from score.errors import (
     ArchitectureAmbiguous,
     ArchitectureBroken,
@@ -20,6 +19,7 @@ from score.errors import (
     UntrustedCode,
     WeightsMismatch,
 )
+from score.inference import pipeline
 from score.inference.predictor import Predictor
 from score.settings import Settings
 from score.weights.hashing import file_sha256
@@ -28,7 +28,7 @@ from tests.makers import net
 
 def load(value: Any, folder: Path, **settings: Any) -> Predictor:
     torch.save(value, folder / "model.pt")
-    return main.load_model(Settings.load(folder / "model.pt", **settings))
+    return pipeline.load_model(Settings.load(folder / "model.pt", **settings))
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -121,12 +121,12 @@ def test_a_pickled_module_runs_its_class_only_when_trusted(tmp_path: Path) -> No
     assert "it would import or run: tests.makers.Net" in caught.value.detail
     images = torch.rand(3, 1, 8, 8)
     for trust in ({"trust_code": True}, {"trust_sha256": digest}):
-        served = main.load_model(Settings.load(tmp_path / "model.pt", **trust))
+        served = pipeline.load_model(Settings.load(tmp_path / "model.pt", **trust))
         assert type(served.module) is type(model)
         with torch.inference_mode():
             assert torch.equal(served.module(images), model(images))
     with pytest.raises(UntrustedCode):
-        main.load_model(Settings.load(tmp_path / "model.pt", trust_sha256="0" * 64))
+        pipeline.load_model(Settings.load(tmp_path / "model.pt", trust_sha256="0" * 64))
 
 
 @pytest.mark.parametrize("path", ["model", "nets.1"])
@@ -157,7 +157,7 @@ def test_a_class_that_does_not_exist_here(tmp_path: Path, monkeypatch: pytest.Mo
     torch.save(_Gone(), tmp_path / "model.pt")
     monkeypatch.delattr("__main__._Gone")
     with pytest.raises(ClassNotImportable) as caught:
-        main.load_model(Settings.load(tmp_path / "model.pt", trust_code=trust))
+        pipeline.load_model(Settings.load(tmp_path / "model.pt", trust_code=trust))
     assert "__main__._Gone" in str(caught.value) + caught.value.detail
     assert "SCORE_ARCHITECTURE" in caught.value.hint
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from score.errors import DeadlinePassed, ModelRejected, OutOfMemory, QueueFull
-from score.inference.batching.queue import Batcher, Costs, Limits, _Ticket
+from score.inference.batching.cost_model import CostModel
+from score.inference.batching.queue import Batcher, Limits, Ticket
 
 PATIENT = Limits(rows=64, requests=256, seconds=60)
 
@@ -107,7 +108,7 @@ def test_shapes_dtypes_and_scalars_that_differ_are_kept_apart() -> None:
 
 
 def test_costs_are_averages_with_lines_between() -> None:
-    costs = Costs()
+    costs = CostModel()
     assert costs.of(5) == 0.0
     for rows, seconds in ((1, 1.0), (4, 2.0), (4, 2.0), (16, 2.0)):
         costs.learn(rows, seconds)
@@ -124,7 +125,7 @@ def test_a_lone_client_never_waits_for_others(monkeypatch: pytest.MonkeyPatch) -
     waits: list[float | None] = []
     monkeypatch.setattr(batcher._changed, "wait", lambda timeout=None: waits.append(timeout) or True)
     with batcher._changed:
-        batcher._queue.append(_Ticket(rows(1.0), 1, None, 0.0))
+        batcher._queue.append(Ticket(rows(1.0), 1, None, 0.0, print, bool))
         batcher._gather()
         batcher._queue.clear()
     assert not [timeout for timeout in waits if timeout is not None]
@@ -138,7 +139,7 @@ def test_more_rows_are_waited_for_where_that_pays(monkeypatch: pytest.MonkeyPatc
     batcher._expected, batcher._pace = 8, 0.001
 
     def arrive(timeout: float | None = None) -> bool:
-        batcher._queue.append(_Ticket(rows(1.0), 1, None, 0.0))
+        batcher._queue.append(Ticket(rows(1.0), 1, None, 0.0, print, bool))
         return True
 
     monkeypatch.setattr(batcher._changed, "wait", arrive)

@@ -11,7 +11,7 @@ import torch
 from models.simple_model import SimpleModel
 from score.architectures import resolve
 from score.errors import ChecksumMismatch, MalformedFile
-from score.main import load_model
+from score.inference.pipeline import load_model
 from score.settings import Settings
 from score.weights import checksums, hashing
 

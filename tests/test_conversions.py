@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from score import main
 from score.errors import LoadError
+from score.inference import pipeline
 from score.settings import Settings
 from tests.transformers_models import SAMPLE, built, model_types, saved
 
@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 
 def _compare(folder: Path, wanted: nn.Module) -> Any:
-    module = main.load_model(Settings.load(folder, device="cpu")).module
+    module = pipeline.load_model(Settings.load(folder, device="cpu")).module
     ours, theirs = module.state_dict(), wanted.state_dict()
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -87,4 +87,4 @@ def test_a_conversion_fills_nothing_in(tmp_path: Path) -> None:
     del state[name]
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(LoadError):
-        main.load_model(Settings.load(tmp_path, device="cpu"))
+        pipeline.load_model(Settings.load(tmp_path, device="cpu"))

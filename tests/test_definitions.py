@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from score import main
 from score.cli.app import app
 from score.errors import ArchitectureBroken
+from score.inference import pipeline
 from score.settings import Settings
 
 SCRIPT = """
@@ -116,7 +116,7 @@ def test_a_training_script_gives_its_class_and_does_not_train(
 )
 def test_what_can_not_be_had_without_running_the_file_is_said(name: str, says: str, folder: Path) -> None:
     with pytest.raises(ArchitectureBroken, match=says):
-        main.load_model(Settings.load(folder / "model.pt", architecture=f"train.py:{name}"))
+        pipeline.load_model(Settings.load(folder / "model.pt", architecture=f"train.py:{name}"))
     assert not (folder / "ran").exists()
 
 
@@ -125,7 +125,7 @@ def test_with_trust_one_file_that_is_broken_does_not_stop_another(folder: Path) 
     (folder / "yet.py").write_text(
         "raise RuntimeError('no')\nimport missing_xyz\nclass Other(missing_xyz.Base): pass\n"
     )
-    served = main.load_model(Settings.load(folder / "model.pt", trust_code=True))
+    served = pipeline.load_model(Settings.load(folder / "model.pt", trust_code=True))
     assert served.report.architecture == "train.py:Net"
     assert not (folder / "ran").exists()
 
@@ -136,5 +136,5 @@ def test_a_constructor_that_needs_a_package_says_to_install_it(folder: Path) -> 
         "        import missing_xyz.sub\n"
     )
     with pytest.raises(ArchitectureBroken) as caught:
-        main.load_model(Settings.load(folder / "model.pt", architecture="net.py:Net"))
+        pipeline.load_model(Settings.load(folder / "model.pt", architecture="net.py:Net"))
     assert caught.value.hint == "Install it: pip install missing_xyz"

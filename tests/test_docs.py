@@ -18,7 +18,7 @@ from models import registered
 from score.codecs import registry as codecs
 from score.errors import ArchitectureUndecided, NotAcceptable, NotNumeric, UnsupportedMediaType
 from score.formats import registry
-from score.main import load_model
+from score.inference.pipeline import load_model
 from score.settings import Settings
 from score.weights import select
 from score.weights.locate import find_checkpoint

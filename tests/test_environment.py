@@ -11,8 +11,7 @@ import torch
 
 from models.simple_model import SimpleModel
 from score.errors import WeightsMismatch
-from score.main import load_model
-from score.server.startup import explained
+from score.inference.pipeline import load_model
 from score.settings import Settings
 from score.weights import versions
 from tests.test_cli import score
@@ -66,7 +65,7 @@ def test_a_load_error_says_which_version_wrote_the_file(tmp_path: Path) -> None:
     torch.save({"state_dict": SimpleModel().state_dict(), "torch_version": "9.1.0"}, tmp_path / "m.pt")
     settings = Settings.load(tmp_path, architecture="DigitsCNN")
     with pytest.raises(WeightsMismatch) as caught:
-        explained(load_model, settings)
+        load_model(settings)
     assert "written with torch 9.1.0" in caught.value.detail
     assert "pin torch==9.1.0" in caught.value.detail
 

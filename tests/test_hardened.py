@@ -15,12 +15,12 @@ import orjson
 import pytest
 import torch
 
-from score import main
 from score.cli.inspection import inspect
 from score.codecs import json_dialects, npy, npz, oip_v2
 from score.codecs.registry import Body
 from score.errors import ArchitectureBroken, InvalidSetting, LoadError, MalformedFile, RequestError
 from score.formats.registry import open_checkpoint
+from score.inference import pipeline
 from score.settings import Settings
 from tests import makers
 from tests.server import environment, running
@@ -112,7 +112,7 @@ def test_a_small_pickle_takes_little(name: str, tmp_path: Path) -> None:
     begun = time.process_time()
     orjson.dumps(inspect(tmp_path, Settings.load(tmp_path)), default=str)
     with pytest.raises(LoadError):
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))
     assert time.process_time() - begun < 20
 
 
@@ -206,7 +206,7 @@ def test_a_broken_mlmodel_is_an_error_of_ours(text: str, tmp_path: Path) -> None
 def test_a_device_that_is_none_is_an_error_of_ours(device: str, tmp_path: Path) -> None:
     torch.save({"linear.weight": torch.rand(2, 10), "linear.bias": torch.rand(2)}, tmp_path / "model.pt")
     with pytest.raises(LoadError):
-        main.load_model(Settings.load(tmp_path, device=device))
+        pipeline.load_model(Settings.load(tmp_path, device=device))
 
 
 def _safetensors(shape: list[int]) -> bytes:
@@ -272,6 +272,14 @@ def _state_with(name: str) -> bytes:
 
 
 FILES = {
+    "a parameter that holds itself": (
+        lambda: _zipped(b"\x80\x02}(X\x01\x00\x00\x00wcx.y\nParameter\n)\x81q\x00h\x00\x85bu."),
+        "no_weights",
+    ),
+    "parameters of parameters": (
+        lambda: _zipped(b"\x80\x02}(X\x01\x00\x00\x00wN" + b"\x85q\x000cx\nParameter\n)\x81h\x00b" * 30_000 + b"u."),
+        "no_weights",
+    ),
     "a list that is copied": (lambda: _over_and_over(b"c__builtin__\nlist\nh\x00\x85R", _ONES), "malformed_file"),
     "a text that is encoded": (
         lambda: _over_and_over(b"c_codecs\nencode\nh\x00\x85R", b"X\x40\x42\x0f\x00" + b"x" * 1_000_000),
@@ -291,6 +299,26 @@ FILES = {
     "an expanded tensor": (_expanded, ""),
     "an LSTM of a billion layers": (_many_layers, ""),
 }
+
+
+@pytest.mark.parametrize("content", [b'{"a":', b"[]", b"[" * 100_000])
+def test_a_broken_tokenizer_is_an_error_of_ours(content: bytes, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    transformers = pytest.importorskip("transformers")
+    transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=30, **sizes)).save_pretrained(
+        tmp_path
+    )
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(MalformedFile, match="tokenizer"):
+        _ = pipeline.load_model(Settings.load(tmp_path)).task
+
+
+def test_a_folder_of_links_that_loop_is_walked_once(tmp_path: Path) -> None:
+    torch.save({"linear.weight": torch.rand(2, 10), "linear.bias": torch.rand(2)}, tmp_path / "model.pt")
+    (tmp_path / "loop").symlink_to(".")
+    (tmp_path / "one").symlink_to("other")
+    (tmp_path / "other").symlink_to("one")
+    assert pipeline.load_model(Settings.load(tmp_path)).report.architecture == "SimpleModel"
 
 
 def test_one_item_of_a_distributed_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from score import main
 from score.codecs import image
 from score.codecs.registry import Body
+from score.inference import pipeline
 from score.inference.preprocess.task import _is_of_images, _json
 from score.settings import Settings
 from tests.transformers_models import built
@@ -60,8 +60,8 @@ def test_a_classifiers_answer_is_that_of_transformers(model_type: str, tmp_path:
     again = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     with torch.no_grad():
         wanted = model(**again(PIL.fromarray(picture()), return_tensors="pt")).logits.numpy()
-    served = main.load_model(Settings.load(tmp_path, device="cpu"))
-    answer = served.predict(served.taken(image.decode(Body(png(picture()), "image/png"))))
+    served = pipeline.load_model(Settings.load(tmp_path, device="cpu"))
+    answer = served.predict(served.preprocess(image.decode(Body(png(picture()), "image/png"))))
     logits = answer["logits"] if isinstance(answer, dict) else answer
     np.testing.assert_allclose(logits, wanted, atol=1e-5)
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from score import main
 from score.errors import DeviceUnavailable, Uninitialised
-from score.inference import device
+from score.inference import device, pipeline
 from score.settings import Settings
 
 
@@ -18,7 +17,7 @@ def served(
 ) -> nn.Module:
     torch.save(model.state_dict() if state is None else state, folder / "model.pt")
     settings = Settings.load(folder / "model.pt", architecture=f"{__name__}:{cls}", device="cpu", **kwargs)
-    return main.load_model(settings).module
+    return pipeline.load_model(settings).module
 
 
 class Rotary(nn.Module):
@@ -81,7 +80,7 @@ def test_the_weights_are_those_of_the_file_and_not_copied(tmp_path: Path) -> Non
         "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(1000, 1000)\n"
     )
     settings = Settings.load(tmp_path / "model.pt", architecture=f"{tmp_path / 'net.py'}:Net", read="mmap")
-    module = main.load_model(settings).module
+    module = pipeline.load_model(settings).module
     address = module.weight.data_ptr()
     maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("model.pt")]
     assert any(int(low, 16) <= address < int(high, 16) for low, high in (line.split()[0].split("-") for line in maps))
@@ -118,7 +117,7 @@ def test_a_counter_that_is_absent_is_zero(tmp_path: Path) -> None:
     settings = Settings.load(
         tmp_path / "model.pt", architecture="torch.nn:BatchNorm2d", architecture_kwargs={"num_features": 3}
     )
-    found = main.load_model(settings)
+    found = pipeline.load_model(settings)
     assert found.module.num_batches_tracked.item() == 0
     assert found.report.absent == ("num_batches_tracked",)
 
@@ -132,7 +131,7 @@ def test_a_class_that_needs_real_memory_to_be_built(tmp_path: Path) -> None:
 def test_what_was_ignored_is_reported(tmp_path: Path) -> None:
     state = {f"model.{name}": value for name, value in Stubborn().state_dict().items()} | {"loss.weight": torch.ones(3)}
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")
-    found = main.load_model(Settings.load(tmp_path, architecture=f"{__name__}:Stubborn"))
+    found = pipeline.load_model(Settings.load(tmp_path, architecture=f"{__name__}:Stubborn"))
     assert (found.report.weights_path, found.report.prefix) == ("state_dict", "model.")
     assert found.report.ignored == ("loss.weight",)
     assert any("loss.weight" in line for line in found.report.lines())
@@ -159,10 +158,10 @@ def test_a_module_is_told_which_version_of_its_state_it_loads(tmp_path: Path, pr
     state: Any = holder.state_dict()
     torch.save(state, tmp_path / "new.pt")
     settings = {"architecture": f"{__name__}:Upgrading", "device": "cpu"}
-    assert main.load_model(Settings.load(tmp_path / "new.pt", **settings)).module.scale.tolist() == [1, 1, 1]
+    assert pipeline.load_model(Settings.load(tmp_path / "new.pt", **settings)).module.scale.tolist() == [1, 1, 1]
     del state._metadata
     torch.save(state, tmp_path / "old.pt")
-    assert main.load_model(Settings.load(tmp_path / "old.pt", **settings)).module.scale.tolist() == [2, 2, 2]
+    assert pipeline.load_model(Settings.load(tmp_path / "old.pt", **settings)).module.scale.tolist() == [2, 2, 2]
 
 
 def test_half_precision_stays_half(tmp_path: Path) -> None:
@@ -189,7 +188,7 @@ def test_a_checkpoint_saved_on_a_gpu_loads_on_a_cpu(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="CUDA"):
             torch.load(tmp_path / "gpu.pt")
-    found = main.load_model(Settings.load(tmp_path / "gpu.pt", architecture=f"{__name__}:Tied", device="cpu"))
+    found = pipeline.load_model(Settings.load(tmp_path / "gpu.pt", architecture=f"{__name__}:Tied", device="cpu"))
     assert found.report.device == "cpu"
     assert found.report.metadata["devices"] == ["cuda:3"]
 
@@ -199,7 +198,9 @@ def test_the_gpu_is_taken_if_there_is_one(tmp_path: Path) -> None:
     model = Tied()
     torch.save(model.state_dict(), tmp_path / "model.pt")
     for setting in ("auto", "cuda", "cuda:0"):
-        found = main.load_model(Settings.load(tmp_path / "model.pt", architecture=f"{__name__}:Tied", device=setting))
+        found = pipeline.load_model(
+            Settings.load(tmp_path / "model.pt", architecture=f"{__name__}:Tied", device=setting)
+        )
         assert all(value.is_cuda for value in found.module.state_dict().values())
         assert torch.equal(found.module.state_dict()["head.weight"].cpu(), model.head.weight)
 
@@ -208,5 +209,5 @@ def test_the_gpu_is_taken_if_there_is_one(tmp_path: Path) -> None:
 def test_a_checkpoint_saved_on_a_gpu_and_back(tmp_path: Path) -> None:
     model = Tied().cuda()
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    found = main.load_model(Settings.load(tmp_path / "model.pt", architecture=f"{__name__}:Tied", device="cpu"))
+    found = pipeline.load_model(Settings.load(tmp_path / "model.pt", architecture=f"{__name__}:Tied", device="cpu"))
     assert torch.equal(found.module.state_dict()["head.weight"], model.head.weight.cpu())

@@ -6,10 +6,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from score import main
 from score.cli.app import app
 from score.errors import LoadError, one_line, printable
 from score.formats.registry import open_checkpoint
+from score.inference import pipeline
 from score.settings import Settings
 
 EVIL = "\x1b[2J\x1b]0;owned\x07a\nERROR fake: line\r\u202e\x9b31m"
@@ -50,7 +50,7 @@ def test_the_ignored_tensors_of_a_report(tmp_path: Path) -> None:
     torch.save(
         {"linear.weight": torch.rand(2, 10), "linear.bias": torch.rand(2), EVIL: torch.rand(1)}, tmp_path / "m.pt"
     )
-    report = main.load_model(Settings.load(tmp_path / "m.pt", architecture="SimpleModel")).report
+    report = pipeline.load_model(Settings.load(tmp_path / "m.pt", architecture="SimpleModel")).report
     assert report.ignored == (EVIL,)
     assert all(_clean(line) and "\n" not in line for line in report.lines())
 
@@ -61,9 +61,9 @@ def test_links_in_a_circle_are_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / "self").symlink_to("self/x")
     for place in (tmp_path, tmp_path / "a", tmp_path / "self"):
         with pytest.raises(LoadError):
-            main.load_model(Settings.load(place))
+            pipeline.load_model(Settings.load(place))
     torch.save({"linear.weight": torch.rand(2, 10), "linear.bias": torch.rand(2)}, tmp_path / "model.pt")
-    assert main.load_model(Settings.load(tmp_path)).report.architecture == "SimpleModel"
+    assert pipeline.load_model(Settings.load(tmp_path)).report.architecture == "SimpleModel"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "MLmodel", ".metadata", "modules.json"])
@@ -72,7 +72,7 @@ def test_a_circle_where_a_file_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).symlink_to(name)
     with pytest.raises(LoadError):
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))
     with pytest.raises(LoadError):
         open_checkpoint(tmp_path, name="hf-dir")
 

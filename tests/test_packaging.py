@@ -14,7 +14,7 @@ from models.digits_cnn import DigitsCNN
 from models.simple_model import SimpleModel
 from score.cli import deployment
 from score.errors import ChecksumMismatch
-from score.main import load_model
+from score.inference.pipeline import load_model
 from score.settings import Settings
 from score.weights import checksums
 from tests.test_cli import score

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from score import main
 from score.cli.app import app
 from score.errors import QuantisedWeights
+from score.inference import pipeline
 from score.settings import Settings
 
 
@@ -70,14 +70,14 @@ def test_inspect_names_them(name: str, tmp_path: Path) -> None:
 
 def test_a_program_that_computes_with_its_own_is_served(tmp_path: Path) -> None:
     torch.jit.script(_dynamic()).save(tmp_path / "model.pt")
-    assert main.load_model(Settings.load(tmp_path / "model.pt", device="cpu")).report.format == "torchscript"
+    assert pipeline.load_model(Settings.load(tmp_path / "model.pt", device="cpu")).report.format == "torchscript"
 
 
 def test_what_is_trained_to_be_quantised_is_not_quantised_yet(tmp_path: Path) -> None:
     state = {"0.weight": torch.ones(2, 3), "0.bias": torch.ones(2), "0.scale": torch.ones(1)}
     torch.save(state, tmp_path / "model.pt")
     try:
-        main.load_model(Settings.load(tmp_path / "model.pt"))
+        pipeline.load_model(Settings.load(tmp_path / "model.pt"))
     except QuantisedWeights:
         pytest.fail("a parameter called scale is no quantisation")
     except Exception as error:  # noqa: BLE001  # no class fits these

@@ -29,7 +29,7 @@ from score.errors import (
     ProviderMissing,
 )
 from score.formats.base import TensorRef
-from score.main import load_model
+from score.inference.pipeline import load_model
 from score.settings import LIBRARIES, Settings
 from score.weights.select import Candidate
 from tests.test_cli import score

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from score import main
 from score.codecs.registry import Decoded
 from score.errors import ArchitectureBroken
+from score.inference import pipeline
 from score.settings import Settings
 from tests.test_task import CACHE, minilm  # noqa: F401  # the fixture
 
@@ -54,8 +54,8 @@ def folders(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 @pytest.mark.parametrize("name", ["mean", "cls", "max", "last", "weighted", "root", "two", "dense", "relu"])
 def test_each_pooling_and_what_follows_it(name: str, folders: dict[str, tuple[Path, Any]]) -> None:
     folder, wanted = folders[name]
-    served = main.load_model(Settings.load(folder, device="cpu"))
-    answer = served.predict(served.taken(Decoded(np.array(TEXTS), "inputs")))
+    served = pipeline.load_model(Settings.load(folder, device="cpu"))
+    answer = served.predict(served.preprocess(Decoded(np.array(TEXTS), "inputs")))
     np.testing.assert_allclose(answer, wanted, atol=1e-5)
 
 
@@ -67,4 +67,4 @@ def test_a_module_that_is_not_known_is_no_embedding_of_another_kind(folders: dic
     listed = json.loads((folder / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps([*listed, {"idx": 2, "path": "2_LSTM", "type": "x.models.LSTM"}]))
     with pytest.raises(ArchitectureBroken, match="LSTM"):
-        main.load_model(Settings.load(folder))
+        pipeline.load_model(Settings.load(folder))

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from score.errors import DeviceLost, ModelRejected, OutOfMemory
+from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
-from score.main import load_model
 from score.settings import Settings
 
 

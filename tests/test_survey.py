@@ -20,9 +20,9 @@ import pytest
 import torch
 from torch import nn
 
-from score import main
 from score.errors import LoadError, SeveralWeights
 from score.formats.registry import detect, open_checkpoint
+from score.inference import pipeline
 from score.settings import Settings
 from score.weights import select
 from score.weights.align import align
@@ -184,7 +184,7 @@ def test_code_pickled_by_value(tmp_path: Path) -> None:
 )
 def test_the_prefixes_are_stripped_against_the_target(tmp_path: Path, prefix: str) -> None:
     torch.save({"state_dict": state(prefix)}, tmp_path / "model.pt")
-    served = main.load_model(Settings.load(tmp_path, architecture=f"{__name__}:Net"))
+    served = pipeline.load_model(Settings.load(tmp_path, architecture=f"{__name__}:Net"))
     assert served.report.prefix == prefix
 
 
@@ -225,7 +225,7 @@ def test_config_beside_weights_in_two_files(tmp_path: Path) -> None:
     torch.save({"width": 4, "name": "net"}, tmp_path / "model.pt")
     torch.save(state(), tmp_path / "state.pt")
     torch.save(optimizer(), tmp_path / "optimizer.pt")
-    served = main.load_model(Settings.load(tmp_path, architecture=f"{__name__}:Net"))
+    served = pipeline.load_model(Settings.load(tmp_path, architecture=f"{__name__}:Net"))
     assert served.report.path.endswith("state.pt")
 
 
@@ -273,7 +273,7 @@ def test_what_is_no_weights_has_its_own_message(tmp_path: Path, name: str) -> No
     make, says = REFUSED[name]
     make(tmp_path / "model.bin")
     with pytest.raises(LoadError) as caught:
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))
     assert says in caught.value.message
     assert caught.value.hint
 
@@ -283,6 +283,6 @@ def test_all_those_messages_differ(tmp_path: Path) -> None:
     for make, _ in REFUSED.values():
         make(tmp_path / "model.bin")
         with pytest.raises(LoadError) as caught:
-            main.load_model(Settings.load(tmp_path))
+            pipeline.load_model(Settings.load(tmp_path))
         messages.add(caught.value.message)
     assert len(messages) == len(REFUSED)

@@ -20,8 +20,8 @@ from models.simple_model import SimpleModel
 from score.codecs import image
 from score.codecs.registry import Body, choose
 from score.errors import InvalidImage, InvalidSetting, UnsupportedMediaType
+from score.inference.pipeline import load_model
 from score.inference.preprocess import images, labels
-from score.main import load_model
 from score.settings import Settings
 from tests.end_to_end.test_public_packages import CACHE
 from tests.server import Server, running
@@ -121,7 +121,7 @@ def test_a_wrong_number_of_labels_is_said(tmp_path: Path) -> None:
     torch.save(SimpleModel().state_dict(), tmp_path / "weights.pt")
     served = load_model(Settings.load(tmp_path, labels="only one"))
     with pytest.raises(Exception, match="1 labels for 2 classes"):
-        served.given(np.zeros((1, 2), np.float32), 1)
+        served.postprocess(np.zeros((1, 2), np.float32), 1)
 
 
 # ---------------------------------------------------------------- images

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from score import main
 from score.errors import LoadError
+from score.inference import pipeline
 from score.settings import Settings
 
 SAVERS: dict[str, Any] = {
@@ -39,7 +39,7 @@ def test_it_computes_what_it_computed(tmp_path: Path, name: str, saver: str) -> 
     model, inputs = modules()[name]
     model.eval()
     SAVERS[saver]({"model": model, "epoch": 3}, tmp_path / "model.pt")
-    served = main.load_model(Settings.load(tmp_path))
+    served = pipeline.load_model(Settings.load(tmp_path))
     assert served.report.source == "the pickled module, of torch's own layers"
     assert type(served.module) is type(model)
     with torch.inference_mode():
@@ -49,7 +49,7 @@ def test_it_computes_what_it_computed(tmp_path: Path, name: str, saver: str) -> 
 def test_a_recurrent_network(tmp_path: Path) -> None:
     model = nn.LSTM(3, 4, batch_first=True)
     torch.save(model, tmp_path / "model.pt")
-    served = main.load_model(Settings.load(tmp_path))
+    served = pipeline.load_model(Settings.load(tmp_path))
     x = torch.rand(2, 5, 3)
     with torch.inference_mode():
         torch.testing.assert_close(served.module(x)[0], model(x)[0])
@@ -57,7 +57,7 @@ def test_a_recurrent_network(tmp_path: Path) -> None:
 
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     torch.save(modules()["tied"][0], tmp_path / "model.pt")
-    module: Any = main.load_model(Settings.load(tmp_path)).module
+    module: Any = pipeline.load_model(Settings.load(tmp_path)).module
     assert module[0].weight is module[2].weight
 
 
@@ -89,7 +89,7 @@ def _patched() -> nn.Module:
 def test_anything_more_needs_trust(tmp_path: Path, make: Any) -> None:
     torch.save(make(), tmp_path / "model.pt")
     with pytest.raises(LoadError) as caught:
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))
     assert caught.value.code == "untrusted_code"
 
 
@@ -117,7 +117,7 @@ def test_a_module_of_torch_0_3_with_its_table_of_functions(tmp_path: Path, monke
         patched.setitem(sys.modules, "torch.nn.backends", types.ModuleType("torch.nn.backends"))
         patched.setitem(sys.modules, thnn.__name__, thnn)
         torch.save(module, tmp_path / "model.pt")
-    served = main.load_model(Settings.load(tmp_path / "model.pt", device="cpu"))
+    served = pipeline.load_model(Settings.load(tmp_path / "model.pt", device="cpu"))
     assert served.report.source == "the pickled module, of torch's own layers"
     x = torch.rand(2, 4)
     torch.testing.assert_close(served.module(x), module(x))

@@ -20,14 +20,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from score import __version__
 from score.cli import manual
-from score.errors import DeviceOutOfMemory, LoadError, RequestError, ScoreError, laid_out, one_line
+from score.errors import DeviceOutOfMemory, LoadError, RequestError, ScoreError, by_code, laid_out, one_line
 from score.server.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS
 from score.settings import Settings
 from score.weights.hashing import begin_sha256
 from score.weights.progress import Track
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and `--help` needs none of it
-    from score.inference.predictor import Predictor
+    pass
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 # In a pipe, no line is broken. Nothing is highlighted by rich's patterns, which take very long over hostile names.
@@ -123,14 +123,14 @@ def check(path: Model) -> None:
     with _errors_shown():
         with _busy(f"loading {path.name}"):
             from score.cli.render_text import shortened
+            from score.codecs.registry import Body
             from score.errors import InputsUnknown
             from score.inference import infer_signature
-            from score.main import load_model
-            from score.server.startup import explained
+            from score.inference.pipeline import infer, load_model
             from score.weights import versions
 
             settings = _guarded(Settings.load(path))
-            served = explained(load_model, settings)
+            served = load_model(settings)
         for line in served.report.lines():
             out.print(escape(line))
         for difference in versions.differences(served.report.metadata):
@@ -141,7 +141,7 @@ def check(path: Model) -> None:
         if not served.signature.known:
             raise InputsUnknown(f"{path.name} is loaded, but nothing says what shape of input it takes")
         body = orjson.dumps({"inputs": infer_signature.as_lists(infer_signature.synthetic(served.signature))})
-        out.print(escape(f"answers {shortened(_answered(served, body).decode())}"))
+        out.print(escape(f"answers {shortened(infer(served, Body(body)).encoded.body.decode())}"))
         out.print("[green]ready to serve[/green]")
 
 
@@ -153,11 +153,12 @@ def predict(
     """Answer one request from a file, without a server."""
     with _errors_shown():
         with _busy(f"loading {model.name}"):
-            from score.main import load_model
+            from score.codecs.registry import Body
+            from score.inference.pipeline import infer, load_model
 
             served = load_model(_guarded(Settings.load(model)))
         body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        answer = _answered(served, body)
+        answer = infer(served, Body(body)).encoded.body
     sys.stdout.buffer.write(answer + b"\n")
 
 
@@ -229,12 +230,12 @@ def explain(
         str,
         typer.Argument(
             help="The code of an error; without one, all are listed.",
-            autocompletion=lambda incomplete: [code for code in manual.by_code() if code.startswith(incomplete)],
+            autocompletion=lambda incomplete: [code for code in by_code() if code.startswith(incomplete)],
         ),
     ] = "",
 ) -> None:
     """Say what an error means: its cause, an example, and the remedy."""
-    kinds = manual.by_code()
+    kinds = by_code()
     if code and code not in kinds:
         raise typer.BadParameter(f"there is no error {code}; `score explain` lists them", param_hint="CODE")
     if code:
@@ -272,16 +273,6 @@ def _errors_shown() -> Iterator[None]:
         raise typer.Exit(lack.exit_code) from None
     except OSError as error:
         raise typer.BadParameter(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
-
-
-def _answered(served: "Predictor", body: bytes) -> bytes:
-    """The body of the answer to a request's body, as the server gives it."""
-    from score.codecs import registry as codecs
-
-    request = codecs.Body(body)
-    codec = codecs.choose(request)
-    decoded = codec.decode(request)
-    return codec.encode(served.predict(served.taken(decoded)), decoded).body
 
 
 @contextmanager

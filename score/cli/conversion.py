@@ -8,7 +8,7 @@ from score.errors import InputsUnknown, ModelRejected, UnsupportedFormat
 from score.formats._io import integrity
 from score.formats.registry import open_checkpoint
 from score.inference import infer_signature
-from score.main import load_model
+from score.inference.pipeline import load_model
 from score.settings import Settings
 from score.weights import quantised
 from score.weights.locate import find_checkpoint, size

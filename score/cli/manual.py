@@ -3,12 +3,7 @@
 import re
 
 from score import errors
-from score.errors import LoadError, ScoreError, every_error
-
-
-def by_code() -> dict[str, type[ScoreError]]:
-    """Every error's class, by its code."""
-    return {kind.code: kind for kind in every_error()}
+from score.errors import LoadError, ScoreError
 
 
 def cause(kind: type[ScoreError]) -> str:

@@ -18,8 +18,8 @@ from score.architectures.recognition import registered_models
 from score.cli import deployment
 from score.cli.conversion import to_safetensors
 from score.inference import infer_signature
+from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
-from score.main import load_model
 from score.settings import TOML_NAME, Settings, variable
 from score.weights import checksums
 from score.weights.locate import find_checkpoint

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from score.codecs import _simdjson
+from score.codecs._pieces import fragment
 from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, refuse_unknown
 from score.errors import NotNumeric, RaggedRows, UnknownBody, UnknownParameter, WrongInputs
 
@@ -29,6 +30,10 @@ MAX_DEPTH = 32  # tensors of more dimensions do not exist in practice; numpy sto
 
 def accepts(body: Body) -> bool:
     return body.is_json
+
+
+def effort(body: Body) -> int:
+    return len(body.data)
 
 
 def decode(body: Body) -> Decoded:
@@ -70,7 +75,11 @@ def _asked(document: dict[str, Any]) -> dict[str, Any]:
 
 def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
     """NaN and infinity become null, since JSON has neither."""
-    shown = outputs if isinstance(outputs, (np.ndarray, list)) else dict(outputs)
+    shown: Any = outputs
+    if isinstance(outputs, np.ndarray):
+        shown = fragment(outputs)
+    elif isinstance(outputs, Mapping):
+        shown = {name: fragment(values) for name, values in outputs.items()}
     document = shown if decoded.dialect in BARE else {"predictions": shown}
     return Encoded(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY, default=_plain), "application/json")
 

@@ -5,9 +5,8 @@ import zipfile
 import zlib
 
 from score.codecs._npy import read_array, write_array
-from score.codecs.registry import Body, Decoded, Encoded, Outputs
+from score.codecs.registry import Body, Decoded, Encoded, Outputs, named
 from score.errors import InvalidArray
-from score.inference.outputs import named
 
 NAME = "npz"
 TYPES = ("application/x-npz",)
@@ -18,6 +17,13 @@ MOST_EXPANDED = 64  # times the body's own size; arrays of numbers do not shrink
 
 def accepts(body: Body) -> bool:
     return body.data.startswith(b"PK\x03\x04") or body.content_type in TYPES
+
+
+def effort(body: Body) -> int | None:
+    if not body.data.startswith(b"PK\x03\x04"):
+        return None
+    stored = int.from_bytes(body.data[8:10], "little") == zipfile.ZIP_STORED
+    return len(body.data) * (1 if stored else MOST_EXPANDED)
 
 
 def decode(body: Body) -> Decoded:

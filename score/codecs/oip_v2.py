@@ -10,17 +10,15 @@ docs/protocol/extension_binary_data.md.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import orjson
 
+from score.codecs._pieces import fragment
 from score.codecs.json_dialects import MAX_DEPTH, array
-from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, refuse_unknown
+from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, named, refuse_unknown
 from score.errors import InvalidTensor, NotNumeric, UnknownOutput
-from score.inference.outputs import named
 
 NAME = "oip-v2"
 TYPES = ("application/json", "application/vnd.sagemaker-triton.binary+json", "application/octet-stream")
@@ -34,13 +32,12 @@ _NUMPY = {
 _NAMES = {np.dtype(code): name for name, code in _NUMPY.items()}
 
 
-@dataclass(frozen=True)
-class _Asked:
+class _Asked(TypedDict):
     """What a request says of its answer."""
 
     identifier: str | None
     binary: bool  # for outputs that do not say themselves
-    outputs: Mapping[str, bool] | None  # by name, whether it is to be binary; None for all
+    outputs: dict[str, bool] | None  # by name, whether it is to be binary; None for all
 
 
 def datatype(dtype: str) -> str:
@@ -60,6 +57,10 @@ def accepts(body: Body) -> bool:
 
 def _is_tensor(item: Any) -> bool:
     return isinstance(item, dict) and {"name", "shape", "datatype"} <= item.keys()
+
+
+def effort(body: Body) -> int | None:
+    return body.json_length  # what follows is taken as it is
 
 
 def decode(body: Body) -> Decoded:
@@ -138,7 +139,7 @@ def _asked(document: dict[str, Any]) -> _Asked:
             raise InvalidTensor("'outputs' is not a list of objects with a name")
         outputs = {str(item["name"]): bool(_parameters(item).get("binary_data", default)) for item in wanted}
     identifier = document.get("id")
-    return _Asked(str(identifier) if identifier is not None else None, default, outputs)
+    return _Asked(identifier=str(identifier) if identifier is not None else None, binary=default, outputs=outputs)
 
 
 def _bytes(values: np.ndarray) -> bytes:
@@ -151,12 +152,12 @@ def _bytes(values: np.ndarray) -> bytes:
 
 def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
     """Raises `UnknownOutput` where the request names one that the model has not."""
-    asked = decoded.asked if isinstance(decoded.asked, _Asked) else _Asked(None, False, None)
+    asked: _Asked = decoded.asked or _Asked(identifier=None, binary=False, outputs=None)
     found = named(outputs)
-    unknown = [name for name in asked.outputs or () if name not in found]
+    unknown = [name for name in asked["outputs"] or () if name not in found]
     if unknown:
         raise UnknownOutput(f"the model gives {', '.join(found)}; asked for was {', '.join(unknown)}")
-    wanted = asked.outputs if asked.outputs is not None else dict.fromkeys(found, asked.binary)
+    wanted = asked["outputs"] if asked["outputs"] is not None else dict.fromkeys(found, asked["binary"])
     listed, tails = [], []
     for name, binary in wanted.items():
         values = np.ascontiguousarray(found[name])
@@ -167,11 +168,11 @@ def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
             tails.append(tail)
         else:
             plain = values.dtype != np.float16 and values.dtype.kind != "U"
-            item["data"] = values.reshape(-1) if plain else values.reshape(-1).tolist()
+            item["data"] = fragment(values.reshape(-1)) if plain else values.reshape(-1).tolist()
         listed.append(item)
     document: dict[str, Any] = {"model_name": "model", "model_version": "1", "outputs": listed}
-    if asked.identifier is not None:
-        document["id"] = asked.identifier
+    if asked["identifier"] is not None:
+        document["id"] = asked["identifier"]
     head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not tails:
         return Encoded(head, "application/json")

@@ -1,6 +1,6 @@
 """The body formats: every module of this package that has a `NAME`.
 
-To add one, add a file here with `NAME`, `TYPES`, `PRIORITY`, `accepts(body)`, `decode(body)` and
+To add one, add a file here with `NAME`, `TYPES`, `PRIORITY`, `accepts(body)`, `effort(body)`, `decode(body)` and
 `encode(outputs, decoded)`. Of those that accept a body, the one with the highest priority decodes it.
 """
 
@@ -39,6 +39,14 @@ def refuse_unknown(given: Iterable[str], known: Sequence[str] = PARAMETERS) -> N
             )
 
 
+ONLY = "output"
+
+
+def named(outputs: Outputs) -> dict[str, np.ndarray]:
+    """Outputs by name: the only one of a model that names none is called `output`."""
+    return {ONLY: outputs} if isinstance(outputs, np.ndarray) else dict(outputs)
+
+
 @dataclass(frozen=True)
 class Body:
     """A request's body, decompressed. `json_length` is how much of it is JSON, where binary data follow; `limit` how
@@ -75,7 +83,7 @@ class Decoded:
 
     arrays: np.ndarray | Mapping[str, np.ndarray]
     dialect: str
-    asked: Any = None
+    asked: Any = None  # of a kind that JSON has: it may come from another process
     top_k: Any = None
 
 
@@ -89,13 +97,16 @@ class Encoded:
 
 
 class Codec(Protocol):
-    """What a module in `score.codecs` offers. `TYPES` are the content types that it writes."""
+    """What a module in `score.codecs` offers. `TYPES` are the content types that it writes; `effort` is how many bytes
+    of a body have to be parsed or unpacked, told without doing it, and None where its beginning says that it is another
+    codec's."""
 
     NAME: str
     TYPES: tuple[str, ...]
     PRIORITY: int
 
     def accepts(self, body: Body) -> bool: ...
+    def effort(self, body: Body) -> int | None: ...
     def decode(self, body: Body) -> Decoded: ...
     def encode(self, outputs: Outputs, decoded: Decoded) -> Encoded: ...
 
@@ -119,6 +130,12 @@ def choose(body: Body) -> Codec:
         if codec.accepts(body):
             return codec
     raise UnsupportedMediaType(f"the body is {body.content_type or 'of no stated type'}; accepted are {_types()}")
+
+
+def effort(body: Body) -> int:
+    """How many bytes have to be parsed or unpacked to decode a body."""
+    known = (codec.effort(body) for codec in codecs().values())
+    return next((found for found in known if found is not None), len(body.data))
 
 
 def for_answer(codec: Codec, accept: str | None, labelled: bool = False) -> Codec:

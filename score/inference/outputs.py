@@ -8,8 +8,6 @@ import torch
 
 from score.errors import ModelRejected
 
-ONLY = "output"
-
 
 def arrays(value: Any) -> np.ndarray | dict[str, np.ndarray]:
     """One tensor as one array; anything else flattened to arrays by name: `name`, `name.inner`, `output_0`...
@@ -30,11 +28,6 @@ def arrays(value: Any) -> np.ndarray | dict[str, np.ndarray]:
     if not named:
         raise ModelRejected(f"the model returned a {type(value).__name__} with no tensor, number or text in it")
     return named
-
-
-def named(found: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs by name: the only one of a model that names none is called `output`."""
-    return {ONLY: found} if isinstance(found, np.ndarray) else dict(found)
 
 
 def _flatten(value: Any, name: str) -> Any:

@@ -15,17 +15,15 @@ import torch
 from torch import nn
 
 from score import __version__
-from score.codecs.registry import Decoded
+from score.codecs.registry import Decoded, named
 from score.errors import DeviceLost, ModelRejected, OutOfMemory, RequestError
 from score.inference import infer_signature, outputs
-from score.inference.batching.queue import Batcher, Limits, same_rows
+from score.inference.batching.queue import Batcher, Limits
+from score.inference.batching.rows import same_rows
 from score.inference.load import LoadReport
 from score.inference.preprocess.task import Task
 from score.inference.preprocess.task import find as find_task
 from score.inference.signature import Signature, validate
-from score.server.data_collector import Collector
-from score.server.metrics import Observer, RequestRecord
-from score.server.telemetry import Telemetry
 from score.settings import Settings
 
 log = logging.getLogger("azmlinfsrv.score")
@@ -35,7 +33,10 @@ LONG_PASS = 0.25  # seconds; larger batches than one that takes as long are not 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A module on its device, the report of how it was loaded, and what its architecture was registered to take."""
+    """A module on its device, the report of how it was loaded, and what its architecture was registered to take.
+
+    Called with a request's inputs, it answers with arrays: see `predict`.
+    """
 
     module: nn.Module
     report: LoadReport
@@ -58,11 +59,11 @@ class Predictor:
         checkpoint = self.checkpoint or Path(self.report.path)
         return find_task(self.settings, checkpoint, self.report.architecture, self.module)
 
-    def taken(self, decoded: Decoded) -> dict[str, Any]:
+    def preprocess(self, decoded: Decoded) -> dict[str, Any]:
         """A request's arrays, image or texts as the model takes them. Raises a `RequestError`."""
         return validate(self.signature, self.task.prepared(decoded))
 
-    def given(self, outputs: Any, top_k: int | None) -> Any:
+    def postprocess(self, outputs: Any, top_k: int | None) -> Any:
         """Outputs as they are, or the likeliest classes of each row where they were asked for."""
         return outputs if top_k is None else self.task.top(outputs, top_k)
 
@@ -76,20 +77,6 @@ class Predictor:
         settings = self.settings
         limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
         return Batcher(self.predict, limits, self._separable(), self._tolerance)
-
-    @cached_property
-    def observer(self) -> Observer:
-        return Observer(self.settings.log_requests)
-
-    @cached_property
-    def _watchers(self) -> list[Observer | Telemetry | Collector]:
-        found = [self.observer, Telemetry.if_exported(), Collector.if_wanted(self.settings.collect_data)]
-        return [watcher for watcher in found if watcher is not None]
-
-    def saw(self, exchange: RequestRecord) -> None:
-        """Count, log, export and collect what was asked and answered."""
-        for watcher in self._watchers:
-            watcher.saw(exchange)
 
     def predict(self, inputs: dict[str, Any]) -> np.ndarray | dict[str, np.ndarray]:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said, or `OutOfMemory`."""
@@ -107,7 +94,6 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Run one made-up request, so that the first real one pays for no lazy set-up."""
-        _ = self._watchers
         if not self.signature.known:
             log.info("no warm-up: what the model takes is not known (set SCORE_INPUTS to have requests checked)")
             return
@@ -138,7 +124,7 @@ class Predictor:
         except RequestError as error:
             log.warning("the warm-up request was refused: %s", error.message)
             return {}
-        return {name: (str(array.dtype), list(array.shape)) for name, array in outputs.named(found).items()}
+        return {name: (str(array.dtype), list(array.shape)) for name, array in named(found).items()}
 
     def _separable(self) -> bool | None:
         """Whether the model answers each row of a batch by itself, found out by asking it; None where that can't be
@@ -167,20 +153,11 @@ class Predictor:
         return infer_signature.tolerance(infer_signature.float_dtype(self.module))
 
     def card(self) -> dict[str, Any]:
-        """The model card that `GET /score` shows."""
+        """What is served: the load report, the signature, the task, and the versions."""
         return {
             "model": self.report.as_dict(),
             "signature": self.signature.as_dict(),
             "task": self.task.card(),
-            "serving": self.observer.snapshot()
-            | {
-                "batching": self.batcher.separable,
-                "max_batch": self.batcher.most_rows,
-                "waiting": self.batcher.waiting,
-                "running_rows": self.batcher.running,
-                "worker": os.getpid(),
-                "confined": list(self.observer.confined),
-            },
             "versions": {
                 "loadstone": __version__,
                 "torch": torch.__version__,

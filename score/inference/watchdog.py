@@ -3,7 +3,6 @@
 Of a worker, gunicorn starts another in its place. The reason is the last thing in the log.
 """
 
-import logging
 import os
 import sys
 import threading
@@ -13,14 +12,10 @@ from contextlib import contextmanager
 
 from score.errors import ModelStuck
 
-log = logging.getLogger("azmlinfsrv.score")
-
-STOPPED = 1  # a worker's exit code; with 3, gunicorn would end with its worker
 HOPELESS_AFTER, HOPELESS_FACTOR = 5.0, 10.0  # seconds, and times the longest pass so far
 
 _begun: dict[int, float] = {}  # when the forward pass of a thread began, as time.monotonic has it
 _longest = 0.0
-_ready = False
 
 
 @contextmanager
@@ -58,21 +53,6 @@ def watch(after: float, end: Callable[[ModelStuck], None]) -> None:
         end(ModelStuck(f"a forward pass has run for {took:.1f} s, and does not come to an end"))
 
     threading.Thread(target=work, name="watchdog", daemon=True).start()
-
-
-def ready() -> None:
-    """The worker has started, and answered its first request."""
-    global _ready
-    _ready = True
-
-
-def end_worker(error: ModelStuck) -> None:
-    """Log why, and end this process at once: a thread in a forward pass can't be interrupted. Before the worker was
-    ready, another would only be stuck again: then gunicorn ends too."""
-    log.critical("the worker ends\n\n%s", error.screen())
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(STOPPED if _ready else error.exit_code)
 
 
 def end_command(error: ModelStuck) -> None:

@@ -4,7 +4,9 @@ azmlinfsrv itself gives the address, the number of workers and the time-out. Wha
 before what is said here.
 """
 
+import os
 import shlex
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,9 +40,18 @@ class Log(Logger):  # type: ignore[misc]
             super().access(resp, req, environ, request_time)
 
 
+def on_starting(server: Any) -> None:
+    """azmlinfsrv binds to 0.0.0.0, which is IPv4 only: bind to both where the machine has both."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return
+    server.cfg.set("bind", [each.replace("0.0.0.0:", "[::]:") for each in server.cfg.settings["bind"].get()])
+
+
 worker_class = HttpWorker
 worker_connections = 1000
-keepalive = 75  # seconds; longer than load balancers keep theirs, or requests are sent into closing connections
 graceful_timeout = 30  # seconds to answer what was asked, after SIGTERM
 control_socket_disable = True  # it would write into the home folder
 # No header of a proxy means anything here. Said so that gunicorn need not look up the client's address to find out.
@@ -48,3 +59,5 @@ forwarded_allow_ips = "*"
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
 logger_class = Log
+if os.access("/dev/shm", os.W_OK):  # noqa: S108  # gunicorn's own file, one a worker, that it touches all the time
+    worker_tmp_dir = "/dev/shm"  # noqa: S108

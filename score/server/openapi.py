@@ -10,8 +10,8 @@ import torch
 from score import __version__, errors
 from score.codecs.json_dialects import BARE, WRAPPED
 from score.codecs.oip_v2 import datatype
+from score.codecs.registry import ONLY
 from score.errors import RequestError
-from score.inference.outputs import ONLY
 from score.inference.signature import InputSpec, Signature
 
 Json = dict[str, Any]

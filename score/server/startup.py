@@ -1,41 +1,30 @@
 """What the log says at the start: the load report, or why there is none."""
 
-import contextlib
+import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+import threading
+from pathlib import Path
 from typing import Any, cast
 
 import orjson
 import torch
 
-from score.errors import (
-    ArchitectureBroken,
-    ClassNotImportable,
-    LoadError,
-    MalformedFile,
-    Uninitialised,
-    UnsupportedFormat,
-    VersionTooOld,
-    WeightsMismatch,
-    one_line,
-)
-from score.formats.registry import open_checkpoint
+from score.errors import LoadError, ModelStuck, NoTemporaryFolder, one_line
 from score.inference import infer_signature, watchdog
 from score.inference.confine import confine, limit_memory
+from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
+from score.server import azmlinfsrv
+from score.server.metrics import Observer
+from score.server.service import Service
 from score.settings import Settings
-from score.weights import versions
-from score.weights.locate import find_checkpoint
 
 log = logging.getLogger("azmlinfsrv.score")
 
 LARGEST_EXAMPLE = 256  # numbers in a command that people paste
-_VERSIONS_MATTER = (
-    *(ArchitectureBroken, ClassNotImportable, MalformedFile, Uninitialised),
-    *(UnsupportedFormat, VersionTooOld, WeightsMismatch),
-)
 
 
 class Unserved:
@@ -44,14 +33,11 @@ class Unserved:
     def __init__(self, error: LoadError) -> None:
         self.error = error
 
-    def saw(self, exchange: Any) -> None:
-        """Nothing is counted where nothing is served."""
-
     def __getattr__(self, name: str) -> Any:
         raise self.error
 
 
-def started(load_model: Callable[[Settings], Predictor]) -> Predictor:
+def started() -> Service:
     """Load the model, log what was loaded, and warm it up.
 
     On a `LoadError` the worker ends, with the diagnosis as the last thing that it writes. azmlinfsrv would log a
@@ -62,46 +48,72 @@ def started(load_model: Callable[[Settings], Predictor]) -> Predictor:
     try:
         settings = Settings.load()
         wanted = settings.on_load_error
-        serving = "azureml_inference_server_http.server.routes" in sys.modules
-        if serving:
-            limit_memory(settings.model_dir)
-            watchdog.watch(settings.stuck_after_ms / 1000, watchdog.end_worker)
-        served = explained(load_model, settings)
-        if serving:  # before the model runs for the first time, and its thread is there
-            served.observer.confined = confine(settings)
-        _ = served.task  # a wrong recipe is said now, and not to whoever asks first
-        tell(served)
+        service = _loaded(settings)
     except LoadError as error:
         sys.stdout.flush()  # what was printed before comes before
         log.error("the model can't be served\n\n%s", error.screen())
         if wanted == "serve":
-            return cast(Predictor, Unserved(error))
+            return Service(cast(Predictor, Unserved(error)), Observer(log_requests=False))
         logging.shutdown()
         os._exit(LoadError.exit_code)  # on 3, gunicorn stops its master instead of forking for ever
-    served.warm_up()
-    watchdog.ready()
-    return served
+    service.predictor.warm_up()
+    _ready.set()
+    return service
 
 
-def explained(load_model: Callable[[Settings], Predictor], settings: Settings) -> Predictor:
-    """Load the model. An error that another version could explain gets the versions that the checkpoint says it was
-    written with, and the pins to change."""
+def _loaded(settings: Settings) -> Service:
+    confined: tuple[str, ...] = ()
+    require_temporary_folder()
+    if azmlinfsrv.serving():
+        limit_memory(settings.model_dir)
+        watchdog.watch(settings.stuck_after_ms / 1000, _end_worker)
+    predictor = load_model(settings)
+    if azmlinfsrv.serving():  # before the model runs for the first time, and its thread is there
+        confined = confine(settings)
+    _ = predictor.task  # a wrong recipe is said now, and not to whoever asks first
+    service = Service.of(predictor, confined)
+    tell(service)
+    return service
+
+
+def require_temporary_folder() -> None:
+    """Raise `NoTemporaryFolder` where nothing can be written to it; libraries need it in the middle of their work, and
+    say less."""
+    folder = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  # only to say which
     try:
-        return load_model(settings)
-    except _VERSIONS_MATTER as error:
-        with contextlib.suppress(LoadError):  # the very error again, from reading the file
-            found = find_checkpoint(settings)
-            lines = versions.advice(open_checkpoint(found.path, settings.read, found.format).metadata)
-            error.detail = "\n".join([*error.detail.splitlines(), *lines])
-        raise
+        folder = tempfile.gettempdir()
+        if (wanted := os.environ.get("TMPDIR")) and Path(wanted).resolve() != Path(folder).resolve():
+            folder = wanted
+            os.stat(wanted)  # noqa: PTH116  # what is wrong with it
+            raise PermissionError(errno.EACCES, "nothing can be written there")
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise NoTemporaryFolder(f"nothing can be written to {folder}: {error.strerror}") from None
 
 
-def tell(served: Predictor) -> None:
+_ready = threading.Event()  # the worker has started, and answered its first request
+STOPPED = 1  # a worker's exit code; with 3, gunicorn would end with its worker
+
+
+def _end_worker(error: ModelStuck) -> None:
+    """Log why, and end this process at once: a thread in a forward pass can't be interrupted. Before the worker was
+    ready, another would only be stuck again: then gunicorn ends too."""
+    log.critical("the worker ends\n\n%s", error.screen())
+    for handler in log.handlers or logging.getLogger("azmlinfsrv").handlers:
+        handler.flush()
+    sys.stdout.flush()
+    os._exit(STOPPED if _ready.is_set() else error.exit_code)
+
+
+def tell(service: Service) -> None:
     """Log what was loaded and what it takes; at the end as JSON, for machines."""
+    served = service.predictor
     for line in served.report.lines():
         log.info("%s", line)
     log.info("%s", one_line(str(served.signature)))
-    log.info("confined by %s", ", ".join(served.observer.confined) or "nothing")
+    log.info("confined by %s", ", ".join(service.confined) or "nothing")
     log.info("load report %s", orjson.dumps(served.report.as_dict(), default=str).decode())
     log.info("try it:\n\n%s\n", curl(served, os.environ.get("SERVER_PORT", "5001")))
 

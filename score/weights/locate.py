@@ -18,6 +18,7 @@ from score.errors import (
 )
 from score.formats import registry
 from score.formats._io.source import resolved
+from score.formats.base import Contents
 from score.settings import Settings
 from score.weights.select import holds_weights
 
@@ -33,11 +34,16 @@ _SKIPPED_FOLDERS = frozenset(("__pycache__", "node_modules", "site-packages", "v
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint and its format, and the folder that was searched."""
+    """A checkpoint and its format, the folder that was searched, and what was opened already to tell it from others."""
 
     path: Path
     format: str
     root: Path
+    checkpoint: Contents | None = None
+
+    def opened(self, read: str) -> Contents:
+        """What is in it. Raises a `LoadError`."""
+        return self.checkpoint or registry.open_checkpoint(self.path, read, self.format)
 
 
 def find_checkpoint(settings: Settings) -> Found:
@@ -56,8 +62,11 @@ def find_checkpoint(settings: Settings) -> Found:
         return Found(root, registry.detect(root) or _unknown(root, root), root.parent)
     found = list(_search(root, root))
     ours = [(path, format) for path, format in found if format not in ("foreign", "pickle")]
+    opened: dict[Path, Contents] = {}
     if len(ours) > 1:  # a trainer's folder has its optimizer, arguments and random state beside the weights
-        ours = [(path, format) for path, format in ours if _may_hold_weights(path, format, settings.read)] or ours
+        ours = [
+            (path, format) for path, format in ours if _may_hold_weights(path, format, settings.read, opened)
+        ] or ours
     candidates = ours or found
     if not candidates:
         raise _nothing(root)
@@ -66,7 +75,7 @@ def find_checkpoint(settings: Settings) -> Found:
         what = "checkpoints" if ours else "files that look like models, none of which is a PyTorch checkpoint"
         raise kind(f"{root} holds {len(candidates)} {what}", detail=tree(root, notes=dict(found)))
     path, format = candidates[0]
-    return Found(path, format, root)
+    return Found(path, format, root, opened.get(path))
 
 
 def _named(root: Path, name: str) -> Found:
@@ -107,10 +116,11 @@ def _search(folder: Path, root: Path) -> Iterator[tuple[Path, str]]:
                 yield entry, format
 
 
-def _may_hold_weights(path: Path, format: str, read: str) -> bool:
+def _may_hold_weights(path: Path, format: str, read: str, opened: dict[Path, Contents]) -> bool:
     """Whether a file could be what is meant; one that can't be read stays a candidate, so that the error lists it."""
     try:
-        return holds_weights(registry.open_checkpoint(path, read, format))
+        opened[path] = registry.open_checkpoint(path, read, format)
+        return holds_weights(opened[path])
     except LoadError as error:
         return not isinstance(error, NoWeights)
 

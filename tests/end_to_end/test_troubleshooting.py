@@ -22,7 +22,7 @@ import yaml
 
 from models.simple_model import SimpleModel
 from score.errors import ClassNotImportable, DeviceOutOfMemory
-from score.main import load_model
+from score.inference.pipeline import load_model
 from score.settings import Settings
 from tests.server import ROOT, Server, environment, refused, running
 

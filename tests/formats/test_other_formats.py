@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from score import main
 from score.cli import inspection
 from score.errors import (
     ArchitectureNeeded,
@@ -29,6 +28,7 @@ from score.errors import (
     VersionTooOld,
 )
 from score.formats.registry import detect, open_checkpoint
+from score.inference import pipeline
 from score.inference.infer_signature import synthetic
 from score.settings import Settings
 from score.weights import select
@@ -52,7 +52,7 @@ def only(folder: Path) -> Path:
 def test_check_serves_it_where_an_architecture_fits(tmp_path: Path, name: str) -> None:
     makers.MAKERS[name](tmp_path)
     setting = None if name in ("torchscript", "torch-export") else NET
-    served = main.load_model(Settings.load(tmp_path, architecture=setting))
+    served = pipeline.load_model(Settings.load(tmp_path, architecture=setting))
     images = torch.rand(3, 1, 8, 8)
     with torch.inference_mode():
         torch.testing.assert_close(served.module(images), net()(images))
@@ -115,7 +115,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
 def test_hf_dir_through_transformers(bert: tuple[Path, nn.Module]) -> None:
     folder, model = bert
     assert detect(folder) == "hf-dir"
-    served = main.load_model(Settings.load(folder))
+    served = pipeline.load_model(Settings.load(folder))
     assert served.report.architecture == "transformers.BertForSequenceClassification"
     assert served.report.ignored == ()
     ids = torch.tensor([[3, 7, 9, 1]])
@@ -134,7 +134,7 @@ def test_hf_dir_never_fills_what_is_missing(bert: tuple[Path, nn.Module], tmp_pa
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     save_file({k: v for k, v in state.items() if not k.startswith("classifier")}, tmp_path / "model.safetensors")
     with pytest.raises(LoadError) as caught:  # transformers itself would draw the classifier at random
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))
     assert caught.value.code == "weights_mismatch"
     assert "classifier.weight [3, 16]" in caught.value.detail
 
@@ -213,13 +213,13 @@ def test_a_plain_tar_and_a_pipeline_are_named(tmp_path: Path) -> None:
         archive.add(tmp_path / "weights.txt", "weights.txt")
     with pytest.raises(ForeignFormat, match="tar archive"):
         open_checkpoint(tmp_path / "model.tar")
-    pipeline = tmp_path / "pipeline"
+    diffusers = tmp_path / "pipeline"
     for part in ("unet", "vae", "text_encoder"):
-        (pipeline / part).mkdir(parents=True)
-        (pipeline / part / "config.json").write_text('{"model_type": "x"}')
-    (pipeline / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+        (diffusers / part).mkdir(parents=True)
+        (diffusers / part / "config.json").write_text('{"model_type": "x"}')
+    (diffusers / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(ForeignFormat, match="diffusers pipeline"):
-        main.load_model(Settings.load(pipeline))
+        pipeline.load_model(Settings.load(diffusers))
 
 
 @pytest.mark.parametrize("first", ["sys_info", "PaxHeader/x"])
@@ -261,8 +261,8 @@ def test_mlflow_reports_what_its_requirements_want(tmp_path: Path) -> None:
 def test_mlflow_runs_its_class_only_when_the_folder_is_trusted(tmp_path: Path) -> None:
     makers.mlflow(tmp_path)
     with pytest.raises(UntrustedCode):
-        main.load_model(Settings.load(tmp_path))
-    served = main.load_model(Settings.load(tmp_path, trust_sha256=sha256(tmp_path / "model")))
+        pipeline.load_model(Settings.load(tmp_path))
+    served = pipeline.load_model(Settings.load(tmp_path, trust_sha256=sha256(tmp_path / "model")))
     assert served.report.source == "the pickled module, trusted"
 
 
@@ -361,17 +361,17 @@ def test_mar_with_a_model_file_runs_it_only_when_trusted(tmp_path: Path) -> None
     contents = open_checkpoint(path)
     assert contents.metadata["handler_not_run"] == "handler.py:run"
     with pytest.raises(UntrustedCode, match=r"model\.py"):
-        main.load_model(Settings.load(path))
-    served = main.load_model(Settings.load(path, trust_sha256=sha256(path)))
+        pipeline.load_model(Settings.load(path))
+    served = pipeline.load_model(Settings.load(path, trust_sha256=sha256(path)))
     assert torch.equal(served.module.state_dict()["fc.bias"], state["bias"])
 
 
 def test_torch_package_with_its_own_code_only_when_trusted(tmp_path: Path) -> None:
     makers.torch_package(tmp_path)
     with pytest.raises((UntrustedCode, ClassNotImportable)):
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))
     path = only(tmp_path)
-    served = main.load_model(Settings.load(tmp_path, trust_sha256=sha256(path)))
+    served = pipeline.load_model(Settings.load(tmp_path, trust_sha256=sha256(path)))
     images = torch.rand(2, 1, 8, 8)
     with torch.inference_mode():
         torch.testing.assert_close(served.module(images), net()(images))
@@ -380,17 +380,17 @@ def test_torch_package_with_its_own_code_only_when_trusted(tmp_path: Path) -> No
 def test_aot_inductor_is_native_code(tmp_path: Path) -> None:
     makers.aot_inductor(tmp_path)
     with pytest.raises(UntrustedCode) as caught:
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))
     assert "model.wrapper.so" in caught.value.detail
     with pytest.raises(LoadError):  # trusted, and no library at all
-        main.load_model(Settings.load(tmp_path, trust_code=True))
+        pipeline.load_model(Settings.load(tmp_path, trust_code=True))
 
 
 @pytest.mark.slow
 def test_aot_inductor_is_served_when_trusted(tmp_path: Path) -> None:
     program = torch.export.export(nn.Linear(3, 2).eval(), (torch.ones(2, 3),))
     torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
-    served = main.load_model(Settings.load(tmp_path, trust_code=True, inputs="float32[2, 3]"))
+    served = pipeline.load_model(Settings.load(tmp_path, trust_code=True, inputs="float32[2, 3]"))
     inputs = torch.rand(2, 3)
     torch.testing.assert_close(served.module(inputs), program.module()(inputs))
 
@@ -421,7 +421,7 @@ def test_npz_never_unpickles(tmp_path: Path) -> None:
 def test_onnx_is_served_by_onnxruntime(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     state = makers.onnx(tmp_path)
-    served = main.load_model(Settings.load(tmp_path))
+    served = pipeline.load_model(Settings.load(tmp_path))
     assert served.signature.as_dict()["inputs"] == {"x": "float32[N, 3]"}
     x = torch.rand(4, 3)
     np.testing.assert_allclose(served.predict({"x": x}), (x @ state["weight"] + state["bias"]).numpy(), rtol=1e-5)
@@ -432,7 +432,7 @@ def test_onnx_without_onnxruntime_names_the_package(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert set(open_checkpoint(only(tmp_path)).tree) == {"weight", "bias"}
     with pytest.raises(UnsupportedFormat, match="onnxruntime is not installed"):
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_a_zip_behind_other_bytes_is_no_zip(tmp_path: Path) -> None:
 def test_weights_whose_class_is_not_known_say_so(tmp_path: Path) -> None:
     makers.npz(tmp_path)
     with pytest.raises(ArchitectureNeeded):
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))
 
 
 def _node_of(domain: str, op: str = "Relu") -> Any:
@@ -521,7 +521,7 @@ def test_an_onnx_graph_with_operators_from_elsewhere(domain: str, op: str, tmp_p
     for at, made in enumerate((model, outer)):
         onnx.save(made, tmp_path / f"{at}.onnx")
         with pytest.raises(UntrustedCode) as caught:
-            main.load_model(Settings.load(tmp_path / f"{at}.onnx"))
+            pipeline.load_model(Settings.load(tmp_path / f"{at}.onnx"))
         assert f"{domain}::{op}" in caught.value.detail
 
 
@@ -541,7 +541,7 @@ def test_external_data_of_an_onnx_graph_stays_in_its_folder(location: str, tmp_p
     model.graph.node.append(inner)  # not an initializer: onnxruntime reads it from there all the same
     onnx.save(model, folder / "model.onnx")
     with pytest.raises(LoadError):
-        main.load_model(Settings.load(folder))
+        pipeline.load_model(Settings.load(folder))
 
 
 def test_a_program_of_torch_2_1_gives_its_weights(tmp_path: Path) -> None:
@@ -555,4 +555,4 @@ def test_a_program_of_torch_2_1_gives_its_weights(tmp_path: Path) -> None:
     assert contents.format == "torch-export"
     assert contents.tree["weight"].load().tolist() == [[1.0] * 3] * 2
     with pytest.raises(VersionTooOld):
-        main.load_model(Settings.load(tmp_path))
+        pipeline.load_model(Settings.load(tmp_path))

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from score import main
 from score.errors import MalformedFile, UntrustedCode
 from score.formats._program import operators, symbols
 from score.formats.registry import open_checkpoint
+from score.inference import pipeline
 from score.settings import Settings
 from tests.makers import net
 
@@ -49,7 +49,7 @@ def programs() -> dict[str, torch.export.ExportedProgram]:
 def test_a_plain_program_is_served_without_trust(tmp_path: Path, name: str) -> None:
     program = programs()[name]
     torch.export.save(program, tmp_path / "model.pt2")
-    served = main.load_model(Settings.load(tmp_path, device="cpu"))
+    served = pipeline.load_model(Settings.load(tmp_path, device="cpu"))
     inputs = program.example_inputs[0]
     wanted = program.module()(*inputs)
     got = served.module(*inputs)
@@ -161,7 +161,7 @@ def test_what_is_not_on_the_list_needs_trust(tmp_path: Path, name: str) -> None:
     assert contents.program is not None
     assert any(says in finding for finding in contents.program.code), contents.program.code
     with pytest.raises(UntrustedCode) as caught:
-        main.load_model(Settings.load(path))
+        pipeline.load_model(Settings.load(path))
     assert says in caught.value.detail
     assert not marker.exists()
 
@@ -169,7 +169,7 @@ def test_what_is_not_on_the_list_needs_trust(tmp_path: Path, name: str) -> None:
 def test_sample_inputs_are_never_read(tmp_path: Path) -> None:
     marker = Path("/tmp/score-was-here")
     marker.unlink(missing_ok=True)
-    main.load_model(Settings.load(rewritten(tmp_path, _evil_samples)))
+    pipeline.load_model(Settings.load(rewritten(tmp_path, _evil_samples)))
     assert not marker.exists()
 
 
@@ -188,7 +188,7 @@ def test_a_graph_that_contradicts_its_schema_is_malformed(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], says: str
 ) -> None:
     with pytest.raises(MalformedFile, match=says):
-        main.load_model(Settings.load(rewritten(tmp_path, _graph(change))))
+        pipeline.load_model(Settings.load(rewritten(tmp_path, _graph(change))))
 
 
 def test_every_request_starts_from_the_files_own_state(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_every_request_starts_from_the_files_own_state(tmp_path: Path) -> None:
             return x + self.count
 
     torch.export.save(torch.export.export(Counting(), (torch.zeros(2),)), tmp_path / "model.pt2")
-    served = main.load_model(Settings.load(tmp_path))
+    served = pipeline.load_model(Settings.load(tmp_path))
     assert [served.module(torch.zeros(2)).tolist() for _ in range(3)] == [[1.0, 1.0]] * 3
 
 
@@ -214,7 +214,7 @@ def test_sizes_that_the_program_was_not_exported_for_are_refused(tmp_path: Path)
     rows = torch.export.Dim("rows", max=8)
     program = torch.export.export(Sum(), (torch.rand(4, 3), torch.rand(4, 3)), dynamic_shapes=({0: rows}, {0: rows}))
     torch.export.save(program, tmp_path / "model.pt2")
-    module = main.load_model(Settings.load(tmp_path)).module
+    module = pipeline.load_model(Settings.load(tmp_path)).module
     torch.testing.assert_close(module(torch.ones(1, 3), torch.ones(1, 3)), torch.full((1, 3), 2.0))
     for left, right in (((9, 3), (9, 3)), ((2, 3), (1, 3)), ((2, 4), (2, 4))):
         with pytest.raises(ValueError, match="dimension"):

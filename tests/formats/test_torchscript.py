@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from score import main
 from score.errors import LoadError, MalformedFile, UntrustedCode
 from score.formats import torchscript
 from score.formats._program import script_code
+from score.inference import pipeline
 from score.settings import Settings
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def test_a_traced_and_a_frozen_program(tmp_path: Path) -> None:
     traced = torch.jit.trace(module, x)
     for name, program in {"traced": traced, "frozen": torch.jit.freeze(torch.jit.script(module))}.items():
         program.save(tmp_path / f"{name}.pt")
-        served = main.load_model(Settings.load(tmp_path / f"{name}.pt", device="cpu"))
+        served = pipeline.load_model(Settings.load(tmp_path / f"{name}.pt", device="cpu"))
         torch.testing.assert_close(served.module(x), module(x))
 
 
@@ -99,7 +99,7 @@ def test_a_dynamically_quantised_program(tmp_path: Path) -> None:
     quantised = torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, torch.qint8)
     torch.jit.script(quantised).save(tmp_path / "model.pt")
     x = torch.rand(3, 8)
-    served = main.load_model(Settings.load(tmp_path / "model.pt", device="cpu"))
+    served = pipeline.load_model(Settings.load(tmp_path / "model.pt", device="cpu"))
     torch.testing.assert_close(served.module(x), quantised(x))
 
 
@@ -179,7 +179,7 @@ def test_what_is_not_on_the_list_needs_trust(kind: type[nn.Module], tmp_path: Pa
     torch.jit.save(torch.jit.script(kind()), tmp_path / "model.pt")
     marker.unlink(missing_ok=True)
     with pytest.raises(UntrustedCode) as caught:
-        main.load_model(Settings.load(tmp_path / "model.pt"))
+        pipeline.load_model(Settings.load(tmp_path / "model.pt"))
     assert UNTRUSTED[kind] in caught.value.detail
     assert not marker.exists()
 
@@ -238,7 +238,7 @@ def test_only_what_was_read_here_reaches_torch(tmp_path: Path, monkeypatch: pyte
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("plain/extra/evil.py", "import os")
         archive.writestr("plain/bytecode.pkl", b"cos\nsystem\n(S'true'\ntR.")
-    main.load_model(Settings.load(path))
+    pipeline.load_model(Settings.load(path))
     assert not [name for name in given if "debug" in name or "evil" in name or "bytecode" in name]
 
 
@@ -250,7 +250,7 @@ def test_values_that_torchscript_does_not_write(pickled: bytes, tmp_path: Path) 
         torch.jit.script(nn.Linear(3, 2)), tmp_path, lambda name, content: pickled if name == "data.pkl" else content
     )
     with pytest.raises(LoadError):
-        main.load_model(Settings.load(path))
+        pipeline.load_model(Settings.load(path))
 
 
 def test_a_program_with_a_damaged_record_is_refused(tmp_path: Path) -> None:
@@ -261,4 +261,4 @@ def test_a_program_with_a_damaged_record_is_refused(tmp_path: Path) -> None:
     content[info.header_offset + 400] ^= 1
     (tmp_path / "model.pt").write_bytes(content)
     with pytest.raises(MalformedFile, match="damaged"):
-        main.load_model(Settings.load(tmp_path / "model.pt"))
+        pipeline.load_model(Settings.load(tmp_path / "model.pt"))

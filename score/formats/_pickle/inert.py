@@ -152,18 +152,21 @@ class Restricted:
             raise TypeError(f"keys for a {type(target).__name__}")
 
 
-def settled(value: Any) -> Any:
-    """A value that the machine had to fill in later, as what it turned out to be."""
+def settled(value: Any, depth: int = 3) -> Any:
+    """A value that the machine had to fill in later, as what it turned out to be. A parameter of a parameter is as deep
+    as it gets; a file may say that one holds itself."""
     if isinstance(value, rebuild.LegacyTensor):
         return value.ref
     if isinstance(value, numpy_arrays.ArrayShell):
         return value.ref() or value.objects
     if (
-        isinstance(value, OpaqueObject)
+        depth
+        and isinstance(value, OpaqueObject)
         and isinstance(value.state, tuple)
         and value.path.endswith((".Parameter", ".Variable"))
     ):
-        tensors = [part for part in map(settled, value.state) if isinstance(part, TensorRef)]
+        found = (settled(part, depth - 1) for part in value.state[:8])
+        tensors = [part for part in found if isinstance(part, TensorRef)]
         return tensors[0] if tensors else value
     return value
 

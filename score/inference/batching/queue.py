@@ -5,30 +5,41 @@ measured passes say that it pays, also for a moment while it is idle. What is co
 dtypes or scalars form batches of their own; nothing is padded.
 """
 
-import itertools
 import logging
-import math
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from score.errors import ClientGone, DeadlinePassed, OutOfMemory, QueueFull, RequestError
-from score.server import parking
+from score.inference.batching.cost_model import CostModel
+from score.inference.batching.rows import (
+    TOLERANCE,
+    Inputs,
+    Outputs,
+    all_equal,
+    concatenated,
+    has_rows,
+    joined,
+    part_of,
+    rows_and_kind,
+    same_rows,
+    shapes_of,
+    sliced,
+)
 
 log = logging.getLogger("azmlinfsrv.score")
 
-TOLERANCE = 1e-3  # of float32 models; a large batch may take other kernels than a single row
-
-Inputs = dict[str, Any]
-Outputs = np.ndarray | dict[str, np.ndarray]
 Forward = Callable[[Inputs], Outputs]
+
+
+# Called with all requests of a pass that were submitted with it, so that many can be woken at once; from any thread.
+Deliver = Callable[[Sequence["Ticket"]], None]
 
 
 @dataclass(frozen=True)
@@ -51,14 +62,16 @@ class Pass:
 
 
 @dataclass(eq=False)
-class _Ticket:
-    """A request in the queue."""
+class Ticket:
+    """A request in the queue; `deliver` is called once it is `finished`."""
 
     inputs: Inputs
     rows: int
     kind: Any  # requests of equal kind can be one batch; None fits none
     arrived: float
-    spot: parking.Spot = field(default_factory=parking.spot)
+    deliver: Deliver
+    abandoned: Callable[[], bool]
+    waiter: Any = None  # of `deliver`
     outputs: Outputs | None = None
     error: Exception | None = None
     took: Pass | None = None
@@ -75,32 +88,12 @@ class _Ticket:
     def finished(self) -> bool:
         return self.outputs is not None or self.error is not None
 
-
-class Costs:
-    """Seconds that a forward pass takes, by its rows: a moving average at each power of two, and lines between."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-
-    def learn(self, rows: int, seconds: float) -> None:
-        near = 1 << round(math.log2(rows))
-        known = self._seconds.get(near)
-        self._seconds[near] = seconds if known is None else known + 0.1 * (seconds - known)
-
-    def of(self, rows: float) -> float:
-        """What `rows` take; zero where nothing is known, and in proportion beyond what is."""
-        points = sorted(self._seconds.items())
-        for (low, below), (high, above) in itertools.pairwise(points):
-            if low <= rows <= high:
-                return below + (above - below) * (rows - low) / (high - low)
-        if not points:
-            return 0.0
-        last, seconds = points[0] if rows < points[0][0] else points[-1]
-        return seconds * rows / last
-
-    def gain(self, rows: int, whole: int) -> float:
-        """Seconds that one pass of `whole` rows takes less than one of `rows` and one of the others."""
-        return self.of(rows) + self.of(whole - rows) - self.of(whole)
+    def answer(self) -> tuple[Outputs, Pass]:
+        """The outputs and what their pass was; raises what the model, or waiting for it, ended with."""
+        if self.error is not None:
+            raise self.error
+        assert self.outputs is not None and self.took is not None
+        return self.outputs, self.took
 
 
 class Batcher:
@@ -118,10 +111,10 @@ class Batcher:
         self.running = 0  # rows in the forward pass that runs now
         self._forward = forward
         self.most_rows = limits.rows  # less, once the device has run out of memory
-        self._queue: deque[_Ticket] = deque()
+        self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._started_in = 0
-        self.costs = Costs()
+        self.costs = CostModel()
         self._pace = 1.0  # seconds from one request to the next
         self._last_arrival = 0.0
         self._expected = 1  # rows in the last pass, and in the queue when it ended
@@ -137,8 +130,19 @@ class Batcher:
 
         Raises `QueueFull`, `DeadlinePassed`, `OutOfMemory`, or what `forward` raised for these inputs.
         """
-        rows, kind = _rows_and_kind(inputs)
-        ticket = _Ticket(inputs, rows, kind, time.monotonic())
+        done = threading.Lock()
+        done.acquire()
+        ticket = self.enqueue(inputs, lambda _tickets: done.release())
+        done.acquire()
+        return ticket.answer()
+
+    def enqueue(
+        self, inputs: Inputs, deliver: Deliver, abandoned: Callable[[], bool] = lambda: False, waiter: Any = None
+    ) -> Ticket:
+        """Put a request into the queue; `deliver` gets its ticket once there is an answer. One that is
+        `abandoned` before it begins is not run. Raises `QueueFull`."""
+        rows, kind = rows_and_kind(inputs)
+        ticket = Ticket(inputs, rows, kind, time.monotonic(), deliver, abandoned, waiter)
         with self._changed:
             if len(self._queue) >= self.limits.requests:
                 raise QueueFull(f"{len(self._queue)} requests are waiting already", retry_after=self._drained_in())
@@ -148,11 +152,7 @@ class Batcher:
             self._pace += 0.05 * (min(ticket.arrived - self._last_arrival, 1.0) - self._pace)
             self._last_arrival = ticket.arrived
             self._changed.notify()
-        ticket.spot.park()
-        if ticket.error is not None:
-            raise ticket.error
-        assert ticket.outputs is not None and ticket.took is not None
-        return ticket.outputs, ticket.took
+        return ticket
 
     def _drained_in(self) -> float:
         """Seconds until what waits now is done, by what it took so far."""
@@ -184,11 +184,10 @@ class Batcher:
                 ticket.begun = started if ticket.begun is None else ticket.begun
                 ticket.computed += finished - started
                 ticket.took = Pass(ticket.begun - ticket.arrived, ticket.computed, ticket.rows, ran)
-                if ticket.finished:
-                    ticket.spot.wake()
-                else:  # those that came meanwhile have their turn before the rest of it
+                if not ticket.finished:  # those that came meanwhile have their turn before the rest of it
                     with self._changed:
                         self._queue.append(ticket)
+            _deliver([ticket for ticket in batch if ticket.finished])
 
     def _share_cores(self, crowded: bool) -> None:
         """All cores for a lone request; under load, one is left to reading and writing requests, which would otherwise
@@ -198,7 +197,7 @@ class Batcher:
             self._used_cores = wanted
             torch.set_num_threads(wanted)
 
-    def _next(self) -> list[_Ticket]:
+    def _next(self) -> list[Ticket]:
         """The oldest request, and those in the queue that can run with it."""
         with self._changed:
             while True:
@@ -212,7 +211,7 @@ class Batcher:
             batch, rows = [first], first.left
             if first.kind is None or self.separable is False or self._is_large(first):
                 return batch
-            left: deque[_Ticket] = deque()
+            left: deque[Ticket] = deque()
             for ticket in self._queue:
                 if ticket.kind == first.kind and not ticket.done and rows + ticket.rows <= self.most_rows:
                     batch.append(ticket)
@@ -222,16 +221,17 @@ class Batcher:
             self._queue = left
             return batch
 
-    def _is_large(self, ticket: _Ticket) -> bool:
+    def _is_large(self, ticket: Ticket) -> bool:
         """Whether a request takes several passes, and so takes turns with others."""
         return bool(ticket.done) or bool(self.separable and ticket.kind is not None and ticket.rows > self.most_rows)
 
     def _drop_abandoned(self) -> None:
         """Take out of the queue what nobody waits for any more."""
-        for ticket in [ticket for ticket in self._queue if ticket.spot.left()]:
+        gone = [ticket for ticket in self._queue if ticket.abandoned()]
+        for ticket in gone:
             self._queue.remove(ticket)
             ticket.error = ClientGone("the client closed the connection before its request was begun")
-            ticket.spot.wake()
+        _deliver(gone)
 
     def _gather(self) -> None:
         """Wait for more rows where that is sure to pay, since many often take little longer than few.
@@ -264,10 +264,10 @@ class Batcher:
                 oldest = waiting[len(late)].arrived if len(waiting) > len(late) else now
             for ticket in late:
                 ticket.error = DeadlinePassed(f"the request waited {now - ticket.arrived:.1f} s and was not begun")
-                ticket.spot.wake()
+            _deliver(late)
             time.sleep(max(oldest + self.limits.seconds - now, 0.001))
 
-    def _answer(self, batch: Sequence[_Ticket]) -> None:
+    def _answer(self, batch: Sequence[Ticket]) -> None:
         """Give each ticket its outputs or its error. No request fails for another's fault: of a batch that fails, each
         half runs again by itself, until a culprit is alone."""
         if len(batch) == 1 and self._is_large(batch[0]):
@@ -278,34 +278,34 @@ class Batcher:
             self._try_together(batch)
         else:
             try:
-                self._share_out(batch, self._rows(_joined(batch), _rows_in(batch), self._together))
+                self._share_out(batch, self._rows(joined(_inputs(batch)), _rows_in(batch), self._together))
             except Exception as error:  # noqa: BLE001  # whatever it was, the halves say whose
                 log.debug("a batch of %d requests failed: %s", len(batch), error)
                 self._answer(batch[: len(batch) // 2])
                 self._answer(batch[len(batch) // 2 :])
 
-    def _part_of(self, ticket: _Ticket) -> None:
+    def _part_of(self, ticket: Ticket) -> None:
         """As many rows of a large request as fit into a pass."""
         end = min(ticket.done + self.most_rows, ticket.rows)
         try:
-            part = _part(ticket.inputs, ticket.done, end)
+            part = part_of(ticket.inputs, ticket.done, end)
             ticket.parts.append(self._rows(part, end - ticket.done, self._together))
             ticket.done = end
             if end == ticket.rows:
-                ticket.outputs = _concatenated(ticket.parts)
+                ticket.outputs = concatenated(ticket.parts)
         except _NotRows:
             self._alone([ticket])
         except Exception as error:  # noqa: BLE001  # it goes to the caller
             ticket.error = error
 
-    def _alone(self, batch: Sequence[_Ticket]) -> None:
+    def _alone(self, batch: Sequence[Ticket]) -> None:
         for ticket in batch:
             try:
                 ticket.outputs = self._whole(ticket)
             except Exception as error:  # noqa: BLE001  # it goes to the caller
                 ticket.error = error
 
-    def _whole(self, ticket: _Ticket) -> Outputs:
+    def _whole(self, ticket: Ticket) -> Outputs:
         """One request by itself, in parts only where it is too large."""
         if ticket.kind is None:
             return self._forward(ticket.inputs)
@@ -314,20 +314,20 @@ class Batcher:
         except _NotRows:
             return self._forward(ticket.inputs)
 
-    def _try_together(self, batch: Sequence[_Ticket]) -> None:
+    def _try_together(self, batch: Sequence[Ticket]) -> None:
         """Answer one by one, then look whether one pass over all of them says the same."""
         self._alone(batch)
-        if any(ticket.error for ticket in batch) or _all_equal(batch):
+        if any(ticket.error for ticket in batch) or all_equal(_inputs(batch)):
             return  # they tell nothing
         alone = [ticket.outputs for ticket in batch]
         try:
-            together = self._forward(_joined(batch))
+            together = self._forward(joined(_inputs(batch)))
             self.separable = same_rows(together, alone, [ticket.rows for ticket in batch], self._tolerance)
         except RequestError:
             self.separable = False
         log.info("requests %s be answered in batches", "can" if self.separable else "can't")
 
-    def _share_out(self, batch: Sequence[_Ticket], outputs: Outputs) -> None:
+    def _share_out(self, batch: Sequence[Ticket], outputs: Outputs) -> None:
         start = 0
         for ticket in batch:
             ticket.outputs = sliced(outputs, start, start + ticket.rows)
@@ -336,9 +336,9 @@ class Batcher:
     def _together(self, inputs: Inputs, rows: int) -> Outputs:
         """Run the model on rows of several requests, or on some of one's. Raises `_NotRows`."""
         outputs = self._forward(inputs)
-        if not _has_rows(outputs, rows):
+        if not has_rows(outputs, rows):
             self.separable = False
-            raise _NotRows(f"{rows} rows went in, and the outputs are {_shapes(outputs)}")
+            raise _NotRows(f"{rows} rows went in, and the outputs are {shapes_of(outputs)}")
         return outputs
 
     def _rows(self, inputs: Inputs, rows: int, forward: Callable[[Inputs, int], Outputs]) -> Outputs:
@@ -359,102 +359,27 @@ class Batcher:
         start = 0
         while start < rows:
             end = min(start + self.most_rows, rows)
-            parts.append(self._rows(_part(inputs, start, end), end - start, self._together))
+            parts.append(self._rows(part_of(inputs, start, end), end - start, self._together))
             start = end
-        return _concatenated(parts)
+        return concatenated(parts)
 
 
 class _NotRows(Exception):
     """A model that seemed to answer row by row did not. Never seen outside: the requests run again, each whole."""
 
 
-def _rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
-    """How many rows, and what other requests have to be like to run with these. None where the inputs have no common
-    first dimension."""
-    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
-    counts = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
-    if len(counts) != 1 or 0 in counts:
-        return 1, None
-    kind = tuple(
-        (name, value.dtype, value.shape[1:]) if isinstance(value, torch.Tensor) else (name, value)
-        for name, value in inputs.items()
-    )
-    return counts.pop(), kind
+def _inputs(batch: Sequence[Ticket]) -> list[Inputs]:
+    return [ticket.inputs for ticket in batch]
 
 
-def _rows_in(tickets: Iterable[_Ticket]) -> int:
+def _deliver(tickets: Sequence[Ticket]) -> None:
+    """Tell those that wait, with one call for all that wait in the same way."""
+    waiting: dict[Deliver, list[Ticket]] = {}
+    for ticket in tickets:
+        waiting.setdefault(ticket.deliver, []).append(ticket)
+    for deliver, group in waiting.items():
+        deliver(group)
+
+
+def _rows_in(tickets: Iterable[Ticket]) -> int:
     return sum(ticket.left for ticket in tickets)
-
-
-def _joined(batch: Sequence[_Ticket]) -> Inputs:
-    first = batch[0].inputs
-    return {
-        name: torch.cat([ticket.inputs[name] for ticket in batch]) if isinstance(value, torch.Tensor) else value
-        for name, value in first.items()
-    }
-
-
-def _part(inputs: Inputs, start: int, end: int) -> Inputs:
-    return {name: value[start:end] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
-
-
-def _all_equal(batch: Sequence[_Ticket]) -> bool:
-    first = batch[0].inputs
-    return all(
-        torch.equal(value, ticket.inputs[name])
-        for ticket in batch[1:]
-        for name, value in first.items()
-        if isinstance(value, torch.Tensor)
-    )
-
-
-def sliced(outputs: Outputs, start: int, end: int) -> Outputs:
-    """Some rows of all outputs."""
-    if isinstance(outputs, Mapping):
-        return {name: value[start:end] for name, value in outputs.items()}
-    return outputs[start:end]
-
-
-def same_rows(
-    together: Outputs, alone: Sequence[Outputs | None], rows: Sequence[int], tolerance: float = TOLERANCE
-) -> bool:
-    """Whether the outputs of a batch are, row by row, those of its parts run alone, within float tolerance."""
-    if not _has_rows(together, sum(rows)):
-        return False
-    start = 0
-    for single, count in zip(alone, rows, strict=True):
-        assert single is not None
-        if not _close(sliced(together, start, start + count), single, tolerance):
-            return False
-        start += count
-    return True
-
-
-def _has_rows(outputs: Outputs, rows: int) -> bool:
-    arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
-    return all(array.ndim > 0 and array.shape[0] == rows for array in arrays)
-
-
-def _close(one: Outputs, other: Outputs, tolerance: float) -> bool:
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_close(one[name], other[name], tolerance) for name in one)
-    assert isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
-    if other.dtype.kind not in "biufc":  # text
-        return np.array_equal(one, other)
-    finite = np.abs(other[np.isfinite(other)])
-    largest = float(finite.max()) if finite.size else 0.0
-    return one.shape == other.shape and bool(
-        np.allclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
-    )
-
-
-def _concatenated(parts: Sequence[Outputs]) -> Outputs:
-    first = parts[0]
-    if isinstance(first, Mapping):
-        return {name: np.concatenate([part[name] for part in parts]) for name in first}
-    return np.concatenate(list(parts))  # type: ignore[arg-type]
-
-
-def _shapes(outputs: Outputs) -> str:
-    arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
-    return ", ".join(str(list(array.shape)) for array in arrays)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from score.architectures.sentence_encoder import read_json
+from score.errors import MalformedFile
 
 
 class Tokenizer:
@@ -14,7 +15,14 @@ class Tokenizer:
     def __init__(self, folder: Path, inputs: Sequence[str]):
         from transformers import AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # noqa: BLE001  # transformers and its parsers raise anything
+            raise MalformedFile(
+                f"{folder.name}: transformers can't make a tokenizer of its files "
+                f"({type(error).__name__}: {str(error)[:300]})",
+                hint="Get the tokenizer's files again; without them, the model takes token ids.",
+            ) from None
         # Some tokenizers make more than their model takes.
         self.names: list[str] = [name for name in self._tokenizer.model_input_names if name in inputs]
         self._longest = _longest(folder, self._tokenizer.model_max_length)

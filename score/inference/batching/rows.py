@@ -1,0 +1,100 @@
+"""Requests and answers by their rows: what can be one batch, put together, and taken apart. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+TOLERANCE = 1e-3  # of float32 models; a large batch may take other kernels than a single row
+
+Inputs = dict[str, Any]
+Outputs = np.ndarray | dict[str, np.ndarray]
+
+
+def rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
+    """How many rows, and what other requests have to be like to run with these. None where the inputs have no common
+    first dimension."""
+    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+    counts = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
+    if len(counts) != 1 or 0 in counts:
+        return 1, None
+    kind = tuple(
+        (name, value.dtype, value.shape[1:]) if isinstance(value, torch.Tensor) else (name, value)
+        for name, value in inputs.items()
+    )
+    return counts.pop(), kind
+
+
+def joined(batch: Sequence[Inputs]) -> Inputs:
+    """Several requests' inputs of one kind as one batch."""
+    return {
+        name: torch.cat([inputs[name] for inputs in batch]) if isinstance(value, torch.Tensor) else value
+        for name, value in batch[0].items()
+    }
+
+
+def part_of(inputs: Inputs, start: int, end: int) -> Inputs:
+    return {name: value[start:end] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+
+
+def all_equal(batch: Sequence[Inputs]) -> bool:
+    """Whether all requests of a batch ask the same."""
+    return all(
+        torch.equal(value, inputs[name])
+        for inputs in batch[1:]
+        for name, value in batch[0].items()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+def sliced(outputs: Outputs, start: int, end: int) -> Outputs:
+    """Some rows of all outputs."""
+    if isinstance(outputs, Mapping):
+        return {name: value[start:end] for name, value in outputs.items()}
+    return outputs[start:end]
+
+
+def same_rows(
+    together: Outputs, alone: Sequence[Outputs | None], rows: Sequence[int], tolerance: float = TOLERANCE
+) -> bool:
+    """Whether the outputs of a batch are, row by row, those of its parts run alone, within float tolerance."""
+    if not has_rows(together, sum(rows)):
+        return False
+    start = 0
+    for single, count in zip(alone, rows, strict=True):
+        assert single is not None
+        if not _close(sliced(together, start, start + count), single, tolerance):
+            return False
+        start += count
+    return True
+
+
+def has_rows(outputs: Outputs, rows: int) -> bool:
+    arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
+    return all(array.ndim > 0 and array.shape[0] == rows for array in arrays)
+
+
+def _close(one: Outputs, other: Outputs, tolerance: float) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_close(one[name], other[name], tolerance) for name in one)
+    assert isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    if other.dtype.kind not in "biufc":  # text
+        return np.array_equal(one, other)
+    finite = np.abs(other[np.isfinite(other)])
+    largest = float(finite.max()) if finite.size else 0.0
+    return one.shape == other.shape and bool(
+        np.allclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+    )
+
+
+def concatenated(parts: Sequence[Outputs]) -> Outputs:
+    first = parts[0]
+    if isinstance(first, Mapping):
+        return {name: np.concatenate([part[name] for part in parts]) for name in first}
+    return np.concatenate(list(parts))  # type: ignore[arg-type]
+
+
+def shapes_of(outputs: Outputs) -> str:
+    arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
+    return ", ".join(str(list(array.shape)) for array in arrays)

@@ -1,0 +1,118 @@
+"""The two ways through the product: from settings to a model, and from a request's body to an answer's.
+
+Whoever serves, predicts, checks or scores in batches calls these; the steps of `infer` are apart so that a server can
+do each where it belongs: decoding large bodies elsewhere, and waiting for the model without a thread.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from score.architectures import key_conversions, resolve
+from score.codecs import registry as codecs
+from score.codecs.registry import Body, Codec, Decoded, Encoded
+from score.errors import (
+    ArchitectureBroken,
+    ClassNotImportable,
+    InvalidTopK,
+    LoadError,
+    MalformedFile,
+    Uninitialised,
+    UnsupportedFormat,
+    VersionTooOld,
+    WeightsMismatch,
+)
+from score.formats._io import integrity
+from score.inference import device, load
+from score.inference.batching.queue import Pass
+from score.inference.predictor import Predictor
+from score.settings import Settings
+from score.weights import hashing, versions
+from score.weights.opened import open_weights
+
+# Errors that another version of something could explain.
+_VERSIONS_MATTER = (
+    *(ArchitectureBroken, ClassNotImportable, MalformedFile, Uninitialised),
+    *(UnsupportedFormat, VersionTooOld, WeightsMismatch),
+)
+
+
+def load_model(settings: Settings) -> Predictor:
+    """From settings to a model that answers. Raises a `LoadError` that says what is wrong."""
+    with hashing.kept(), integrity.checked():
+        opened = open_weights(settings)
+        checkpoint, weights = opened.checkpoint, opened.weights
+        try:
+            architecture = resolve.find(checkpoint, weights, settings)
+            weights = key_conversions.converted(architecture.skeleton, weights)
+            alignment = resolve.match(architecture, weights, settings.prefix)
+            where = device.choose(settings.device, weights.nbytes if weights else 0)
+            module, report = load.load(checkpoint, weights, architecture, alignment, where)
+        except _VERSIONS_MATTER as error:
+            _add_versions(error, checkpoint.metadata)
+            raise
+    return Predictor(module, report, settings, architecture.inputs, checkpoint.path)
+
+
+def _add_versions(error: LoadError, metadata: Any) -> None:
+    """The versions that the checkpoint says it was written with, and the pins to change."""
+    with contextlib.suppress(LoadError):
+        error.detail = "\n".join([*error.detail.splitlines(), *versions.advice(metadata)])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request, read: its codec, what was decoded, what the model is given, and how many classes of each row were
+    asked for."""
+
+    codec: Codec
+    decoded: Decoded
+    inputs: dict[str, Any]
+    top_k: int | None
+
+
+@dataclass(frozen=True)
+class Inference:
+    """An answer: its encoded body, and how it came about."""
+
+    encoded: Encoded
+    prepared: Prepared
+    outputs: Any
+    took: Pass
+
+
+def infer(predictor: Predictor, body: Body, accept: str | None = None, top_k: Any = None) -> Inference:
+    """Answer one request's body. `accept` is an Accept header, `top_k` what was asked for outside of the body.
+
+    Raises a `RequestError`.
+    """
+    prepared = prepare(predictor, body, codecs.choose(body), top_k)
+    outputs, took = predictor.batcher.submit(prepared.inputs)
+    return Inference(encode(predictor, prepared, outputs, accept), prepared, outputs, took)
+
+
+def prepare(
+    predictor: Predictor, body: Body, codec: Codec, top_k: Any = None, decode: Callable[[Body], Decoded] | None = None
+) -> Prepared:
+    """From a body to what the model takes. `decode` does the codec's part, if not the codec itself."""
+    decoded = (decode or codec.decode)(body)
+    return Prepared(codec, decoded, predictor.preprocess(decoded), _classes(decoded.top_k, top_k))
+
+
+def encode(predictor: Predictor, prepared: Prepared, outputs: Any, accept: str | None) -> Encoded:
+    """From the model's outputs to the answer's body, in the request's own codec unless `accept` rules it out."""
+    encoder = codecs.for_answer(prepared.codec, accept, labelled=prepared.top_k is not None)
+    return encoder.encode(predictor.postprocess(outputs, prepared.top_k), prepared.decoded)
+
+
+def _classes(in_body: Any, outside: Any) -> int | None:
+    """How many classes of each row are asked for. Raises `InvalidTopK`."""
+    said = outside if in_body is None else in_body
+    if said is None:
+        return None
+    if isinstance(said, str) and said.isascii() and said.isdigit():
+        said = int(said[:9])
+    if type(said) is not int or said < 1:
+        raise InvalidTopK(f"top_k is {said!r:.40}, and has to be a number above zero")
+    return said

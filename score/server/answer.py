@@ -1,0 +1,92 @@
+"""Answers, whatever server sends them: status, headers, body."""
+
+import gzip
+import logging
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import orjson
+from werkzeug.http import parse_accept_header
+
+from score.architectures.meta_init import where
+from score.codecs.registry import Encoded
+from score.errors import InternalError, OutOfMemory, ScoreError
+
+log = logging.getLogger("azmlinfsrv.score")
+
+METHODS = "GET, HEAD, POST, OPTIONS"
+WORTH_COMPRESSING = 16_384  # bytes; below it, a packet or two are saved for a millisecond of work
+_SENDABLE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_PAGE = Path(__file__).with_name("page.html").read_bytes()
+# The page needs nothing but itself and this server, and nothing that it shows can make it fetch or run more.
+_PAGE_HEADERS = {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "vary": "Accept",
+    "x-content-type-options": "nosniff",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A body as a whole, or in `pieces` as they come to be."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    pieces: AsyncIterator[bytes] | None = None
+
+
+def page() -> Answer:
+    """The page that people see at /score."""
+    return Answer(200, _PAGE_HEADERS, _PAGE)
+
+
+def of_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=str)
+    return Answer(status, {"content-type": "application/json", **(headers or {})}, body)
+
+
+def of_encoded(encoded: Encoded, accept_encoding: str) -> Answer:
+    """A codec's answer; compressed where that pays and the client takes it."""
+    body, headers = encoded.body, {"content-type": encoded.content_type, **encoded.headers}
+    if (
+        len(body) >= WORTH_COMPRESSING
+        and "gzip" in accept_encoding
+        and parse_accept_header(accept_encoding)["gzip"] > 0
+    ):
+        body = gzip.compress(body, compresslevel=1, mtime=0)
+        headers |= {"content-encoding": "gzip", "vary": "Accept-Encoding"}
+    return Answer(200, headers, body)
+
+
+def of_error(error: ScoreError, request_id: str) -> Answer:
+    """An error as JSON, with its status and the request's id."""
+    headers = {} if error.retry_after is None else {"retry-after": str(max(1, ceil(error.retry_after)))}
+    if error.status == 405:
+        headers["allow"] = METHODS
+    return of_json({"error": error.as_dict() | {"request_id": request_id}}, error.status, headers)
+
+
+def of_failure(error: BaseException, request_id: str) -> Answer:
+    """Any exception as an answer: ours as it is; anything else is a bug, which the log gets in full."""
+    if isinstance(error, MemoryError):
+        error = OutOfMemory("the memory does not suffice for this request")
+    if isinstance(error, ScoreError):
+        if error.status == 500:
+            log.warning("%s %s", request_id, error.screen(), exc_info=error.__cause__)
+        elif error.__cause__ is not None:  # the model's own: where it happened is enough, since anyone can ask for more
+            log.warning("%s %s: %s, at %s", request_id, error.code, error.message[:500], where(error.__cause__))
+        return of_error(error, request_id)
+    log.error("%s a bug in the server", request_id, exc_info=error)
+    return of_error(InternalError(f"{type(error).__name__} while answering the request"), request_id)
+
+
+def sendable(text: str) -> bool:
+    """Whether a text can be a header's value."""
+    return _SENDABLE.fullmatch(text) is not None

@@ -1,0 +1,193 @@
+"""The ASGI application: predictions here, everything else as azmlinfsrv's own Flask application has it.
+
+A small request is read, decoded and validated on the event loop, waits for the model without a thread, and is encoded
+on the loop. What takes longer (large bodies, pictures, texts, large answers) is done by threads, and its decoding in a
+process of its own, so that liveness and small requests never wait for it.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from a2wsgi import WSGIMiddleware
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from score.codecs import registry as codecs
+from score.errors import ClientGone, Draining, ScoreError
+from score.inference import pipeline
+from score.inference.batching.queue import Ticket
+from score.inference.pipeline import Prepared
+from score.server import azmlinfsrv
+from score.server.answer import Answer
+from score.server.body import Intake
+from score.server.decoder import Decoder
+from score.server.metrics import RequestRecord
+from score.server.service import Head, Service, top_k
+
+SMALL = 256 << 10  # bytes that are decoded, or encoded, on the event loop: a few milliseconds at most
+MOST_TEXT = 4_000  # characters that are tokenised there
+ELSEWHERE = 4  # threads for what is large
+FLASK_THREADS = 64
+
+Made = TypeVar("Made")
+REFUSAL = "loadstone.refusal"  # in the scope of a request whose body turned out to be malformed, or too slow: the error
+
+
+class Application:
+    """`draining` is set once the server has been told to stop: what begins after that is refused."""
+
+    def __init__(self, service: Service, behind: Any, decoder: Decoder, *, hooked: bool) -> None:
+        self.draining = False
+        self._service, self._decoder = service, decoder
+        self._behind: Any = WSGIMiddleware(behind, workers=FLASK_THREADS)
+        self._hooked = hooked
+        self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
+        score = Route("/score", _Endpoint(self._score))
+        self._router = Router([score], redirect_slashes=False, default=self._behind)  # type: ignore[arg-type]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._router(scope, receive, send)
+
+    async def _score(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if self._hooked or azmlinfsrv.wants(headers):
+            await self._behind(scope, receive, send)
+            return
+        head = Head(scope["method"], scope["query_string"].decode("latin-1"), headers)
+        request_id = head.request_id
+        found = self._service.without_body(head)
+        if found is None:
+            found = await self._predict(head, request_id, scope, receive)
+        sent = azmlinfsrv.stamp(found, head, request_id, time.perf_counter() - started)
+        await respond(send, found, sent)
+
+    async def _predict(self, head: Head, request_id: str, scope: Scope, receive: Receive) -> Answer:
+        record = RequestRecord(request_id, trace=head.headers)
+        intake: Intake | None = None
+        try:
+            if self.draining:
+                raise Draining("the server has been told to stop, and takes no new requests")
+            intake = Intake(head.headers, self._service.predictor.settings)
+            await _read(intake, scope, receive)
+            prepared = await self._prepare(intake, head, record)
+            record.inputs = prepared.inputs
+            record.answered(*await self._run(prepared, receive))
+            found = await self._encode(head, prepared, record)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
+            found = self._service.failed(error, record)
+        finally:
+            if intake is not None:
+                intake.release()
+        record.status = found.status
+        self._service.saw(record)
+        return found
+
+    async def _prepare(self, intake: Intake, head: Head, record: RequestRecord) -> Prepared:
+        predictor, asked = self._service.predictor, top_k(head.query)
+        if intake.compressed or intake.size > SMALL:
+            return await self._somewhere_else(self._prepare_large, intake, asked, record)
+        body = intake.body()
+        if codecs.effort(body) > SMALL:
+            return await self._somewhere_else(self._decode_large, intake, body, asked, record)
+        codec = codecs.choose(body)
+        record.codec = codec.NAME
+        decoded = codec.decode(body)
+        if _letters(decoded.arrays) > MOST_TEXT:
+            return await self._somewhere_else(pipeline.prepare, predictor, body, codec, asked, lambda _body: decoded)
+        return pipeline.prepare(predictor, body, codec, asked, lambda _body: decoded)
+
+    async def _somewhere_else(self, function: Callable[..., Made], *given: Any) -> Made:
+        return await asyncio.get_running_loop().run_in_executor(self._elsewhere, function, *given)
+
+    def _prepare_large(self, intake: Intake, asked: Any, record: RequestRecord) -> Prepared:
+        return self._decode_large(intake, intake.body(), asked, record)
+
+    def _decode_large(self, intake: Intake, body: codecs.Body, asked: Any, record: RequestRecord) -> Prepared:
+        codec, decoded = self._decoder.decode(body)
+        record.codec = codec.NAME
+        intake.hold(max(0, _nbytes(decoded.arrays) - len(body.data)))
+        return pipeline.prepare(self._service.predictor, body, codec, asked, lambda _body: decoded)
+
+    async def _run(self, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:
+        """Have the model answer, and wait for it; a request whose client leaves before it begins is dropped."""
+        loop = asyncio.get_running_loop()
+        cycle = getattr(receive, "__self__", None)  # uvicorn's, which knows whether the client is still there
+
+        ticket = self._service.predictor.batcher.enqueue(
+            prepared.inputs, self._deliver, lambda: bool(getattr(cycle, "disconnected", False)), loop.create_future()
+        )
+        await ticket.waiter
+        return ticket.answer()
+
+    def _deliver(self, tickets: Sequence[Ticket]) -> None:
+        """Resume all that one pass has answered: one call to the loop, from the model's thread."""
+        tickets[0].waiter.get_loop().call_soon_threadsafe(_resolve, tickets)
+
+    async def _encode(self, head: Head, prepared: Prepared, record: RequestRecord) -> Answer:
+        if _nbytes(record.outputs) > SMALL:
+            return await self._somewhere_else(self._service.encode, head, prepared, record)
+        return self._service.encode(head, prepared, record)
+
+
+class _Endpoint:
+    """A coroutine as Starlette takes an ASGI application."""
+
+    def __init__(self, run: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._run(scope, receive, send)
+
+
+async def _read(intake: Intake, scope: Scope, receive: Receive) -> None:
+    """Take in the whole body. Raises what `Intake.add` does, `ClientGone`, or what is wrong with its framing."""
+    more = True
+    while more:
+        message = await receive()
+        refusal: ScoreError | None = scope.get(REFUSAL)
+        if refusal is not None:
+            raise refusal
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client closed the connection before its request had arrived")
+        if piece := message.get("body", b""):
+            intake.add(piece)
+        more = message.get("more_body", False)
+
+
+def _resolve(tickets: Sequence[Ticket]) -> None:
+    for ticket in tickets:
+        if not ticket.waiter.done():  # its request may have been cancelled
+            ticket.waiter.set_result(None)
+
+
+async def respond(send: Send, found: Answer, headers: dict[str, str]) -> None:
+    """Send an answer: as a whole, or piece by piece as they come, each as soon as it is there."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    if found.pieces is None:
+        if found.status != 204:
+            raw.append((b"content-length", str(len(found.body)).encode()))
+        await send({"type": "http.response.start", "status": found.status, "headers": raw})
+        await send({"type": "http.response.body", "body": found.body})
+        return
+    await send({"type": "http.response.start", "status": found.status, "headers": raw})
+    async for piece in found.pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _letters(arrays: Any) -> int:
+    """Characters of an array of texts; 0 for numbers."""
+    if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
+        return int(arrays.size * arrays.dtype.itemsize // 4)
+    return 0
+
+
+def _nbytes(values: Any) -> int:
+    arrays = values.values() if isinstance(values, dict) else (values,)
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

@@ -1,0 +1,151 @@
+"""All that relies on the insides of azureml-inference-server-http, as read from its version 1.5.1.
+
+Its Flask application owns liveness, version 2 of the Swagger description, Application Insights' records and CORS. What
+it does to every answer is done here too, for those that do not pass through it: a test holds both ways' answers against
+each other.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from azureml_inference_server_http.api.aml_request import rawhttp
+from flask import Request, Response, g
+from flask import request as current_request
+
+from score.errors import MethodNotAllowed, NotFound, ScoreError
+from score.server import answer
+from score.server.answer import Answer
+from score.server.body import PIECE, Intake
+from score.server.metrics import RequestRecord
+from score.server.service import Head, Service
+
+__all__ = ["rawhttp", "Request", "Response"]
+
+ROUTES = "azureml_inference_server_http.server.routes"
+LONGEST_ID = 100  # characters
+# A request with one of these headers goes through Flask: only azmlinfsrv knows what to do with it.
+_ITS_OWN = ("x-ms-request-id", "traceid")
+
+_service: Service | None = None
+
+
+def serving() -> bool:
+    """Whether this process is azmlinfsrv's, and not a library's or a test's."""
+    return ROUTES in sys.modules
+
+
+def service() -> Service:
+    """What `init()` has loaded."""
+    assert _service is not None, "init() runs before any request"
+    return _service
+
+
+def take_over(loaded: Service) -> None:
+    """Make azmlinfsrv answer unknown routes and methods in our form, and describe this model in `/swagger.json`.
+
+    It sets its own handlers for all HTTP errors; one for a status code goes before them. `init()` runs while its
+    blueprint is being registered, which is the moment to add to it; what is recorded runs once it is.
+    """
+    global _service
+    _service = loaded
+    if not serving():
+        return
+    blueprint = sys.modules[ROUTES].main_blueprint
+    for status, kind, message in (
+        (404, NotFound, "there is nothing at this path"),
+        (405, MethodNotAllowed, "this path does not take this method"),
+    ):
+        blueprint.app_errorhandler(status)(_handler(kind, message))
+    blueprint.record(lambda state: _describe(state.app.view_functions))
+    logging.getLogger("azmlinfsrv").addFilter(_not_said_twice)
+
+
+def has_hooks() -> bool:
+    """Whether its hooks have work to do with each prediction: Application Insights' record, or CORS."""
+    routes = sys.modules[ROUTES]
+    return bool(routes.main_blueprint.appinsights_client.enabled or routes.config.cors_origins)
+
+
+def wants(headers: Mapping[str, str]) -> bool:
+    """Whether a request has headers that only azmlinfsrv knows what to do with."""
+    ids = (headers.get("x-request-id", ""), headers.get("x-ms-client-request-id", ""))
+    return any(name in headers for name in _ITS_OWN) or any(
+        len(each) > LONGEST_ID or not answer.sendable(each) for each in ids
+    )
+
+
+def stamp(found: Answer, head: Head, request_id: str, seconds: float) -> dict[str, str]:
+    """The answer's headers, with those that azmlinfsrv adds: ids, its version, and the time that it took."""
+    headers = {**found.headers, "x-ms-run-fn-exec-ms": f"{seconds * 1e3:.3f}"}
+    if found.status >= 500:
+        headers["x-ms-run-function-failed"] = "True"
+    if version := os.environ.get("HTTP_X_MS_SERVER_VERSION"):
+        headers["x-ms-server-version"] = version
+    client = head.headers.get("x-ms-client-request-id", "")
+    headers["x-request-id"] = request_id
+    headers["x-ms-request-id"] = client or request_id
+    if client:
+        headers["x-ms-client-request-id"] = client
+    return headers
+
+
+def respond(request: Request) -> Response:
+    """Answer a request to `/score` inside of Flask, in the thread that it has."""
+    loaded = service()
+    head = Head(request.method, request.query_string.decode("latin-1"), _headers(request))
+    found = loaded.without_body(head)
+    return _response(found if found is not None else _predict(loaded, head, request))
+
+
+def _predict(loaded: Service, head: Head, request: Request) -> Answer:
+    record = RequestRecord(getattr(g, "request_id", "") or head.request_id, trace=head.headers)
+    intake: Intake | None = None
+    try:
+        intake = Intake(head.headers, loaded.predictor.settings)
+        # Not request.data, which Flask leaves empty for a form: `curl -d` sends one unless told otherwise.
+        while piece := request.stream.read(PIECE):
+            intake.add(piece)
+        found = loaded.predict(head, intake.body(), record)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
+        found = loaded.failed(error, record)
+    finally:
+        if intake is not None:
+            intake.release()
+    record.status = found.status
+    loaded.saw(record)
+    return found
+
+
+def _headers(request: Request) -> dict[str, str]:
+    return {name.lower(): value for name, value in request.headers}
+
+
+def _response(found: Answer) -> Response:
+    return Response(found.body, found.status, dict(found.headers))
+
+
+def _handler(kind: type[ScoreError], message: str) -> Any:
+    return lambda _error: _response(answer.of_error(kind(message), getattr(g, "request_id", "")))
+
+
+def _describe(views: dict[str, Any]) -> None:
+    """Version 2 of Swagger can't say what this server takes: it stays azmlinfsrv's."""
+    theirs = views["main.get_swagger_specification"]
+
+    def view() -> Any:
+        if current_request.args.get("version", "3") not in ("3", "3.0"):
+            return theirs()
+        try:
+            return _response(service().swagger())
+        except Exception as error:  # noqa: BLE001  # as in `_predict`
+            return _response(answer.of_failure(error, getattr(g, "request_id", "")))
+
+    views["main.get_swagger_specification"] = view
+
+
+def _not_said_twice(record: logging.LogRecord) -> bool:
+    """azmlinfsrv logs two lines for each request, which ours says in one."""
+    return record.module != "routes" or record.levelno != logging.INFO

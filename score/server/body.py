@@ -1,0 +1,106 @@
+"""A request's body while it comes in: counted, bounded, decompressed."""
+
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+
+from score.codecs.oip_v2 import LENGTH_HEADER
+from score.codecs.registry import Body
+from score.errors import BodyTooLarge, InvalidGzip, InvalidTensor, QueueFull, UnsupportedMediaType
+from score.settings import Settings
+
+PIECE = 1 << 16  # bytes that are inflated at a time, so that a bomb is seen before it is large
+
+
+class Held:
+    """Bytes of requests in memory, as sent and as decoded, in all requests together."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> int:
+        with self._lock:
+            self.bytes += size
+            return self.bytes
+
+
+held = Held()
+
+
+class Intake:
+    """One request's body. Everything that is counted is given back by `release`.
+
+    Raises `BodyTooLarge` or `UnsupportedMediaType` by what the headers say.
+    """
+
+    def __init__(self, headers: Mapping[str, str], settings: Settings) -> None:
+        self._headers, self._settings = headers, settings
+        self._limit = int(settings.max_body_mb * 1_000_000)
+        self._pieces: list[bytes] = []
+        self._counted = 0
+        self.size = 0  # bytes as they were sent
+        said = headers.get("content-length", "")
+        if said.isascii() and said.isdigit() and (len(said) > 15 or int(said) > self._limit):
+            raise self._too_large()
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "", "gzip", "x-gzip"):
+            raise UnsupportedMediaType(
+                f"the body's Content-Encoding is {encoding}", hint="Send it as it is, or as gzip."
+            )
+        self.compressed = "gzip" in encoding
+
+    def add(self, piece: bytes) -> None:
+        """The next bytes. Raises `BodyTooLarge`, or `QueueFull` where all requests together hold too much."""
+        self.size += len(piece)
+        self.hold(len(piece))
+        if self.size > self._limit:
+            raise self._too_large()
+        self._pieces.append(piece)
+
+    def hold(self, size: int) -> None:
+        """Count what this request takes. Raises `QueueFull`; what was counted stays counted until `release`."""
+        self._counted += size
+        if held.add(size) > self._settings.max_held_mb * 1e6:
+            raise QueueFull(f"requests of {held.bytes / 1e6:.0f} MB are being answered already")
+
+    def release(self) -> None:
+        held.add(-self._counted)
+        self._counted = 0
+
+    def body(self) -> Body:
+        """All of it, decompressed. Raises `BodyTooLarge`, `QueueFull`, `InvalidGzip` or `InvalidTensor`."""
+        data = b"".join(self._inflated() if self.compressed else self._pieces)
+        self._pieces.clear()
+        kind = self._headers.get("content-type", "").partition(";")[0].strip().lower()
+        return Body(data, kind, self._json_length(len(data)), self._limit)
+
+    def _inflated(self) -> Iterator[bytes]:
+        stream, size = zlib.decompressobj(31), 0
+        for piece in self._pieces:
+            while piece:
+                if stream.eof:  # gzip files may follow each other
+                    stream = zlib.decompressobj(31)
+                try:
+                    part = stream.decompress(piece, PIECE)
+                except zlib.error as error:
+                    raise InvalidGzip(f"the body is not gzip ({error})") from None
+                piece = stream.unused_data or stream.unconsumed_tail
+                size += len(part)
+                self.hold(len(part))
+                if size > self._limit:
+                    raise self._too_large()
+                yield part
+        if not stream.eof:
+            raise InvalidGzip("the compressed body ends before its end")
+
+    def _json_length(self, size: int) -> int | None:
+        said = self._headers.get(LENGTH_HEADER.lower())
+        if said is None:
+            return None
+        if not said.isascii() or not said.isdigit() or len(said) > 12 or int(said) > size:
+            raise InvalidTensor(f"{LENGTH_HEADER} is {said[:40]!r}, and the body has {size} bytes")
+        return int(said)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is larger than {self._settings.max_body_mb:g} MB")

@@ -1,0 +1,91 @@
+"""The log, written by a thread of its own: no request waits for it, not even where nobody reads the pipe.
+
+What does not fit into the queue is dropped, and the log says how much that was. At the end, all that is there is
+written, if anybody takes it.
+"""
+
+import logging
+import queue
+import sys
+import threading
+import time
+
+MOST_WAITING = 20_000  # lines
+PATIENCE = 2.0  # seconds for the last lines to be taken, at the end
+
+
+class Background:
+    """Takes the place of every handler that writes to standard output or standard error, until `stop`."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[tuple[logging.Handler, logging.LogRecord] | None] = queue.SimpleQueue()
+        self._lost = 0
+        self._replaced: list[tuple[logging.Logger, logging.Handler, _Put]] = []
+        put: dict[logging.Handler, _Put] = {}
+        for logger in _loggers():
+            for handler in [each for each in logger.handlers if _writes(each)]:
+                ours = put.setdefault(handler, _Put(handler, self))
+                logger.removeHandler(handler)
+                logger.addHandler(ours)
+                self._replaced.append((logger, handler, ours))
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def put(self, handler: logging.Handler, record: logging.LogRecord) -> None:
+        if self._waiting.qsize() < MOST_WAITING:
+            self._waiting.put((handler, record))
+        else:
+            self._lost += 1
+
+    def drain(self, patience: float = PATIENCE) -> bool:
+        """Wait until what is there has been written; whether it was."""
+        end = time.monotonic() + patience
+        while not self._waiting.empty() and time.monotonic() < end:
+            time.sleep(0.01)
+        return self._waiting.empty()
+
+    def stop(self) -> bool:
+        """Write what is there, and give the handlers back; False where nobody takes it."""
+        self._waiting.put(None)
+        self._thread.join(PATIENCE)
+        for logger, handler, ours in self._replaced:
+            logger.removeHandler(ours)
+            logger.addHandler(handler)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (entry := self._waiting.get()) is not None:
+            handler, record = entry
+            handler.handle(record)
+            if self._lost and self._waiting.empty():
+                lost, self._lost = self._lost, 0
+                message = f"{lost} lines of the log are missing here: nobody read it fast enough"
+                handler.handle(logging.LogRecord("azmlinfsrv.score", logging.WARNING, __file__, 0, message, None, None))
+
+
+class _Put(logging.Handler):
+    """Hands records on. Formatting is the thread's work too."""
+
+    def __init__(self, behind: logging.Handler, background: Background) -> None:
+        super().__init__(behind.level)
+        self.filters = behind.filters
+        self._behind, self._background = behind, background
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and not record.exc_text:  # a traceback holds on to all that it came through
+            record.exc_text = (self._behind.formatter or logging.Formatter()).formatException(record.exc_info)
+            record.exc_info = None
+        self._background.put(self._behind, record)
+        return True
+
+    def flush(self) -> None:
+        self._background.drain()
+
+
+def _loggers() -> list[logging.Logger]:
+    known = logging.Logger.manager.loggerDict.values()
+    return [logging.getLogger(), *(each for each in known if isinstance(each, logging.Logger))]
+
+
+def _writes(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)

@@ -1,0 +1,239 @@
+"""uvicorn's HTTP/1.1 protocol with the limits that it leaves to a proxy: time, sizes, numbers; and errors in our form.
+
+Rules (RFC 9112):
+- A head comes within STALLED seconds of its last byte and WHOLE seconds of its first, and so does a body. A connection
+  without a request goes after KEEPALIVE seconds.
+- Where there are more connections than may be, those that never sent a byte go first, then those between requests, the
+  oldest first.
+- What can't be parsed is answered with 400 or 431, and the connection ends. An answer that is on its way before is sent
+  first: nothing that follows a request on its connection changes the answer to it.
+- A client that does not take its answer for STALLED seconds is given up.
+"""
+
+import asyncio
+import logging
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from score.errors import HeadTooLarge, MalformedRequest, QueueFull, RequestTimeout, ScoreError
+from score.server import answer
+from score.server.app import REFUSAL
+
+log = logging.getLogger("azmlinfsrv.score")
+
+KEEPALIVE = 75.0  # seconds; longer than load balancers keep theirs, or requests are sent into closing connections
+STALLED = 20.0  # seconds in which something has to come or go, once a request has begun
+WHOLE = 180.0  # seconds for a request to arrive; Azure gives up after as many
+LINGER = 2.0  # seconds that a connection is kept after its last answer, for the client to read it
+MOST_HEAD = 1 << 16  # bytes of a request's line and headers
+MOST_HEADERS = 100
+MOST_IGNORED = 16_000_000  # bytes of a body that nobody reads any more, before the connection is given up
+_REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+}
+
+
+class Gate:
+    """All connections of a server: how many there may be, and whose time has come."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.draining = False
+        self.connections: dict[HttpProtocol, None] = {}  # in the order in which they came
+
+    def admit(self, connection: "HttpProtocol") -> None:
+        """A new connection; another may have to go for it, or it itself."""
+        self.connections[connection] = None
+        if len(self.connections) > self.most:
+            others = [each for each in self.connections if each is not connection]
+            silent = next((each for each in others if each.silent), None)
+            idle = silent or next((each for each in others if each.idle), None)
+            if idle is not None:
+                idle.abort()
+            else:
+                connection.refuse(QueueFull(f"there are {self.most:,} connections already"))
+
+    def leave(self, connection: "HttpProtocol") -> None:
+        self.connections.pop(connection, None)
+
+    def sweep(self, now: float) -> None:
+        """Give up on those whose time has come. To be called every now and then."""
+        for connection in list(self.connections):
+            connection.check(now)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. `gate` is an attribute of the server's state."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.gate: Gate = self.server_state.gate  # type: ignore[attr-defined]
+        self.silent = True  # has never sent a byte
+        self._reading = self._in_head = False  # a request has begun, and its head has not ended
+        self._refused = False  # nothing more is read
+        self._error: ScoreError | None = None  # why the parser was stopped
+        self._head_bytes = self._ignored = 0
+        self._last = self._whole_by = 0.0
+        self._close_by = self._blocked_since = float("inf")
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._last = self.loop.time()
+        self.gate.admit(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gate.leave(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            self._ignore(len(data))
+            return
+        self.silent = False
+        self._last = self.loop.time()
+        if not self._reading:
+            self._reading, self._whole_by = True, self._last + WHOLE
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._stop(self._error or MalformedRequest(f"not an HTTP request: {error}"))
+            return
+        except (
+            httptools.HttpParserUpgrade
+        ):  # to what is not spoken here: answered as HTTP, and the last on its connection
+            self._refused = True
+            self.cycle.keep_alive = False
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD:
+                self._stop(_head_too_large())
+        elif self.cycle is not None and self.cycle.response_complete and self._reading:
+            self._ignore(len(data))
+
+    def pause_writing(self) -> None:
+        self._blocked_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._blocked_since = float("inf")
+        super().resume_writing()
+
+    # the parser's side
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._reading, self._head_bytes, self._ignored = True, True, 0, 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > MOST_HEADERS:
+            self._error = _head_too_large()
+            raise ValueError("too many headers")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._error = _wrong_with(self.headers, self.url, self.parser.get_http_version())
+        if self._error is not None:
+            raise ValueError(self._error.message)
+        super().on_headers_complete()
+        if self.gate.draining:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self._reading = False
+        super().on_message_complete()
+
+    # limits
+
+    @property
+    def idle(self) -> bool:
+        """Between requests."""
+        return not self._reading and (self.cycle is None or self.cycle.response_complete) and not self._refused
+
+    def check(self, now: float) -> None:
+        """Give up on what takes too long."""
+        if now > self._close_by or now - self._blocked_since > STALLED:
+            self.abort()
+        elif self.transport.is_closing():
+            self._close_by = min(self._close_by, now + STALLED)  # whoever does not take what was written
+        elif self._reading and not self._refused:
+            if now > min(self._last + STALLED, self._whole_by):
+                self._stop(RequestTimeout(f"nothing more of the request came for {now - self._last:.0f} s"))
+        elif self.silent and now - self._last > KEEPALIVE:
+            self.abort()
+
+    def shutdown(self) -> None:
+        """The server is about to end. A connection between requests is kept for a moment, for what is on its way."""
+        if self.idle:
+            self._close_by = self.loop.time() + LINGER
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _stop(self, error: ScoreError) -> None:
+        """Read nothing more. The request that is being read gets the error; those before it their answers."""
+        cycle = self.cycle
+        if cycle is None or (cycle.response_complete and not self.pipeline):
+            self.refuse(error)
+        elif not self._in_head and cycle.more_body and not cycle.response_started:  # it waits for its body
+            self._refused = True
+            cycle.scope[REFUSAL] = error  # type: ignore[literal-required]
+            cycle.keep_alive = cycle.more_body = False
+            cycle.message_event.set()
+        else:
+            self._refused = True
+            cycle.keep_alive = False
+
+    def refuse(self, error: ScoreError) -> None:
+        """Answer with an error, and end; the client may still be sending, and is given time to read it."""
+        self._refused = True
+        found = answer.of_error(error, str(uuid.uuid4()))
+        log.info("refused what came from %s: %s", self.client[0] if self.client else "a socket", error.message)
+        lines = [f"HTTP/1.1 {found.status} {HTTPStatus(found.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in found.headers.items()]
+        lines += [f"content-length: {len(found.body)}", "connection: close", "", ""]
+        self.transport.write("\r\n".join(lines).encode("latin-1") + found.body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._close_by = self.loop.time() + LINGER
+
+    def _ignore(self, size: int) -> None:
+        self._ignored += size
+        if self._ignored > MOST_IGNORED:
+            self.abort()
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"the request's line and headers have more than {MOST_HEAD:,} bytes, or {MOST_HEADERS} headers")
+
+
+def _wrong_with(headers: list[tuple[bytes, bytes]], url: bytes, version: str) -> ScoreError | None:
+    """What the parser lets pass and RFC 9112 does not."""
+    names = [name for name, _ in headers]
+    if len(url) + sum(len(name) + len(value) for name, value in headers) > MOST_HEAD:
+        return _head_too_large()
+    if version not in ("1.0", "1.1"):
+        return MalformedRequest(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
+    if names.count(b"host") != 1 and (version == "1.1" or b"host" in names):
+        return MalformedRequest(f"a request has one Host header, and this has {names.count(b'host')}")
+    if names.count(b"content-length") > 1:
+        return MalformedRequest("the length of the body is said twice")
+    if b"transfer-encoding" in names:
+        codings = b",".join(value for name, value in headers if name == b"transfer-encoding").lower().strip()
+        if codings != b"chunked" or b"content-length" in names or version == "1.0":
+            return MalformedRequest(
+                "a body's Transfer-Encoding is chunked, once, in HTTP/1.1, and without Content-Length"
+            )
+    return None

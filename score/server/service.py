@@ -1,0 +1,131 @@
+"""What answers `/score`, without a word of how requests come in: the predictor, and those who watch it."""
+
+import difflib
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
+
+from score.codecs import registry as codecs
+from score.codecs.registry import PARAMETERS, Body, refuse_unknown
+from score.errors import InternalError, MethodNotAllowed
+from score.inference import pipeline
+from score.inference.predictor import Predictor
+from score.server import answer, openapi
+from score.server.answer import Answer
+from score.server.data_collector import Collector
+from score.server.metrics import Observer, RequestRecord
+from score.server.telemetry import Telemetry
+
+
+class Watcher(Protocol):
+    """Takes note of requests that have been answered."""
+
+    def saw(self, record: RequestRecord) -> None: ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """A request without its body; header names in lower case."""
+
+    method: str
+    query: str
+    headers: Mapping[str, str]
+
+    @property
+    def request_id(self) -> str:
+        """The id that the request came with, or one of its own."""
+        return self.headers.get("x-request-id") or str(uuid.uuid4())
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """A predictor, what it gave up once it was loaded, and what watches it."""
+
+    predictor: Predictor
+    observer: Observer
+    confined: tuple[str, ...] = ()
+    watchers: tuple[Watcher, ...] = field(default=())
+
+    @classmethod
+    def of(cls, predictor: Predictor, confined: tuple[str, ...] = ()) -> "Service":
+        """With the log, the counters, and what the settings and the environment ask for."""
+        observer = Observer(predictor.settings.log_requests)
+        others = (Telemetry.if_exported(), Collector.if_wanted(predictor.settings.collect_data))
+        return cls(predictor, observer, confined, (observer, *(each for each in others if each is not None)))
+
+    def saw(self, record: RequestRecord) -> None:
+        """Count, log, export and collect what was asked and answered."""
+        for watcher in self.watchers:
+            watcher.saw(record)
+
+    def card(self) -> dict[str, Any]:
+        """The model card that `GET /score` shows."""
+        batcher = self.predictor.batcher
+        serving = self.observer.snapshot() | {
+            "batching": batcher.separable,
+            "max_batch": batcher.most_rows,
+            "waiting": batcher.waiting,
+            "running_rows": batcher.running,
+            "worker": os.getpid(),
+            "confined": list(self.confined),
+        }
+        card = self.predictor.card()
+        return {
+            **{name: card[name] for name in card if name != "versions"},
+            "serving": serving,
+            "versions": card["versions"],
+        }
+
+    def without_body(self, head: Head) -> Answer | None:
+        """The answer to anything but a prediction; None for a POST."""
+        if head.method == "POST":
+            return None
+        if head.method == "OPTIONS":
+            return Answer(204, {"allow": answer.METHODS})
+        try:
+            if head.method not in ("GET", "HEAD"):
+                raise MethodNotAllowed(f"/score does not take {head.method}")
+            accepted = parse_accept_header(head.headers.get("accept"), MIMEAccept)
+            if accepted.best_match(("application/json", "text/html")) == "text/html":
+                return answer.page()
+            return answer.of_json(self.card())
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
+            return answer.of_failure(error, head.request_id)
+
+    def swagger(self) -> Answer:
+        """The OpenAPI description of this model."""
+        return answer.of_json(openapi.description(self.predictor.signature, self.predictor.outputs))
+
+    def predict(self, head: Head, body: Body, record: RequestRecord) -> Answer:
+        """Answer a POST, in the thread that calls. Raises a `RequestError`."""
+        codec = codecs.choose(body)
+        record.codec = codec.NAME
+        prepared = pipeline.prepare(self.predictor, body, codec, top_k(head.query))
+        record.inputs = prepared.inputs
+        record.answered(*self.predictor.batcher.submit(prepared.inputs))
+        return self.encode(head, prepared, record)
+
+    def encode(self, head: Head, prepared: pipeline.Prepared, record: RequestRecord) -> Answer:
+        """The answer to a request that the model has answered."""
+        encoded = pipeline.encode(self.predictor, prepared, record.outputs, head.headers.get("accept"))
+        return answer.of_encoded(encoded, head.headers.get("accept-encoding", ""))
+
+    def failed(self, error: BaseException, record: RequestRecord) -> Answer:
+        """The answer to a request that has none."""
+        record.error = getattr(error, "code", InternalError.code)
+        return answer.of_failure(error, record.request_id)
+
+
+def top_k(query: str) -> str | None:
+    """What the query asks of classes. Raises `UnknownParameter` for a word that is nearly a parameter."""
+    if not query:
+        return None
+    given = dict(reversed(parse_qsl(query, keep_blank_values=True)))
+    refuse_unknown([name for name in given if name != "top_k" and difflib.get_close_matches(name, PARAMETERS, n=1)])
+    return given.get("top_k")
