@@ -4,6 +4,7 @@ azmlinfsrv itself gives the address, the number of workers and the time-out. Wha
 before what is said here.
 """
 
+import argparse
 import os
 import shlex
 import socket
@@ -41,13 +42,23 @@ class Log(Logger):  # type: ignore[misc]
 
 
 def on_starting(server: Any) -> None:
-    """azmlinfsrv binds to 0.0.0.0, which is IPv4 only: bind to both where the machine has both."""
+    """azmlinfsrv binds to 0.0.0.0 whatever GUNICORN_CMD_ARGS says: its `--bind` wins, and else it is both IPv4 and IPv6
+    where the machine has both."""
+    arguments = argparse.ArgumentParser(add_help=False)
+    arguments.add_argument("-b", "--bind", action="append")
+    wanted = arguments.parse_known_args(shlex.split(os.environ.get("GUNICORN_CMD_ARGS", "")))[0].bind
+    given = server.cfg.settings["bind"].get()
+    both = [each.replace("0.0.0.0:", "[::]:") for each in given] if _has_ipv6() else given
+    server.cfg.set("bind", wanted or both)
+
+
+def _has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.bind(("::", 0))
     except OSError:
-        return
-    server.cfg.set("bind", [each.replace("0.0.0.0:", "[::]:") for each in server.cfg.settings["bind"].get()])
+        return False
+    return True
 
 
 worker_class = HttpWorker
