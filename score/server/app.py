@@ -45,6 +45,7 @@ class Application:
         self._service, self._decoder = service, decoder
         self._behind: Any = WSGIMiddleware(behind, workers=FLASK_THREADS)
         self._hooked = hooked
+        self._waking = False
         self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
         score = Route("/score", _Endpoint(self._score))
         self._router = Router([score], redirect_slashes=False, default=self._behind)  # type: ignore[arg-type]
@@ -119,11 +120,18 @@ class Application:
         loop = asyncio.get_running_loop()
         cycle = getattr(receive, "__self__", None)  # uvicorn's, which knows whether the client is still there
 
-        ticket = self._service.predictor.batcher.enqueue(
-            prepared.inputs, self._deliver, lambda: bool(getattr(cycle, "disconnected", False)), loop.create_future()
-        )
+        batcher = self._service.predictor.batcher
+        gone = lambda: bool(getattr(cycle, "disconnected", False))  # noqa: E731  # asked of many, at each pass
+        ticket = batcher.enqueue(prepared.inputs, self._deliver, gone, loop.create_future(), wake=False)
+        if not self._waking:  # once for all that are read in this turn of the loop
+            self._waking = True
+            loop.call_soon(self._wake)
         await ticket.waiter
         return ticket.answer()
+
+    def _wake(self) -> None:
+        self._waking = False
+        self._service.predictor.batcher.wake()
 
     def _deliver(self, tickets: Sequence[Ticket]) -> None:
         """Resume all that one pass has answered: one call to the loop, from the model's thread."""

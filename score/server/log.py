@@ -4,13 +4,16 @@ What does not fit into the queue is dropped, and the log says how much that was.
 written, if anybody takes it.
 """
 
+import contextlib
 import logging
 import queue
 import sys
 import threading
 import time
+from itertools import groupby
 
 MOST_WAITING = 20_000  # lines
+GATHER = 0.02  # seconds in which lines gather
 PATIENCE = 2.0  # seconds for the last lines to be taken, at the end
 
 
@@ -19,7 +22,7 @@ class Background:
 
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[tuple[logging.Handler, logging.LogRecord] | None] = queue.SimpleQueue()
-        self._lost = 0
+        self._put = self._written = self._lost = 0  # lines
         self._replaced: list[tuple[logging.Logger, logging.Handler, _Put]] = []
         put: dict[logging.Handler, _Put] = {}
         for logger in _loggers():
@@ -32,7 +35,8 @@ class Background:
         self._thread.start()
 
     def put(self, handler: logging.Handler, record: logging.LogRecord) -> None:
-        if self._waiting.qsize() < MOST_WAITING:
+        if self._put - self._written < MOST_WAITING:
+            self._put += 1
             self._waiting.put((handler, record))
         else:
             self._lost += 1
@@ -40,9 +44,9 @@ class Background:
     def drain(self, patience: float = PATIENCE) -> bool:
         """Wait until what is there has been written; whether it was."""
         end = time.monotonic() + patience
-        while not self._waiting.empty() and time.monotonic() < end:
+        while self._written < self._put and time.monotonic() < end:
             time.sleep(0.01)
-        return self._waiting.empty()
+        return self._written >= self._put
 
     def stop(self) -> bool:
         """Write what is there, and give the handlers back; False where nobody takes it."""
@@ -54,13 +58,28 @@ class Background:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (entry := self._waiting.get()) is not None:
-            handler, record = entry
-            handler.handle(record)
-            if self._lost and self._waiting.empty():
-                lost, self._lost = self._lost, 0
-                message = f"{lost} lines of the log are missing here: nobody read it fast enough"
-                handler.handle(logging.LogRecord("azmlinfsrv.score", logging.WARNING, __file__, 0, message, None, None))
+        """Write what has gathered, many lines at a time: each turn of this thread costs the others theirs."""
+        ended = False
+        while not ended:
+            waiting = [self._waiting.get()]
+            time.sleep(GATHER)
+            while not self._waiting.empty():
+                waiting.append(self._waiting.get())
+            ended = waiting[-1] is None
+            for handler, entries in groupby((entry for entry in waiting if entry), key=lambda entry: entry[0]):
+                self._write(handler, [record for _, record in entries])
+            self._written += sum(entry is not None for entry in waiting)
+
+    def _write(self, handler: logging.Handler, records: list[logging.LogRecord]) -> None:
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            message = f"{lost} lines of the log are missing here: nobody read it fast enough"
+            records.append(logging.LogRecord("azmlinfsrv.score", logging.WARNING, __file__, 0, message, None, None))
+        assert isinstance(handler, logging.StreamHandler)
+        lines = [handler.format(record) + handler.terminator for record in records if handler.filter(record)]
+        with contextlib.suppress(OSError, ValueError):  # the pipe has ended: nobody is left to be told
+            handler.stream.write("".join(lines))
+            handler.stream.flush()
 
 
 class _Put(logging.Handler):

@@ -137,10 +137,19 @@ class Batcher:
         return ticket.answer()
 
     def enqueue(
-        self, inputs: Inputs, deliver: Deliver, abandoned: Callable[[], bool] = lambda: False, waiter: Any = None
+        self,
+        inputs: Inputs,
+        deliver: Deliver,
+        abandoned: Callable[[], bool] = lambda: False,
+        waiter: Any = None,
+        *,
+        wake: bool = True,
     ) -> Ticket:
-        """Put a request into the queue; `deliver` gets its ticket once there is an answer. One that is
-        `abandoned` before it begins is not run. Raises `QueueFull`."""
+        """Put a request into the queue; `deliver` gets its ticket, which keeps the `waiter`, once there is an answer.
+
+        One that is `abandoned` before it begins is not run. Without `wake` it waits for a call of `wake`: whoever has
+        several to submit wakes the model's thread once. Raises `QueueFull`.
+        """
         rows, kind = rows_and_kind(inputs)
         ticket = Ticket(inputs, rows, kind, time.monotonic(), deliver, abandoned, waiter)
         with self._changed:
@@ -151,8 +160,14 @@ class Batcher:
             self._queue.append(ticket)
             self._pace += 0.05 * (min(ticket.arrived - self._last_arrival, 1.0) - self._pace)
             self._last_arrival = ticket.arrived
-            self._changed.notify()
+            if wake:
+                self._changed.notify()
         return ticket
+
+    def wake(self) -> None:
+        """Have the model's thread look at what was submitted without waking it."""
+        with self._changed:
+            self._changed.notify()
 
     def _drained_in(self) -> float:
         """Seconds until what waits now is done, by what it took so far."""
