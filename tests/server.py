@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -125,6 +125,14 @@ def running(model: Path, folder: Path, port: int | None = None, **settings: str)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for something to become true: the log, for one, is written a moment later."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def refused(model: Path, folder: Path, **settings: str) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """gunicorn's worker class for this server: uvicorn (uvloop, httptools) with our protocol, application and log.
 
+gunicorn's master imports this file too, and needs nothing of the model: torch and what uses it are for workers.
 Read from gunicorn 27.0, uvicorn 0.54 and uvicorn-worker 0.4.
 """
 
@@ -9,21 +10,21 @@ import faulthandler
 import gc
 import os
 import resource
+import signal
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.arbiter import Arbiter
 from uvicorn.config import Config
-from uvicorn.server import Server
+from uvicorn.server import HANDLED_SIGNALS, Server
 from uvicorn_worker import UvicornWorker
 
 from score.inference import watchdog
-from score.server import azmlinfsrv
-from score.server.app import Application
-from score.server.decoder import Decoder
 from score.server.log import Background
-from score.server.protocol import KEEPALIVE, Gate, HttpProtocol
+
+if TYPE_CHECKING:
+    from score.server.protocol import Gate
 
 SILENT = 120.0  # seconds in which the loop does not come round; then the process ends, and gunicorn starts another
 SWEEP = 0.5  # seconds between two looks at all connections
@@ -36,26 +37,34 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
 
     CONFIG_KWARGS = {  # noqa: RUF012  # as its base class has it
         "loop": "uvloop",
-        "http": HttpProtocol,
+        "http": "score.server.protocol:HttpProtocol",
         "ws": "none",
         "lifespan": "off",
         "interface": "asgi3",
         "access_log": False,
         "proxy_headers": False,
         "server_header": False,
-        "timeout_keep_alive": KEEPALIVE,
     }
 
     def init_process(self) -> None:
+        from score.server.decoder import Decoder
+
         self.decoder = Decoder()
         self.decoder.start()  # before the model is loaded, and the process gives up starting others
         super().init_process()
 
     async def _serve(self) -> None:
+        from score.server import azmlinfsrv
+        from score.server.app import Application
+        from score.server.protocol import KEEPALIVE, Gate
+
+        self.config.timeout_keep_alive = KEEPALIVE
         self.config.app = Application(azmlinfsrv.service(), self.wsgi, self.decoder, hooked=azmlinfsrv.has_hooks())
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         server = _Server(self.config, Gate(_connections(self.cfg.worker_connections)), self)
         self._install_sigquit_handler()
+        for number in HANDLED_SIGNALS:  # uvicorn raises them again at its end, which would be this process's
+            signal.signal(number, signal.SIG_IGN)
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
@@ -76,7 +85,7 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
 class _Server(Server):  # type: ignore[misc]
     """uvicorn's server, with an eye on time and on its master, and a patient end."""
 
-    def __init__(self, config: Config, gate: Gate, worker: HttpWorker) -> None:
+    def __init__(self, config: Config, gate: "Gate", worker: HttpWorker) -> None:
         super().__init__(config)
         self._gate, self._worker = gate, worker
         self.server_state.gate = gate  # type: ignore[attr-defined]  # each connection finds it there
