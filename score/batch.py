@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs th
 import numpy as np
 import pandas
 
-from score.codecs import tables
+from score.codecs import _tables as tables
 from score.errors import ScoreError
 from score.inference.batching.rows import Outputs
 from score.inference.pipeline import load_model

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from score import batch
-from score.codecs import tables
+from score.codecs import _tables as tables
 from score.errors import RequestError
 from tests.server import ROOT, environment, running
 
@@ -131,7 +131,7 @@ def test_a_file_larger_than_its_share_of_memory_streams(model_dir: Path, tmp_pat
     code = """
     import os, re, sys
     from score import batch
-    from score.codecs import tables
+    from score.codecs import _tables as tables
     batch.init()
     def own():
         return sum(map(int, re.findall(r"^Private_Dirty:\\s+(\\d+)", open("/proc/self/smaps_rollup").read(), re.M)))

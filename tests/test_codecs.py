@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from typing import Any
 
@@ -206,3 +208,14 @@ def test_the_answer_mirrors_the_request_unless_accept_asks_otherwise() -> None:
     assert for_answer(named["json"], "text/html, */*;q=0.1") is named["json"]
     with pytest.raises(NotAcceptable, match=r"accepts image/png; answers can be application/json"):
         for_answer(npy, "image/png")
+
+
+def test_codecs_need_no_extra() -> None:
+    """What only an extra brings is imported where it is used: most images have none of it."""
+    extras = ("pandas", "pyarrow", "PIL", "torch", "transformers", "onnxruntime")
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({extras!r})); "
+        "from score.codecs.registry import codecs; print(*sorted(codecs()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["image", "json", "npy", "npz", "oip-v2"], done.stderr

@@ -117,6 +117,7 @@ def codecs() -> dict[str, Codec]:
     modules = (
         importlib.import_module(f"{score.codecs.__name__}.{info.name}")
         for info in pkgutil.iter_modules(score.codecs.__path__)
+        if not info.name.startswith("_")
     )
     found = sorted((module for module in modules if hasattr(module, "NAME")), key=lambda module: -module.PRIORITY)
     return {module.NAME: module for module in found}

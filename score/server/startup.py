@@ -12,6 +12,7 @@ from typing import Any, cast
 import orjson
 import torch
 
+from score.codecs import registry as codecs
 from score.errors import LoadError, ModelStuck, NoTemporaryFolder, one_line
 from score.inference import infer_signature, watchdog
 from score.inference.confine import confine, limit_memory
@@ -56,6 +57,7 @@ def started() -> Service:
             return Service(cast(Predictor, Unserved(error)), Observer(log_requests=False))
         logging.shutdown()
         os._exit(LoadError.exit_code)  # on 3, gunicorn stops its master instead of forking for ever
+    codecs.codecs()  # imported now, and not by the first request
     service.predictor.warm_up()
     _ready.set()
     return service
