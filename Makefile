@@ -101,8 +101,9 @@ lint: $(READY)  ## ruff and mypy
 format: $(READY)  ## let ruff format the code
 	$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format .
 
-fuzz: $(READY)  ## mutate checkpoints of every format and bodies of every codec; bounded by MUTANTS and SECONDS
+fuzz: $(READY)  ## mutate checkpoints of every format, bodies of every codec and whole requests; bounded by MUTANTS and SECONDS
 	$(VENV)/bin/python -m tests.fuzz --mutants $(or $(MUTANTS),20000) --bodies $(or $(MUTANTS),20000) --seconds $(or $(SECONDS),7200)
+	$(VENV)/bin/python -m tests.fuzz_http --requests $(or $(MUTANTS),20000) --seconds $(or $(SECONDS),1800)
 
 soak: $(READY)  ## twice the load that the server can carry; bounded by SECONDS (default: five minutes)
 	$(VENV)/bin/python -m tests.soak --seconds $(or $(SECONDS),300)

@@ -40,6 +40,13 @@ MOST_MEMORY = 6 << 30
 ENDS = (0, 3, 4)  # of `score check`: it serves; it can't be loaded; it loads, and rejects the made-up request
 
 
+# Small files that took very long, or very much memory, of `tests.test_hardened`.
+HOSTILE = (
+    "a parameter that holds itself", "a list that is copied", "arguments that are shared", "a state that is shared",
+    "a key of dots", "a tensor's name of dots",
+)  # fmt: skip
+
+
 def mutated(content: bytes, chance: random.Random) -> bytes:
     """One to eight random edits."""
     data = bytearray(content)
@@ -110,8 +117,9 @@ _WORDS = [
 
 
 def seeds(folder: Path) -> list[Path]:
-    """A checkpoint of every format, each in a folder of its own."""
+    """A checkpoint of every format, and some that were made to do harm, each in a folder of its own."""
     from tests.makers import MAKERS, PROGRAMS
+    from tests.test_hardened import FILES
 
     found = []
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
@@ -124,6 +132,10 @@ def seeds(folder: Path) -> list[Path]:
             (folder / name).mkdir()
             make(folder / name)
             found.append(folder / name)
+        for at, name in enumerate(HOSTILE):
+            (folder / f"hostile-{at}").mkdir()
+            (folder / f"hostile-{at}" / "model.pt").write_bytes(FILES[name][0]())
+            found.append(folder / f"hostile-{at}")
     return found
 
 
