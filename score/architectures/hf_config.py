@@ -13,10 +13,15 @@ from score.architectures.sentence_encoder import SentenceEncoder, Unknown, modul
 from score.errors import ArchitectureBroken
 from score.formats import hf_dir
 from score.formats._pickle.inert import settled
-from score.formats.base import HfConfig, ModelFactory, TensorRef
+from score.formats.base import Contents, HfConfig, ModelFactory, TensorRef
 
 
-def factory(found: HfConfig) -> ModelFactory | None:
+def factory_of(contents: Contents) -> ModelFactory | None:
+    """The class that a checkpoint brings along, or that its configuration names; None where it does neither."""
+    return contents.factory or (_named_by(contents.hf_config) if contents.hf_config else None)
+
+
+def _named_by(found: HfConfig) -> ModelFactory | None:
     """The class that the configuration names, if transformers is here and has it. Its own code is never run."""
     folder, config = found.folder, found.values
     if isinstance(config.get("architecture"), str) and "architectures" not in config:

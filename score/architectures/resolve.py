@@ -48,9 +48,7 @@ def find(contents: Contents, weights: Candidate | None, settings: Settings) -> A
             )
         return Architecture(contents.program.class_path, contents.format, program=contents.program.build)
     assert weights is not None, "files without a program have weights"
-    factory = contents.factory
-    if factory is None and contents.hf_config is not None:
-        factory = hf_config.factory(contents.hf_config)
+    factory = hf_config.factory_of(contents)
     if factory is not None and (not factory.code or trust.allows(contents.path)):
         return skeleton(factory.name, factory.build, {}, source=contents.format)
     if weights.class_path and trust.allows(contents.path):

@@ -21,7 +21,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from score import __version__
 from score.cli import manual
 from score.errors import DeviceOutOfMemory, LoadError, RequestError, ScoreError, by_code, laid_out, one_line
-from score.server.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS
 from score.settings import Settings
 from score.weights.hashing import begin_sha256
 from score.weights.progress import Track
@@ -168,6 +167,8 @@ def serve(
     port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 5001,
 ) -> None:
     """Serve a checkpoint over HTTP, with the server that Azure ML runs."""
+    from score.server.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS  # and so the worker, for no other command
+
     root = Path(__file__).resolve().parents[2]
     server, model = Path(sys.executable).parent / "azmlinfsrv", str(path.absolute())
     os.environ["AML_APP_ROOT"] = str(root)

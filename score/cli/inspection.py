@@ -102,8 +102,7 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
     if weights is not None and select.is_adapter(weights):
         base = contents.metadata.get("base_model")
         return f"an adapter ({contents.metadata.get('adapter', 'LoRA')})" + (f" of {base}" if base else "")
-    factory = contents.factory or (hf_config.factory(contents.hf_config) if contents.hf_config else None)
-    if factory is not None:
+    if (factory := hf_config.factory_of(contents)) is not None:
         return factory.name
     if weights is None:
         return None

@@ -5,7 +5,6 @@ do each where it belongs: decoding large bodies elsewhere, and waiting for the m
 """
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,16 +86,14 @@ def infer(predictor: Predictor, body: Body, accept: str | None = None, top_k: An
 
     Raises a `RequestError`.
     """
-    prepared = prepare(predictor, body, codecs.choose(body), top_k)
+    codec = codecs.choose(body)
+    prepared = prepare(predictor, codec, codec.decode(body), top_k)
     outputs, took = predictor.batcher.submit(prepared.inputs)
     return Inference(encode(predictor, prepared, outputs, accept), prepared, outputs, took)
 
 
-def prepare(
-    predictor: Predictor, body: Body, codec: Codec, top_k: Any = None, decode: Callable[[Body], Decoded] | None = None
-) -> Prepared:
-    """From a body to what the model takes. `decode` does the codec's part, if not the codec itself."""
-    decoded = (decode or codec.decode)(body)
+def prepare(predictor: Predictor, codec: Codec, decoded: Decoded, top_k: Any = None) -> Prepared:
+    """From what a codec has decoded to what the model takes."""
     return Prepared(codec, decoded, predictor.preprocess(decoded), _classes(decoded.top_k, top_k))
 
 

@@ -23,7 +23,7 @@ from score.inference.batching.queue import Ticket
 from score.inference.pipeline import Prepared
 from score.server import azmlinfsrv
 from score.server.answer import Answer
-from score.server.body import Intake
+from score.server.body import Intake, nbytes
 from score.server.decoder import Decoder
 from score.server.metrics import RequestRecord
 from score.server.service import Head, Service, top_k
@@ -60,34 +60,26 @@ class Application:
         if self._hooked or azmlinfsrv.wants(headers):
             await self._behind(scope, receive, send)
             return
-        head = Head(scope["method"], scope["query_string"].decode("latin-1"), headers)
-        request_id = head.request_id
+        head = Head.of(scope["method"], scope["query_string"], headers)
         found = self._service.without_body(head)
         if found is None:
-            found = await self._predict(head, request_id, scope, receive)
-        sent = azmlinfsrv.stamp(found, head, request_id, time.perf_counter() - started)
+            found = await self._predict(head, scope, receive)
+        sent = azmlinfsrv.stamp(found, head, time.perf_counter() - started)
         await respond(send, found, sent)
 
-    async def _predict(self, head: Head, request_id: str, scope: Scope, receive: Receive) -> Answer:
-        record = RequestRecord(request_id, trace=head.headers)
-        intake: Intake | None = None
-        try:
+    async def _predict(self, head: Head, scope: Scope, receive: Receive) -> Answer:
+        with self._service.predicting(head) as prediction:
+            record = prediction.record
             if self.draining:
                 raise Draining("the server has been told to stop, and takes no new requests")
-            intake = Intake(head.headers, self._service.predictor.settings)
+            intake = prediction.intake = Intake(head.headers, self._service.predictor.settings)
             await _read(intake, scope, receive)
             prepared = await self._prepare(intake, head, record)
             record.inputs = prepared.inputs
             record.answered(*await self._run(prepared, receive))
-            found = await self._encode(head, prepared, record)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
-            found = self._service.failed(error, record)
-        finally:
-            if intake is not None:
-                intake.release()
-        record.status = found.status
-        self._service.saw(record)
-        return found
+            prediction.answer = await self._encode(head, prepared, record)
+        assert prediction.answer is not None
+        return prediction.answer
 
     async def _prepare(self, intake: Intake, head: Head, record: RequestRecord) -> Prepared:
         predictor, asked = self._service.predictor, top_k(head.query)
@@ -100,8 +92,8 @@ class Application:
         record.codec = codec.NAME
         decoded = codec.decode(body)
         if _letters(decoded.arrays) > MOST_TEXT:
-            return await self._somewhere_else(pipeline.prepare, predictor, body, codec, asked, lambda _body: decoded)
-        return pipeline.prepare(predictor, body, codec, asked, lambda _body: decoded)
+            return await self._somewhere_else(pipeline.prepare, predictor, codec, decoded, asked)
+        return pipeline.prepare(predictor, codec, decoded, asked)
 
     async def _somewhere_else(self, function: Callable[..., Made], *given: Any) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self._elsewhere, function, *given)
@@ -112,14 +104,13 @@ class Application:
     def _decode_large(self, intake: Intake, body: codecs.Body, asked: Any, record: RequestRecord) -> Prepared:
         codec, decoded = self._decoder.decode(body)
         record.codec = codec.NAME
-        intake.hold(max(0, _nbytes(decoded.arrays) - len(body.data)))
-        return pipeline.prepare(self._service.predictor, body, codec, asked, lambda _body: decoded)
+        intake.hold(max(0, nbytes(decoded.arrays) - len(body.data)))
+        return pipeline.prepare(self._service.predictor, codec, decoded, asked)
 
     async def _run(self, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:
         """Have the model answer, and wait for it; a request whose client leaves before it begins is dropped."""
         loop = asyncio.get_running_loop()
         cycle = getattr(receive, "__self__", None)  # uvicorn's, which knows whether the client is still there
-
         batcher = self._service.predictor.batcher
         gone = lambda: bool(getattr(cycle, "disconnected", False))  # noqa: E731  # asked of many, at each pass
         ticket = batcher.enqueue(prepared.inputs, self._deliver, gone, loop.create_future(), wake=False)
@@ -138,7 +129,7 @@ class Application:
         tickets[0].waiter.get_loop().call_soon_threadsafe(_resolve, tickets)
 
     async def _encode(self, head: Head, prepared: Prepared, record: RequestRecord) -> Answer:
-        if _nbytes(record.outputs) > SMALL:
+        if nbytes(record.outputs) > SMALL:
             return await self._somewhere_else(self._service.encode, head, prepared, record)
         return self._service.encode(head, prepared, record)
 
@@ -194,8 +185,3 @@ def _letters(arrays: Any) -> int:
     if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
         return int(arrays.size * arrays.dtype.itemsize // 4)
     return 0
-
-
-def _nbytes(values: Any) -> int:
-    arrays = values.values() if isinstance(values, dict) else (values,)
-    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

@@ -19,7 +19,6 @@ from score.errors import MethodNotAllowed, NotFound, ScoreError
 from score.server import answer
 from score.server.answer import Answer
 from score.server.body import PIECE, Intake
-from score.server.metrics import RequestRecord
 from score.server.service import Head, Service
 
 __all__ = ["rawhttp", "Request", "Response"]
@@ -77,7 +76,7 @@ def wants(headers: Mapping[str, str]) -> bool:
     )
 
 
-def stamp(found: Answer, head: Head, request_id: str, seconds: float) -> dict[str, str]:
+def stamp(found: Answer, head: Head, seconds: float) -> dict[str, str]:
     """The answer's headers, with those that azmlinfsrv adds: ids, its version, and the time that it took."""
     headers = {**found.headers, "x-ms-run-fn-exec-ms": f"{seconds * 1e3:.3f}"}
     if found.status >= 500:
@@ -85,8 +84,8 @@ def stamp(found: Answer, head: Head, request_id: str, seconds: float) -> dict[st
     if version := os.environ.get("HTTP_X_MS_SERVER_VERSION"):
         headers["x-ms-server-version"] = version
     client = head.headers.get("x-ms-client-request-id", "")
-    headers["x-request-id"] = request_id
-    headers["x-ms-request-id"] = client or request_id
+    headers["x-request-id"] = head.request_id
+    headers["x-ms-request-id"] = client or head.request_id
     if client:
         headers["x-ms-client-request-id"] = client
     return headers
@@ -95,28 +94,20 @@ def stamp(found: Answer, head: Head, request_id: str, seconds: float) -> dict[st
 def respond(request: Request) -> Response:
     """Answer a request to `/score` inside of Flask, in the thread that it has."""
     loaded = service()
-    head = Head(request.method, request.query_string.decode("latin-1"), _headers(request))
+    head = Head.of(request.method, request.query_string, _headers(request), getattr(g, "request_id", ""))
     found = loaded.without_body(head)
     return _response(found if found is not None else _predict(loaded, head, request))
 
 
 def _predict(loaded: Service, head: Head, request: Request) -> Answer:
-    record = RequestRecord(getattr(g, "request_id", "") or head.request_id, trace=head.headers)
-    intake: Intake | None = None
-    try:
-        intake = Intake(head.headers, loaded.predictor.settings)
+    with loaded.predicting(head) as prediction:
+        intake = prediction.intake = Intake(head.headers, loaded.predictor.settings)
         # Not request.data, which Flask leaves empty for a form: `curl -d` sends one unless told otherwise.
         while piece := request.stream.read(PIECE):
             intake.add(piece)
-        found = loaded.predict(head, intake.body(), record)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
-        found = loaded.failed(error, record)
-    finally:
-        if intake is not None:
-            intake.release()
-    record.status = found.status
-    loaded.saw(record)
-    return found
+        prediction.answer = loaded.predict(head, intake.body(), prediction.record)
+    assert prediction.answer is not None
+    return prediction.answer
 
 
 def _headers(request: Request) -> dict[str, str]:

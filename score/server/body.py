@@ -3,6 +3,7 @@
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from score.codecs.oip_v2 import LENGTH_HEADER
 from score.codecs.registry import Body
@@ -26,6 +27,12 @@ class Held:
 
 
 held = Held()
+
+
+def nbytes(values: Any) -> int:
+    """What arrays or tensors take, one or by name."""
+    arrays = values.values() if isinstance(values, Mapping) else (values,)
+    return sum(getattr(array, "nbytes", 8) for array in arrays)
 
 
 class Intake:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from score.server.body import nbytes
 from score.server.metrics import RequestRecord
 
 log = logging.getLogger("azmlinfsrv.score")
@@ -54,7 +55,7 @@ class Collector:
     def saw(self, exchange: RequestRecord) -> None:
         if exchange.inputs is None or exchange.outputs is None:
             return
-        size = _bytes(exchange.inputs) + _bytes(exchange.outputs)
+        size = nbytes(exchange.inputs) + nbytes(exchange.outputs)
         with self._lock:
             fits = self._bytes + size <= MOST_WAITING
             self._bytes += size if fits else 0
@@ -81,11 +82,6 @@ class Collector:
         context = BasicCorrelationContext(id=exchange.request_id)
         self._inputs.collect(_frame(exchange.inputs), context)
         self._outputs.collect(_frame(exchange.outputs), context)
-
-
-def _bytes(values: Any) -> int:
-    arrays = values.values() if isinstance(values, dict) else (values,)
-    return sum(getattr(array, "nbytes", 8) for array in arrays)
 
 
 def _frame(values: Any) -> Any:

@@ -16,8 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ class Decoder:
             about = {"content_type": body.content_type, "json_length": body.json_length, "limit": body.limit}
             try:
                 with self._lock:
-                    socket.send_fds(self._helper, [orjson.dumps(about)], [given.fd, theirs.fileno()])
+                    socket.send_fds(self._helper, [orjson.dumps(about)], [given, theirs.fileno()])
             except OSError:
                 raise _HelperGone from None
             theirs.close()
@@ -98,22 +97,20 @@ class _HelperGone(Exception):
     """Nobody takes bodies any more. Never seen outside."""
 
 
-@dataclass(frozen=True)
-class _Memory:
-    fd: int
-
-
 @contextlib.contextmanager
-def _shared(data: bytes) -> Any:
-    """Bytes in memory that another process can map."""
+def _shared(data: bytes) -> Iterator[int]:
+    """Bytes in memory that another process can map: its file descriptor."""
     fd = os.memfd_create("body", os.MFD_CLOEXEC)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view[: 1 << 24]) :]
-        yield _Memory(fd)
+        _write(fd, memoryview(data))
+        yield fd
     finally:
         os.close(fd)
+
+
+def _write(fd: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(fd, view[: 1 << 24]) :]
 
 
 def _received(said: dict[str, Any], fd: int) -> tuple[Codec, Decoded]:
@@ -121,14 +118,7 @@ def _received(said: dict[str, Any], fd: int) -> tuple[Codec, Decoded]:
         raise _error(said["error"])
     size = os.fstat(fd).st_size
     memory = mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE) if size else b""
-    arrays = {
-        item["name"]: np.frombuffer(memory, np.dtype(item["dtype"]), item["count"], item["offset"]).reshape(
-            item["shape"]
-        )
-        if item["count"]
-        else np.empty(item["shape"], np.dtype(item["dtype"]))
-        for item in said["arrays"]
-    }
+    arrays = {item["name"]: _array(memory, item) for item in said["arrays"]}
     found: Any = arrays if said["named"] else arrays[""]
     return codecs.codecs()[said["codec"]], Decoded(found, said["dialect"], said["asked"], said["top_k"])
 
@@ -147,9 +137,7 @@ def _error(said: dict[str, Any]) -> ScoreError:
 
 def serve(number: int) -> None:
     """The helper process: fork a child for each body that comes, until the server is gone."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl+C reaches all of a terminal's processes; the server ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all of a terminal's processes
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
     codecs.codecs()  # imported once
     with contextlib.suppress(OSError):
@@ -216,9 +204,7 @@ class _Writer:
 
     def put(self, array: np.ndarray) -> int:
         start = self._at
-        view = memoryview(np.ascontiguousarray(array).tobytes())
-        while view:
-            view = view[os.write(self._fd, view[: 1 << 24]) :]
+        _write(self._fd, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         self._at = -(-(start + array.nbytes) // _ALIGNED) * _ALIGNED
         os.lseek(self._fd, self._at, os.SEEK_SET)
         return start

@@ -22,7 +22,7 @@ class Background:
 
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[tuple[logging.Handler, logging.LogRecord] | None] = queue.SimpleQueue()
-        self._put = self._written = self._lost = 0  # lines
+        self._taken = self._written = self._lost = 0  # lines
         self._replaced: list[tuple[logging.Logger, logging.Handler, _Put]] = []
         put: dict[logging.Handler, _Put] = {}
         for logger in _loggers():
@@ -35,8 +35,8 @@ class Background:
         self._thread.start()
 
     def put(self, handler: logging.Handler, record: logging.LogRecord) -> None:
-        if self._put - self._written < MOST_WAITING:
-            self._put += 1
+        if self._taken - self._written < MOST_WAITING:
+            self._taken += 1
             self._waiting.put((handler, record))
         else:
             self._lost += 1
@@ -44,9 +44,9 @@ class Background:
     def drain(self, patience: float = PATIENCE) -> bool:
         """Wait until what is there has been written; whether it was."""
         end = time.monotonic() + patience
-        while self._written < self._put and time.monotonic() < end:
+        while self._written < self._taken and time.monotonic() < end:
             time.sleep(0.01)
-        return self._written >= self._put
+        return self._written >= self._taken
 
     def stop(self) -> bool:
         """Write what is there, and give the handlers back; False where nobody takes it."""
@@ -87,7 +87,6 @@ class _Put(logging.Handler):
 
     def __init__(self, behind: logging.Handler, background: Background) -> None:
         super().__init__(behind.level)
-        self.filters = behind.filters
         self._behind, self._background = behind, background
 
     def handle(self, record: logging.LogRecord) -> bool:

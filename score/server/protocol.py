@@ -12,7 +12,6 @@ Rules (RFC 9112):
 
 import asyncio
 import logging
-import uuid
 from http import HTTPStatus
 from typing import Any
 
@@ -22,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from score.errors import HeadTooLarge, MalformedRequest, QueueFull, RequestTimeout, ScoreError
 from score.server import answer
 from score.server.app import REFUSAL
+from score.server.service import new_id
 
 log = logging.getLogger("azmlinfsrv.score")
 
@@ -32,12 +32,6 @@ LINGER = 2.0  # seconds that a connection is kept after its last answer, for the
 MOST_HEAD = 1 << 16  # bytes of a request's line and headers
 MOST_HEADERS = 100
 MOST_IGNORED = 16_000_000  # bytes of a body that nobody reads any more, before the connection is given up
-_REASONS = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-}
 
 
 class Gate:
@@ -108,9 +102,7 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._stop(self._error or MalformedRequest(f"not an HTTP request: {error}"))
             return
-        except (
-            httptools.HttpParserUpgrade
-        ):  # to what is not spoken here: answered as HTTP, and the last on its connection
+        except httptools.HttpParserUpgrade:  # to what is not spoken here: answered as HTTP, and the last
             self._refused = True
             self.cycle.keep_alive = False
         if self._in_head:
@@ -199,7 +191,7 @@ class HttpProtocol(HttpToolsProtocol):
     def refuse(self, error: ScoreError) -> None:
         """Answer with an error, and end; the client may still be sending, and is given time to read it."""
         self._refused = True
-        found = answer.of_error(error, str(uuid.uuid4()))
+        found = answer.of_error(error, new_id())
         log.info("refused what came from %s: %s", self.client[0] if self.client else "a socket", error.message)
         lines = [f"HTTP/1.1 {found.status} {HTTPStatus(found.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in found.headers.items()]

@@ -4,7 +4,8 @@ import difflib
 import os
 import random
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -19,6 +20,7 @@ from score.inference import pipeline
 from score.inference.predictor import Predictor
 from score.server import answer, openapi
 from score.server.answer import Answer
+from score.server.body import Intake
 from score.server.data_collector import Collector
 from score.server.metrics import Observer, RequestRecord
 from score.server.telemetry import Telemetry
@@ -32,16 +34,26 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Head:
-    """A request without its body; header names in lower case."""
+    """A request without its body; header names in lower case. Its id is the one that it came with, or its own."""
 
     method: str
     query: str
     headers: Mapping[str, str]
+    request_id: str
 
-    @property
-    def request_id(self) -> str:
-        """The id that the request came with, or one of its own."""
-        return self.headers.get("x-request-id") or new_id()
+    @classmethod
+    def of(cls, method: str, query: bytes, headers: Mapping[str, str], request_id: str = "") -> "Head":
+        known = request_id or headers.get("x-request-id") or new_id()
+        return cls(method, query.decode("latin-1"), headers, known)
+
+
+@dataclass(eq=False)
+class Prediction:
+    """One prediction while it is answered: the record of it, its body as it comes in, and the answer."""
+
+    record: RequestRecord
+    intake: Intake | None = None
+    answer: Answer | None = None
 
 
 def new_id() -> str:
@@ -82,11 +94,8 @@ class Service:
             "confined": list(self.confined),
         }
         card = self.predictor.card()
-        return {
-            **{name: card[name] for name in card if name != "versions"},
-            "serving": serving,
-            "versions": card["versions"],
-        }
+        versions = card.pop("versions")  # last, for those who read it
+        return card | {"serving": serving, "versions": versions}
 
     def without_body(self, head: Head) -> Answer | None:
         """The answer to anything but a prediction; None for a POST."""
@@ -112,7 +121,7 @@ class Service:
         """Answer a POST, in the thread that calls. Raises a `RequestError`."""
         codec = codecs.choose(body)
         record.codec = codec.NAME
-        prepared = pipeline.prepare(self.predictor, body, codec, top_k(head.query))
+        prepared = pipeline.prepare(self.predictor, codec, codec.decode(body), top_k(head.query))
         record.inputs = prepared.inputs
         record.answered(*self.predictor.batcher.submit(prepared.inputs))
         return self.encode(head, prepared, record)
@@ -122,10 +131,22 @@ class Service:
         encoded = pipeline.encode(self.predictor, prepared, record.outputs, head.headers.get("accept"))
         return answer.of_encoded(encoded, head.headers.get("accept-encoding", ""))
 
-    def failed(self, error: BaseException, record: RequestRecord) -> Answer:
-        """The answer to a request that has none."""
-        record.error = getattr(error, "code", InternalError.code)
-        return answer.of_failure(error, record.request_id)
+    @contextmanager
+    def predicting(self, head: Head) -> Iterator[Prediction]:
+        """Around each prediction. Whatever is raised in it becomes the answer; what was held is given back, and all who
+        watch see it."""
+        found = Prediction(RequestRecord(head.request_id, trace=head.headers))
+        try:
+            yield found
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
+            found.record.error = getattr(error, "code", InternalError.code)
+            found.answer = answer.of_failure(error, head.request_id)
+        finally:
+            if found.intake is not None:
+                found.intake.release()
+        assert found.answer is not None
+        found.record.status = found.answer.status
+        self.saw(found.record)
 
 
 def top_k(query: str) -> str | None:

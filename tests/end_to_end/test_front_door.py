@@ -196,6 +196,12 @@ def test_both_internet_protocols_and_any_case_of_headers(server: Server) -> None
     assert json.loads(connection.getresponse().read()) == {"predictions": [[45.0, 45.0]]}
 
 
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_an_error_has_the_id_that_its_header_has(method: str, server: Server) -> None:
+    found = server.request(body=b"{", method=method)
+    assert found.json["error"]["request_id"] == found.headers["x-request-id"]
+
+
 def test_a_unix_socket(model: Path, tmp_path: Path) -> None:
     place, port = tmp_path / "socket", free_port()
     binds = f"--bind unix:{place} -b 127.0.0.1:{port}"
