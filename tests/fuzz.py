@@ -155,8 +155,8 @@ def read(path: Path) -> None:
     with contextlib.suppress(LoadError):  # score.toml, mutated
         orjson.dumps(inspect(path, Settings.load(path)), default=str)
     with contextlib.suppress(LoadError):
-        contents = open_checkpoint(find_checkpoint(Settings.load(path)).path)
-        for candidate in select.candidates(contents):
+        checkpoint = open_checkpoint(find_checkpoint(Settings.load(path)).path)
+        for candidate in select.candidates(checkpoint):
             for ref in candidate.tensors.values():
                 if ref.nbytes <= LARGEST_LOADED:
                     with contextlib.suppress(LoadError):

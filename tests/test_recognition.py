@@ -322,7 +322,7 @@ def test_a_head_of_another_size_is_recognised_too(small: nn.Module) -> None:
     found = recognition.recognise(candidate(shapes))
     assert found is not None
     assert found.source == "recognised by keys and shapes, all but those of classifier"
-    assert found.skeleton.classifier.out_features == 7
+    assert found.module.classifier.out_features == 7
 
 
 def test_a_provider_that_is_not_installed_is_named(small: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,9 +158,9 @@ def test_omegaconf_around_the_weights(tmp_path: Path) -> None:
             new.writestr(
                 name, old.read(name).replace(b"cargparse\nNamespace\n", b"comegaconf.dictconfig\nDictConfig\n")
             )
-    contents = open_checkpoint(path)
-    assert contents.unsafe_globals == ("omegaconf.dictconfig.DictConfig",)
-    assert select.choose(contents).path == "model"
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.unsafe_globals == ("omegaconf.dictconfig.DictConfig",)
+    assert select.choose(checkpoint).path == "model"
 
 
 def test_code_pickled_by_value(tmp_path: Path) -> None:
@@ -174,9 +174,9 @@ def test_code_pickled_by_value(tmp_path: Path) -> None:
 
     Local.__module__ = "__main__"
     torch.save(Local(), tmp_path / "model.pt", pickle_module=cloudpickle)
-    contents = open_checkpoint(tmp_path / "model.pt")
-    assert select.choose(contents).parameters == 15
-    assert any("cloudpickle" in name for name in contents.unsafe_globals)
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert select.choose(checkpoint).parameters == 15
+    assert any("cloudpickle" in name for name in checkpoint.unsafe_globals)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ from score.architectures.sentence_encoder import SentenceEncoder, Unknown, modul
 from score.errors import ArchitectureBroken
 from score.formats import hf_dir
 from score.formats._pickle.inert import settled
-from score.formats.base import Contents, HfConfig, ModelFactory, TensorRef
+from score.formats.base import Checkpoint, DescribedWeights, HfConfig, ModelFactory, TensorRef
 
 
-def factory_of(contents: Contents) -> ModelFactory | None:
+def factory_of(checkpoint: Checkpoint) -> ModelFactory | None:
     """The class that a checkpoint brings along, or that its configuration names; None where it does neither."""
-    return contents.factory or (_named_by(contents.hf_config) if contents.hf_config else None)
+    if not isinstance(checkpoint, DescribedWeights):
+        return None
+    return _named_by(checkpoint.model) if isinstance(checkpoint.model, HfConfig) else checkpoint.model
 
 
 def _named_by(found: HfConfig) -> ModelFactory | None:

@@ -26,11 +26,11 @@ from score.weights.select import Candidate
 Tensors = Mapping[str, TensorRef]
 
 
-def converted(skeleton: nn.Module | None, weights: Candidate | None) -> Candidate | None:
+def converted(skeleton: nn.Module, weights: Candidate) -> Candidate:
     """The weights under the names of a module of transformers; as they are for any other. Raises `WeightsMismatch`
     where a conversion does not take them."""
     model = _of_transformers(skeleton)
-    if model is None or weights is None:
+    if model is None:
         return weights
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key

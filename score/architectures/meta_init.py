@@ -18,19 +18,30 @@ _INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not nam
 
 
 @dataclass(frozen=True, eq=False)
-class Architecture:
-    """The model's class, built without values, or a program that the file carries.
+class Skeleton:
+    """The model's class, built without values: `module` is on the meta device, `build()` makes one afresh.
 
-    `build()` makes the module afresh; `skeleton` is one made on the meta device (None for a program, which comes with
-    its weights: then `program(device)` gives the module).
+    `source` says how it was found, `inputs` what the class says it takes.
     """
 
     name: str
     source: str
-    build: Callable[[], nn.Module] | None = None
-    skeleton: nn.Module | None = None
-    program: Callable[[torch.device], nn.Module] | None = None
+    build: Build
+    module: nn.Module
     inputs: str | dict[str, str] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Complete:
+    """A model that comes with its weights: a program, or a pickled module. `build(device)` gives it in evaluation
+    mode."""
+
+    name: str
+    source: str
+    build: Callable[[torch.device], nn.Module]
+
+
+Architecture = Skeleton | Complete
 
 
 def skeleton(
@@ -40,7 +51,7 @@ def skeleton(
     *,
     source: str,
     inputs: str | dict[str, str] | None = None,
-) -> Architecture:
+) -> Skeleton:
     """Build a class on the meta device, which costs no memory and no time; on the CPU if it can't be built there."""
 
     def build() -> nn.Module:
@@ -67,7 +78,7 @@ def skeleton(
                 hint=_missing(error),
                 detail=where(error),
             ) from None
-    return Architecture(name, source, build, module, inputs=inputs)
+    return Skeleton(name, source, build, module, inputs)
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

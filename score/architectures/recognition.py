@@ -16,7 +16,7 @@ import loadstone_models as models
 from score.architectures import fingerprints
 from score.architectures.fingerprints import Fingerprint, Shapes
 from score.architectures.libraries import PROVIDERS, builder
-from score.architectures.meta_init import Architecture, shapes, skeleton, tied, where
+from score.architectures.meta_init import Skeleton, shapes, skeleton, tied, where
 from score.errors import (
     ArchitectureAmbiguous,
     ArchitectureBroken,
@@ -43,7 +43,7 @@ class Fit:
 
 def recognise(
     weights: Candidate, kwargs: Mapping[str, Any] | None = None, saved: Sequence[Mapping[str, Any]] = ()
-) -> Architecture | None:
+) -> Skeleton | None:
     """The one architecture whose keys and shapes are those of the weights; None if there is none.
 
     `kwargs` go over what is inferred, and over the `saved` arguments. Raises `ArchitectureAmbiguous` if there are
@@ -69,9 +69,9 @@ def fitting(
     kwargs: Mapping[str, Any],
     saved: Sequence[Mapping[str, Any]],
     source: str,
-) -> Architecture | None:
+) -> Skeleton | None:
     """The one of some classes with exactly the keys and shapes of the weights. Raises `ArchitectureAmbiguous`."""
-    decided: dict[str, Architecture] = {}
+    decided: dict[str, Skeleton] = {}
     for fit in fits(entries, weights.shapes(), kwargs, saved):
         if not fit.undecided and fit.entry.name not in decided:
             built = _built(fit, weights, kwargs, source)
@@ -89,7 +89,7 @@ def by_name(
     saved: Sequence[Mapping[str, Any]],
     weights: Candidate | None,
     source: str,
-) -> Architecture:
+) -> Skeleton:
     """A class that was named: what `kwargs` leave open is what the checkpoint `saved`, or inferred from its shapes.
 
     Of several such ways the first under which the weights load is taken; if there is none, that with `kwargs` alone, so
@@ -181,7 +181,7 @@ def _refuse_contradiction(
 
 def _built(
     fit: Fit, weights: Candidate, given: Mapping[str, Any], source: str, exactly: bool = True
-) -> Architecture | None:
+) -> Skeleton | None:
     """The architecture, if its keys and shapes are those of the weights: `exactly`, or at least all that it needs."""
     try:
         built, alignment = aligned(fit, weights, source)
@@ -194,11 +194,10 @@ def _built(
     return built if alignment.exact or (not exactly and alignment.loads) else None
 
 
-def aligned(fit: Fit, weights: Candidate, source: str) -> tuple[Architecture, Alignment]:
+def aligned(fit: Fit, weights: Candidate, source: str) -> tuple[Skeleton, Alignment]:
     """The class built, and how its keys match the weights'. Raises `ArchitectureBroken` or `PrefixAmbiguous`."""
     built = skeleton(fit.entry.name, fit.entry.cls, fit.kwargs, source=source, inputs=fit.entry.inputs)
-    assert built.skeleton is not None
-    return built, align(shapes(built.skeleton), weights.shapes(), tied=tied(built.skeleton))
+    return built, align(shapes(built.module), weights.shapes(), tied=tied(built.module))
 
 
 def _missing(cls: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
@@ -256,7 +255,7 @@ def _others(given: Shapes) -> str:
     return f"; {_listed(tuple(others))} would fit too and compute differently: set SCORE_ARCHITECTURE if it is that"
 
 
-def _indexed(given: Shapes, kwargs: Mapping[str, Any]) -> Architecture | None:
+def _indexed(given: Shapes, kwargs: Mapping[str, Any]) -> Skeleton | None:
     """A provider's architecture: with all keys and shapes the same, or all but those of the head."""
     found, head, size = fingerprints.found(given)
     if not found:
@@ -266,7 +265,7 @@ def _indexed(given: Shapes, kwargs: Mapping[str, Any]) -> Architecture | None:
     return _provided(found, {"num_classes": size, **kwargs}, f"{SOURCE}, all but those of {head}")
 
 
-def _provided(found: list[Fingerprint], kwargs: Mapping[str, Any], source: str) -> Architecture:
+def _provided(found: list[Fingerprint], kwargs: Mapping[str, Any], source: str) -> Skeleton:
     """Build it. Those of several that print alike compute alike, and the first stands for all."""
     kinds = {each.structure: each for each in reversed(found)}
     if len(kinds) > 1:

@@ -8,7 +8,7 @@ from torch import nn
 from score.architectures import hf_config, local_code, torch_layers
 from score.architectures.hparams import arguments
 from score.architectures.import_string import named
-from score.architectures.meta_init import Architecture, shapes, skeleton, tied
+from score.architectures.meta_init import Architecture, Complete, Skeleton, shapes, skeleton, tied
 from score.architectures.recognition import by_name, fitting, recognise
 from score.architectures.suggest import nearest
 from score.errors import (
@@ -19,40 +19,38 @@ from score.errors import (
     UntrustedCode,
     WeightsMismatch,
 )
-from score.formats.base import Contents
+from score.formats.base import Checkpoint, PickledObjects, Program
 from score.settings import Settings
 from score.weights.align import Alignment, align, difference
 from score.weights.select import Candidate
 from score.weights.trust import Trust
 
 
-def find(contents: Contents, weights: Candidate | None, settings: Settings) -> Architecture:
+def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) -> Architecture:
     """The architecture, from the first of: the setting, a trusted Python file beside the checkpoint, the file's own
     program or class, the pickled module's class where the file is trusted, recognition.
 
     Arguments that the checkpoint saved are tried for each class. Raises a `LoadError` that says what was tried.
     """
     trust = Trust(settings.trust_code, settings.trust_sha256)
-    kwargs, saved = settings.architecture_kwargs, arguments(contents.metadata)
+    kwargs, saved = settings.architecture_kwargs, arguments(checkpoint.metadata)
     if settings.architecture:
         entry = named(settings.architecture, settings.model_dir)
         return by_name(entry, kwargs, saved, weights, "SCORE_ARCHITECTURE")
-    if weights is not None and (near := local_code.classes(contents.path, trust)):
+    if weights is not None and (near := local_code.classes(checkpoint.path, trust)):
         found = fitting(near, weights, kwargs, saved, "a trusted file beside the checkpoint")
         if found is not None:
             return found
-    if contents.program is not None:
-        if contents.program.code:
-            trust.require(
-                contents.path, what="torch would unpickle or evaluate parts of it", imports=contents.program.code
-            )
-        return Architecture(contents.program.class_path, contents.format, program=contents.program.build)
+    if isinstance(checkpoint, Program):
+        if checkpoint.code:
+            trust.require(checkpoint.path, what="torch would unpickle or evaluate parts of it", imports=checkpoint.code)
+        return Complete(checkpoint.class_path, checkpoint.format, checkpoint.build)
     assert weights is not None, "files without a program have weights"
-    factory = hf_config.factory_of(contents)
-    if factory is not None and (not factory.code or trust.allows(contents.path)):
-        return skeleton(factory.name, factory.build, {}, source=contents.format)
-    if weights.class_path and trust.allows(contents.path):
-        return _revived(contents, weights)
+    factory = hf_config.factory_of(checkpoint)
+    if factory is not None and (not factory.code or trust.allows(checkpoint.path)):
+        return skeleton(factory.name, factory.build, {}, source=checkpoint.format)
+    if weights.class_path and isinstance(checkpoint, PickledObjects) and trust.allows(checkpoint.path):
+        return _pickled_module(checkpoint, weights)
     if (layers := _of_torch_layers(weights)) is not None:
         return layers
     try:
@@ -63,31 +61,25 @@ def find(contents: Contents, weights: Candidate | None, settings: Settings) -> A
             raise
     if weights.class_path:
         try:
-            _refuse_module(contents, weights, trust)
+            _refuse_module(checkpoint, weights, trust)
         except (ClassNotImportable, UntrustedCode) as error:
-            error.detail = "\n".join([error.detail, *local_code.untrusted(contents.path, trust)])
+            error.detail = "\n".join([error.detail, *local_code.untrusted(checkpoint.path, trust)])
             raise
     if factory is not None:
         trust.require(
-            contents.path, what=f"its class is in {factory.name}, which it brings along", imports=factory.code
+            checkpoint.path, what=f"its class is in {factory.name}, which it brings along", imports=factory.code
         )
     raise ArchitectureNeeded(
         f"the weights were read ({len(weights.tensors)} tensors, {weights.parameters:,} parameters), "
         "but no architecture fits them",
-        detail="\n".join([nearest(weights), *local_code.untrusted(contents.path, trust)]),
+        detail="\n".join([nearest(weights), *local_code.untrusted(checkpoint.path, trust)]),
     )
 
 
-def match(architecture: Architecture, weights: Candidate | None, prefix: str | None = None) -> Alignment | None:
-    """Align the weights with the architecture; None for a program, which comes with its own.
-
-    Raises `WeightsMismatch` with a table of the differences.
-    """
-    if architecture.skeleton is None:
-        return None
-    assert weights is not None, "only a program can do without weights"
-    wanted, given = shapes(architecture.skeleton), weights.shapes()
-    alignment = align(wanted, given, tied=tied(architecture.skeleton), prefix=prefix)
+def match(architecture: Skeleton, weights: Candidate, prefix: str | None = None) -> Alignment:
+    """Align the weights with the architecture. Raises `WeightsMismatch` with a table of the differences."""
+    wanted, given = shapes(architecture.module), weights.shapes()
+    alignment = align(wanted, given, tied=tied(architecture.module), prefix=prefix)
     if alignment.loads:
         return alignment
     hint = WeightsMismatch.hint
@@ -102,13 +94,11 @@ def match(architecture: Architecture, weights: Candidate | None, prefix: str | N
     )
 
 
-def _revived(contents: Contents, weights: Candidate) -> Architecture:
+def _pickled_module(checkpoint: PickledObjects, weights: Candidate) -> Complete:
     """A pickled module of a trusted file, with its own class."""
-    assert contents.load_trusted is not None, "modules come from pickles"
-    load_trusted = contents.load_trusted
 
-    def program(device: torch.device) -> nn.Module:
-        found = load_trusted()
+    def build(device: torch.device) -> nn.Module:
+        found = checkpoint.load_trusted()
         for part in filter(None, weights.path.split(".")):
             found = (
                 found[int(part)]
@@ -117,12 +107,12 @@ def _revived(contents: Contents, weights: Candidate) -> Architecture:
             )
         if not isinstance(found, nn.Module):
             raise ArchitectureBroken(f"{weights.class_path} is not a torch.nn.Module")
-        return found.requires_grad_(False).to(device)
+        return found.requires_grad_(False).to(device).eval()
 
-    return Architecture(weights.class_path, "the pickled module, trusted", program=program)
+    return Complete(weights.class_path, "the pickled module, trusted", build)
 
 
-def _of_torch_layers(weights: Candidate) -> Architecture | None:
+def _of_torch_layers(weights: Candidate) -> Complete | None:
     """A pickled module of torch's own layers, which needs no code from the file."""
     if weights.module is None:
         return None
@@ -130,24 +120,23 @@ def _of_torch_layers(weights: Candidate) -> Architecture | None:
         module = torch_layers.rebuild(weights.module)
     except torch_layers.NotPlain:
         return None
-    return Architecture(
-        weights.class_path, "the pickled module, of torch's own layers", program=lambda device: module.to(device)
-    )
+    source = "the pickled module, of torch's own layers"
+    return Complete(weights.class_path, source, lambda device: module.to(device).eval())
 
 
-def _refuse_module(contents: Contents, weights: Candidate, trust: Trust) -> None:
+def _refuse_module(checkpoint: Checkpoint, weights: Candidate, trust: Trust) -> None:
     """A pickled module whose code may not run: say so, or that its class isn't even here."""
     read = f"its weights were read intact ({len(weights.tensors)} tensors, {weights.parameters:,} parameters)"
-    missing = [name for name in contents.unsafe_globals if not _installed(name)]
+    missing = [name for name in checkpoint.unsafe_globals if not _installed(name)]
     if weights.class_path in missing:
         raise ClassNotImportable(
-            f"{contents.path.name} is a pickled module of class {weights.class_path}, which is not here; {read}",
+            f"{checkpoint.path.name} is a pickled module of class {weights.class_path}, which is not here; {read}",
             detail="\n".join(f"not importable: {name}" for name in missing),
         )
     trust.require(
-        contents.path,
+        checkpoint.path,
         what=f"a pickled module of class {weights.class_path} ({read}); serving it as it is imports its class",
-        imports=contents.unsafe_globals,
+        imports=checkpoint.unsafe_globals,
     )
 
 

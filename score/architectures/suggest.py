@@ -26,8 +26,7 @@ def _nearest_registered(weights: Candidate) -> list[str]:
             candidate, alignment = recognition.aligned(fit, weights, recognition.SOURCE)
         except (ArchitectureBroken, PrefixAmbiguous):
             continue
-        assert candidate.skeleton is not None
-        wanted = len(shapes(candidate.skeleton))
+        wanted = len(shapes(candidate.module))
         matched = len(alignment.mapping) - len(alignment.misshaped)
         odd = [f"no {name}" for name in alignment.missing] + [f"{name} differs" for name in alignment.misshaped]
         odd += [f"{name} is left over" for name in alignment.unexpected]

@@ -18,7 +18,7 @@ from score.errors import (
     printable,
 )
 from score.formats._pickle import global_names
-from score.formats.base import Contents
+from score.formats.base import Checkpoint, Program
 from score.formats.registry import open_checkpoint
 from score.settings import Settings
 from score.weights import anatomy, quantised, select
@@ -34,55 +34,57 @@ def inspect(path: Path, settings: Settings) -> dict[str, Any]:
     return look(path, settings)[0]
 
 
-def look(path: Path, settings: Settings) -> tuple[dict[str, Any], Contents | None]:
+def look(path: Path, settings: Settings) -> tuple[dict[str, Any], Checkpoint | None]:
     """`inspect`, and what was opened for it; None where the file is refused."""
     format = None
     try:
         found = find_checkpoint(settings)
         path, format = found.path, found.format
-        contents = open_checkpoint(found.path, settings.read, found.format)
-        return _describe(contents, settings), contents
+        checkpoint = open_checkpoint(found.path, settings.read, found.format)
+        return _describe(checkpoint, settings), checkpoint
     except LoadError as error:
         found_names = global_names.names(path) if path.exists() else []
         refused = {"path": printable(str(path)), "format": format, "error": error.as_dict()}
         return refused | {"unsafe_globals": [printable(name) for name in found_names]}, None
 
 
-def _describe(contents: Contents, settings: Settings) -> dict[str, Any]:
+def _describe(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
     try:
-        weights = select.weights_of(contents, settings.weights)
+        weights = select.weights_of(checkpoint, settings.weights)
         path = weights.path if weights else ""
     except SeveralWeights:
         weights, path = None, None
     except NoWeights:
-        weights = select.adapter(contents)
+        weights = select.adapter(checkpoint)
         if weights is None:
-            quantised.refuse(contents, None)
+            quantised.refuse(checkpoint, None)
             raise
         path = weights.path
-    quantised_by = quantised.scheme(contents, weights)
-    metadata = dict(contents.metadata) | ({"quantised": quantised_by[0]} if quantised_by else {})
-    files = sorted(item for item in contents.path.rglob("*") if item.is_file()) if contents.path.is_dir() else []
+    quantised_by = quantised.scheme(checkpoint, weights)
+    metadata = dict(checkpoint.metadata) | ({"quantised": quantised_by[0]} if quantised_by else {})
+    files = sorted(item for item in checkpoint.path.rglob("*") if item.is_file()) if checkpoint.path.is_dir() else []
     return {
-        "path": printable(str(contents.path)),
-        "format": contents.format,
-        "bytes": sum(file.stat().st_size for file in files or [contents.path]),
-        "sha256": sha256(contents.path),
+        "path": printable(str(checkpoint.path)),
+        "format": checkpoint.format,
+        "bytes": sum(file.stat().st_size for file in files or [checkpoint.path]),
+        "sha256": sha256(checkpoint.path),
         "weights_path": path,
         "tensors": len(weights.tensors) if weights else 0,
         "parameters": weights.parameters if weights else 0,
         "dtypes": weights.dtypes if weights else {},
         "prefix": common_wrapper(weights.tensors) if weights else "",
-        "candidates": [_candidate(candidate) for candidate in select.candidates(contents)],
-        "unsafe_globals": _unsafe(contents),
-        "architecture": _architecture(contents, weights),
+        "candidates": [_candidate(candidate) for candidate in select.candidates(checkpoint)],
+        "unsafe_globals": _unsafe(checkpoint),
+        "architecture": _architecture(checkpoint, weights),
         "metadata": metadata,
     }
 
 
-def _unsafe(contents: Contents) -> list[str]:
+def _unsafe(checkpoint: Checkpoint) -> list[str]:
     """What reading met, and what else any pickle of the file names."""
-    return [printable(name) for name in dict.fromkeys((*contents.unsafe_globals, *global_names.names(contents.path)))]
+    return [
+        printable(name) for name in dict.fromkeys((*checkpoint.unsafe_globals, *global_names.names(checkpoint.path)))
+    ]
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
@@ -95,14 +97,14 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
+def _architecture(checkpoint: Checkpoint, weights: Candidate | None) -> str | None:
     """The class that the file names, or the registered one that it is recognised as."""
-    if contents.program is not None:
-        return contents.program.class_path
+    if isinstance(checkpoint, Program):
+        return checkpoint.class_path
     if weights is not None and select.is_adapter(weights):
-        base = contents.metadata.get("base_model")
-        return f"an adapter ({contents.metadata.get('adapter', 'LoRA')})" + (f" of {base}" if base else "")
-    if (factory := hf_config.factory_of(contents)) is not None:
+        base = checkpoint.metadata.get("base_model")
+        return f"an adapter ({checkpoint.metadata.get('adapter', 'LoRA')})" + (f" of {base}" if base else "")
+    if (factory := hf_config.factory_of(checkpoint)) is not None:
         return factory.name
     if weights is None:
         return None
@@ -115,22 +117,22 @@ def _architecture(contents: Contents, weights: Candidate | None) -> str | None:
     return found.name if found else None
 
 
-def screen(found: dict[str, Any], contents: Contents, settings: Settings, track: Track) -> Screen:
+def screen(found: dict[str, Any], checkpoint: Checkpoint, settings: Settings, track: Track) -> Screen:
     """For people, what `inspect` found and more: the tree, where the bytes are, and what is odd, for which all values
     are read, one tensor at a time."""
     try:
-        weights = select.weights_of(contents, settings.weights)
+        weights = select.weights_of(checkpoint, settings.weights)
     except SeveralWeights:
         weights = None
     except NoWeights:
-        weights = select.adapter(contents)
+        weights = select.adapter(checkpoint)
     if weights is None or not weights.tensors:
         return Screen(_printable(facts(found)), (), (), (), ())
     tree = anatomy.tree_of(weights.tensors)
-    others = [each for each in select.candidates(contents) if each.path != weights.path]
+    others = [each for each in select.candidates(checkpoint) if each.path != weights.path]
     why = [] if found["architecture"] else _unrecognised(weights)
     odd = anatomy.oddities(weights, found["bytes"], others, track)
-    quantised_by = quantised.scheme(contents, weights)
+    quantised_by = quantised.scheme(checkpoint, weights)
     if quantised_by:
         odd = [line for line in odd if "optimizer state" not in line]  # what is beside the weights are more of them
         why = [f"quantised by {quantised_by[0]}, which is not served yet: {', '.join(quantised_by[1][:6])}"]

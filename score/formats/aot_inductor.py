@@ -12,10 +12,12 @@ from torch import nn
 from score.errors import MalformedFile, VersionTooOld
 from score.formats._io.source import Source
 from score.formats._io.zip import Archive
-from score.formats.base import Contents, Program
+from score.formats.base import Checkpoint, Program
 from score.formats.probe import Probe
 
 NAME = "aot-inductor"
+PRIORITY = 0
+SERVABLE = True
 FOLDER = "data/aotinductor/"
 
 
@@ -23,12 +25,19 @@ def detect(probe: Probe) -> bool:
     return probe.has_under("data/aotinductor")
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     """Its weights are constants inside the library, which only running it could show: there are none to read."""
     archive = Archive(Source(path, read))
     libraries = tuple(name for name in archive.names() if name.endswith((".so", ".pyd", ".dll", ".cubin")))
-    program = Program(lambda device: _load(path, device), "torch._inductor.AOTICompiledModel", libraries or (FOLDER,))
-    return Contents(NAME, path, {}, program=program, metadata={"libraries": list(libraries)})
+    return Program(
+        NAME,
+        path,
+        {},
+        metadata={"libraries": list(libraries)},
+        build=lambda device: _load(path, device).eval(),
+        class_path="torch._inductor.AOTICompiledModel",
+        code=libraries or (FOLDER,),
+    )
 
 
 class Compiled(nn.Module):

@@ -75,20 +75,9 @@ class GlobalName:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
-    """A model that carries its own computation. `build(device)` gives a module that is ready to be called.
-
-    `code` says what building it would run that the file brought along; a program without is safe to build as it is.
-    """
-
-    build: Callable[[torch.device], nn.Module]
-    class_path: str
-    code: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
 class ModelFactory:
-    """A class that the file names for its weights. `build()` makes it without values; `code` is as in `Program`."""
+    """A class that the file names for its weights. `build()` makes it without values; `code` says what building it
+    would run that the file brought along."""
 
     name: str
     build: Callable[[], nn.Module]
@@ -104,22 +93,56 @@ class HfConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Contents:
-    """An opened checkpoint.
+class _Opened:
+    """What every opened checkpoint has.
 
-    `tree` is what the file holds: dicts, lists, scalars, `TensorRef`s, `OpaqueObject`s. `program` is there for files
-    that can be served as they are, `factory` for those that bring the class of their weights, `hf_config` for those
-    that name it. `load_trusted` reads the file again with its own classes imported and called; only the policy in
-    `score.weights.trust` may decide to. `unsafe_globals` names what the file mentions and was not imported.
+    `tree` is what the file holds: dicts, lists, scalars, `TensorRef`s, `OpaqueObject`s. `unsafe_globals` names what the
+    file mentions and was not imported.
     """
 
     format: str
     path: Path
     tree: Any
-    program: Program | None = None
-    factory: ModelFactory | None = None
-    hf_config: HfConfig | None = None
-    load_trusted: Callable[[], Any] | None = None
     unsafe_globals: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     held: object = None  # what has to live as long as the tensors, such as an unpacked file in memory
+
+
+@dataclass(frozen=True, eq=False)
+class StateDict(_Opened):
+    """Tensors by name, and nothing that says what class they are of: safetensors, npz, distcp, shards."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PickledObjects(_Opened):
+    """What torch.save wrote: a state_dict, a training checkpoint, or a whole module.
+
+    `load_trusted` reads the file again with its own classes imported and called; only the policy in
+    `score.weights.trust` may decide to.
+    """
+
+    load_trusted: Callable[[], Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DescribedWeights(_Opened):
+    """Tensors by name, with what names their class: a class that is in the file, or a configuration."""
+
+    model: ModelFactory | HfConfig
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Program(_Opened):
+    """A model that carries its own computation; its `tree` is its tensors by name.
+
+    `build(device)` gives a module that is ready to be called, in evaluation mode. `code` says what building it would
+    run that the file brought along; a program without is safe to build as it is.
+    """
+
+    build: Callable[[torch.device], nn.Module]
+    class_path: str
+    code: tuple[str, ...] = ()
+
+
+Checkpoint = StateDict | PickledObjects | DescribedWeights | Program
+"""An opened checkpoint: which of these it is says how its module is found (`score.architectures.resolve`)."""

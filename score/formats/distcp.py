@@ -17,11 +17,13 @@ from score.formats._io.source import Source
 from score.formats._io.zip import Archive
 from score.formats._pickle.inert import settled
 from score.formats._pickle.read import no_storages, read_pickle
-from score.formats.base import Contents, OpaqueObject, TensorRef
+from score.formats.base import Checkpoint, OpaqueObject, StateDict, TensorRef
 from score.formats.probe import Probe
 from score.formats.torch_zip import read_archive
 
 NAME = "distcp"
+PRIORITY = 0
+SERVABLE = True
 
 Item = tuple[str, int, int]  # file, offset, length
 Size = tuple[int, ...]
@@ -31,7 +33,7 @@ def detect(probe: Probe) -> bool:
     return probe.is_dir and (probe.path / ".metadata").is_file()
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     pickled = read_pickle((path / ".metadata").read_bytes(), no_storages, name=f"{path.name}/.metadata")
     described = _attributes(pickled.value)
     entries, paths = _mapping(described, "state_dict_metadata"), described.get("planner_data")
@@ -43,7 +45,7 @@ def open(path: Path, read: str) -> Contents:
         value = _value(pieces, name, entry, items)
         if value is not None:
             _put(tree, parts if isinstance(parts, tuple) and parts else (name,), value)
-    return Contents(NAME, path, tree, metadata={"version": described.get("version")})
+    return StateDict(NAME, path, tree, metadata={"version": described.get("version")})
 
 
 def _attributes(value: Any) -> dict[Any, Any]:

@@ -1,6 +1,7 @@
 """`foreign`: files that are no PyTorch checkpoint, known by name so that the refusal can say what they are.
 
-To add one, add a row: what people call it, how its content is told, and the way out.
+To add one, add a row: what people call it, how its content is told, and the way out. This format is asked last, so a
+row need not know which files are ours.
 """
 
 import re
@@ -9,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from score.errors import ForeignFormat, LoadError, TruncatedFile
-from score.formats import torch_tar
-from score.formats.base import Contents
+from score.formats.base import Checkpoint
 from score.formats.probe import Probe
 
 NAME = "foreign"
+PRIORITY = -100
+SERVABLE = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ KINDS = (
     ),
     Foreign(
         "a tar archive",
-        lambda probe: probe.head[257:262] == b"ustar" and not torch_tar.detect(probe),
+        _starts(b"ustar", at=257),
         "Unpack it and register what is inside.",
     ),
     Foreign("a TensorRT engine", _starts(b"ptrt", b"ftrt"), "Take the PyTorch or ONNX model that it was built from."),
@@ -120,7 +122,7 @@ KINDS = (
     ),
     Foreign(
         "a zip archive that no known format writes",
-        lambda probe: bool(probe.names) and not _is_ours(probe),
+        lambda probe: bool(probe.names),
         "Unpack it and register the checkpoint inside.",
     ),
 )
@@ -130,7 +132,7 @@ def detect(probe: Probe) -> bool:
     return _kind(probe) is not None
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     kind = _kind(Probe(path))
     assert kind is not None, "open is called after detect"
     raise kind.error(f"{path.name} is {kind.name}", hint=kind.way_out or None)
@@ -142,13 +144,3 @@ def _kind(probe: Probe) -> Foreign | None:
 
 def _looks_like_html(head: bytes) -> bool:
     return head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
-
-
-def _is_ours(probe: Probe) -> bool:
-    """Whether a zip is one that another module of this package reads."""
-    names = ("data.pkl", "models/model.json", "serialized_exported_program.json", ".data/extern_modules")
-    return (
-        any(probe.has(name) for name in (*names, "MAR-INF/MANIFEST.json"))
-        or probe.has_under("data/aotinductor")
-        or all(name.endswith(".npy") for name in probe.names)
-    )

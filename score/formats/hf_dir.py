@@ -13,10 +13,12 @@ from score.errors import ArchitectureBroken, NoWeights
 from score.formats import safetensors, torch_bin_sharded
 from score.formats._io import shards
 from score.formats._io.shards import contained, json_file, within
-from score.formats.base import Contents, HfConfig
+from score.formats.base import Checkpoint, DescribedWeights, HfConfig, StateDict
 from score.formats.probe import Probe
 
 NAME = "hf-dir"
+PRIORITY = 0
+SERVABLE = True
 # What the weights may be called, in the order in which transformers prefers them.
 _SINGLE = (
     "model.safetensors",
@@ -39,7 +41,7 @@ def detect(probe: Probe) -> bool:
     return weights_in(probe.path) is not None or b'"model_type"' in config.read_bytes()[:1_000_000]
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     """The weights under their own names. Raises `NoWeights` for a configuration without, and for an adapter alone."""
     _refuse_links(path)
     found = weights_in(path)
@@ -51,11 +53,11 @@ def open(path: Path, read: str) -> Contents:
     config = json_file(within(path, "config.json"))
     _refuse_kernels(path, config)
     shown: dict[str, Any] = {key: config[key] for key in _SHOWN if key in config}
-    return Contents(
+    return DescribedWeights(
         NAME,
         path,
         inner.tree,
-        hf_config=HfConfig(path, config),
+        model=HfConfig(path, config),
         unsafe_globals=inner.unsafe_globals,
         metadata={"weights": found, **shown, **inner.metadata},
     )
@@ -84,12 +86,12 @@ def _refuse_kernels(folder: Path, config: Any, depth: int = 8) -> None:
             _refuse_kernels(folder, value, depth - 1)
 
 
-def _adapter(path: Path, name: str, read: str) -> Contents:
+def _adapter(path: Path, name: str, read: str) -> Checkpoint:
     """What adapts a model that is elsewhere: its tensors, and what it says of itself."""
     inner = open_weights(path, name, read)
     config = json_file(path / "adapter_config.json") if _is_file(path / "adapter_config.json") else {}
     said = {"adapter": str(config.get("peft_type", "LoRA")), "base_model": config.get("base_model_name_or_path")}
-    return Contents(
+    return StateDict(
         NAME,
         path,
         inner.tree,
@@ -107,12 +109,12 @@ def weights_in(folder: Path) -> str | None:
     return next((name for name in _SINGLE if _is_file(folder / name)), None)
 
 
-def open_weights(folder: Path, name: str, read: str) -> Contents:
+def open_weights(folder: Path, name: str, read: str) -> Checkpoint:
     if name.endswith(".safetensors.index.json"):
         return shards.open_index(folder, ".safetensors.index.json", read, NAME, safetensors.open)
     if name.endswith(".bin.index.json"):
         return shards.open_index(folder, ".bin.index.json", read, NAME, torch_bin_sharded.open_shard)
-    opener: Callable[[Path, str], Contents] = (
+    opener: Callable[[Path, str], Checkpoint] = (
         safetensors.open if name.endswith(".safetensors") else torch_bin_sharded.open_shard
     )
     return opener(within(folder, name), read)

@@ -16,10 +16,12 @@ from score.errors import ArchitectureBroken, NoWeights
 from score.formats._io.source import Source
 from score.formats._io.zip import Archive
 from score.formats._program.export_schema import json_record
-from score.formats.base import Contents, ModelFactory
+from score.formats.base import Checkpoint, DescribedWeights, ModelFactory, Program
 from score.formats.probe import Probe
 
 NAME = "mar"
+PRIORITY = 0
+SERVABLE = True
 MANIFEST = "MAR-INF/MANIFEST.json"
 
 
@@ -27,7 +29,7 @@ def detect(probe: Probe) -> bool:
     return MANIFEST in probe.names
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     from score.formats.registry import open_checkpoint  # the serialized file may be of any format
 
     archive = Archive(Source(path, read))
@@ -39,7 +41,6 @@ def open(path: Path, read: str) -> Contents:
         raise NoWeights(f"{path.name} has no serialized file; its handler makes the model: {described.get('handler')}")
     inner_path, held = archive.extracted(serialized)
     inner = open_checkpoint(inner_path, "mmap")
-    factory = _factory(path, archive, code) if isinstance(code, str) else None
     metadata = {
         "model": described.get("modelName"),
         "serialized_file": serialized,
@@ -47,7 +48,11 @@ def open(path: Path, read: str) -> Contents:
         "handler_not_run": described.get("handler"),
         **inner.metadata,
     }
-    return replace(inner, format=NAME, path=path, factory=factory, metadata=metadata, held=held)
+    if isinstance(code, str) and not isinstance(inner, Program):  # a program needs no class
+        return DescribedWeights(
+            NAME, path, inner.tree, inner.unsafe_globals, metadata, held, model=_factory(path, archive, code)
+        )
+    return replace(inner, format=NAME, path=path, metadata=metadata, held=held)
 
 
 def _factory(path: Path, archive: Archive, record: str) -> ModelFactory:

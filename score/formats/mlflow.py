@@ -13,10 +13,12 @@ import yaml
 
 from score.errors import MalformedFile, NoCheckpoint, UnsupportedFormat
 from score.formats._io.shards import contained, within
-from score.formats.base import Contents
+from score.formats.base import Checkpoint, PickledObjects
 from score.formats.probe import Probe
 
 NAME = "mlflow"
+PRIORITY = 0
+SERVABLE = True
 MAX_MLMODEL = 1 << 20
 
 
@@ -24,33 +26,32 @@ def detect(probe: Probe) -> bool:
     return probe.is_dir and (probe.path / "MLmodel").is_file()
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     """The inner checkpoint, with the flavor's versions, and which of its requirements are not met here."""
     from score.formats.registry import open_checkpoint  # the inner file may be of any format
 
     flavor = _flavor(path)
     inner = open_checkpoint(_inner(path, flavor), read)
-    load_trusted, code = inner.load_trusted, flavor.get("code")
-
-    def with_code() -> Any:
-        assert load_trusted is not None
-        sys.path.insert(0, str(contained(path, code)))  # what the model was logged with; only when trusted
-        sys.dont_write_bytecode = True  # or imports would write into the model's folder
-        return load_trusted()
-
+    if isinstance(inner, PickledObjects) and flavor.get("code"):
+        inner = _with_code(inner, contained(path, flavor["code"]))
     metadata = {
         "inner_format": inner.format,
         "pytorch_version": flavor.get("pytorch_version"),
         "requirements_not_met": unmet(contained(path, "requirements.txt")),
         **inner.metadata,
     }
-    return replace(
-        inner,
-        format=NAME,
-        path=path,
-        load_trusted=with_code if load_trusted and code else load_trusted,
-        metadata=metadata,
-    )
+    return replace(inner, format=NAME, path=path, metadata=metadata)
+
+
+def _with_code(inner: PickledObjects, folder: Path) -> PickledObjects:
+    """What the model was logged with is imported from `folder`, and only when trusted."""
+
+    def load_trusted() -> Any:
+        sys.path.insert(0, str(folder))
+        sys.dont_write_bytecode = True  # or imports would write into the model's folder
+        return inner.load_trusted()
+
+    return replace(inner, load_trusted=load_trusted)
 
 
 def _flavor(folder: Path) -> dict[str, Any]:

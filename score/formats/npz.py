@@ -17,10 +17,12 @@ from score.formats._io.source import Source
 from score.formats._io.zip import Archive
 from score.formats._pickle.numpy_arrays import torch_dtype
 from score.formats._pickle.rebuild import StorageRef, as_bytes, row_major, strided
-from score.formats.base import Contents, TensorRef
+from score.formats.base import Checkpoint, StateDict, TensorRef
 from score.formats.probe import Probe
 
 NAME = "npz"
+PRIORITY = 0
+SERVABLE = True
 MAX_HEADER = 65536
 
 
@@ -28,9 +30,9 @@ def detect(probe: Probe) -> bool:
     return bool(probe.names) and all(name.endswith(".npy") for name in probe.names)
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     archive = Archive(Source(path, read))
-    return Contents(NAME, path, {name.removesuffix(".npy"): _array(archive, name) for name in archive.entries})
+    return StateDict(NAME, path, {name.removesuffix(".npy"): _array(archive, name) for name in archive.entries})
 
 
 def _array(archive: Archive, record: str) -> TensorRef:

@@ -19,10 +19,12 @@ from score.errors import MalformedFile, TruncatedFile, UnsupportedFormat, Versio
 from score.formats._io.shards import within
 from score.formats._io.source import Source
 from score.formats._pickle.rebuild import StorageRef, row_major, strided
-from score.formats.base import Contents, Program, TensorRef
+from score.formats.base import Checkpoint, Program, TensorRef
 from score.formats.probe import Probe
 
 NAME = "onnx"
+PRIORITY = 0
+SERVABLE = True
 
 # TensorProto.DataType by number; those that torch lacks are left out
 _DTYPES = {
@@ -57,7 +59,7 @@ def detect(probe: Probe) -> bool:
     return len(head) > 4 and head[0] == 0x08 and 1 <= head[1] <= 20 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     source = Source(path, read)
     data = source.view()
     model = list(_fields(data, 0, source.size))
@@ -70,10 +72,15 @@ def open(path: Path, read: str) -> Contents:
         if number == _GRAPH_INITIALIZER
     )
     producer = _text(data, [(start, end) for number, start, end in model if number == _MODEL_PRODUCER])
-    program = Program(
-        lambda device: _load(path, device), "an ONNX graph", tuple(dict.fromkeys(_findings(source, data)))
+    return Program(
+        NAME,
+        path,
+        tree,
+        metadata={"ir_version": data[1], "producer": producer},
+        build=lambda device: _load(path, device).eval(),
+        class_path="an ONNX graph",
+        code=tuple(dict.fromkeys(_findings(source, data))),
     )
-    return Contents(NAME, path, tree, program=program, metadata={"ir_version": data[1], "producer": producer})
 
 
 def _findings(source: Source, data: Any) -> Iterator[str]:

@@ -8,11 +8,12 @@ from score.formats._io.source import Source
 from score.formats._pickle.global_names import is_pickle
 from score.formats._pickle.inert import Restricted
 from score.formats._pickle.read import no_storages, read_pickle
-from score.formats.base import Contents
+from score.formats.base import Checkpoint
 from score.formats.probe import Probe
-from score.formats.torch_legacy import MAGIC
 
 NAME = "pickle"
+PRIORITY = -10
+SERVABLE = False
 
 # What a pickle is, by the package of the first class that it names and that is listed here.
 KINDS = {
@@ -32,11 +33,10 @@ KINDS = {
 
 
 def detect(probe: Probe) -> bool:
-    head = probe.head
-    return is_pickle(head) and head[4:14] != MAGIC
+    return is_pickle(probe.head)
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     """Always raises `UnsupportedFormat`. The pickle is read without importing anything, to see what it names."""
     data = Source(path, read).view()
     policy = Restricted(len(data))

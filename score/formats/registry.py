@@ -1,7 +1,8 @@
 """The formats: every module of this package that has a `NAME`.
 
-To add one, add a file here with `NAME`, `detect(probe)` and `open(path, read)`. Detectors exclude each other: at most
-one says yes to any file.
+To add one, add a file here with `NAME`, `PRIORITY`, `SERVABLE`, `detect(probe)` and `open(path, read)`. Of those that
+say yes to a file, the one with the highest priority opens it. Those of priority 0 exclude each other; one that is a
+special case of another's files has more, and what takes whatever is left has less.
 """
 
 import importlib
@@ -13,7 +14,7 @@ from typing import Protocol
 
 import score.formats
 from score.errors import LoadError, ModelDirUnreadable, NoCheckpoint
-from score.formats.base import Contents
+from score.formats.base import Checkpoint
 from score.formats.probe import Probe
 
 
@@ -21,25 +22,33 @@ class Format(Protocol):
     """What a module in `score.formats` offers. Modules are the instances: there is no class to inherit from."""
 
     NAME: str
+    PRIORITY: int
+    SERVABLE: bool  # whether a file of this format can be a model here, or is only named in its refusal
 
     def detect(self, probe: Probe) -> bool:
         """Whether the content at `probe.path` is of this format."""
         ...
 
-    def open(self, path: Path, read: str) -> Contents:
+    def open(self, path: Path, read: str) -> Checkpoint:
         """Open the file without running anything from it. `read` is the setting `SCORE_READ`."""
         ...
 
 
 @cache
 def formats() -> dict[str, Format]:
-    """All formats by name."""
+    """All formats by name, the highest priority first."""
     modules = (
         importlib.import_module(f"{score.formats.__name__}.{info.name}")
         for info in pkgutil.iter_modules(score.formats.__path__)
         if not info.name.startswith("_")
     )
-    return {module.NAME: module for module in modules if hasattr(module, "NAME")}
+    found = sorted((module for module in modules if hasattr(module, "NAME")), key=lambda module: -module.PRIORITY)
+    return {module.NAME: module for module in found}
+
+
+def servable(name: str) -> bool:
+    """Whether a file of this format can be a model here."""
+    return formats()[name].SERVABLE
 
 
 def detect(path: Path) -> str | None:
@@ -51,7 +60,7 @@ def detect(path: Path) -> str | None:
         raise ModelDirUnreadable(f"this user (uid {os.getuid()}) may not read {error.filename}") from None
 
 
-def open_checkpoint(path: Path, read: str = "auto", name: str | None = None) -> Contents:
+def open_checkpoint(path: Path, read: str = "auto", name: str | None = None) -> Checkpoint:
     """Open `path`, whatever its format; `name` is what `detect` said of it, where that is known.
 
     Raises a `LoadError` that names the file and says what is wrong.

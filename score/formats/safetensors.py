@@ -12,10 +12,12 @@ import torch
 from score.errors import MalformedFile, TruncatedFile, VersionTooOld
 from score.formats._io.source import Source
 from score.formats._pickle.rebuild import StorageRef, row_major, strided
-from score.formats.base import Contents, TensorRef
+from score.formats.base import Checkpoint, StateDict, TensorRef
 from score.formats.probe import Probe
 
 NAME = "safetensors"
+PRIORITY = 0
+SERVABLE = True
 MAX_HEADER = 100_000_000  # the specification's own limit
 
 _DTYPES = {
@@ -36,7 +38,7 @@ def detect(probe: Probe) -> bool:
     )
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     source = Source(path, read)
     header, start = _header(source)
     metadata = header.pop("__metadata__", {})
@@ -48,7 +50,7 @@ def open(path: Path, read: str) -> Contents:
         spans.append((begin, end, name))
         tree[name] = _tensor(source, name, entry, start + begin, end - begin)
     _refuse_overlaps(spans)
-    return Contents(NAME, path, tree, metadata=metadata if isinstance(metadata, dict) else {})
+    return StateDict(NAME, path, tree, metadata=metadata if isinstance(metadata, dict) else {})
 
 
 def _header(source: Source) -> tuple[dict[str, Any], int]:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 from score.formats import safetensors
 from score.formats._io import shards
-from score.formats.base import Contents
+from score.formats.base import Checkpoint
 from score.formats.probe import Probe
 
 NAME = "safetensors-sharded"
+PRIORITY = 0
+SERVABLE = True
 SUFFIX = ".safetensors.index.json"
 
 
@@ -15,5 +17,5 @@ def detect(probe: Probe) -> bool:
     return not shards.described(probe) and shards.index(probe, SUFFIX) is not None
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     return shards.open_index(path, SUFFIX, read, NAME, safetensors.open)

@@ -4,10 +4,12 @@ from pathlib import Path
 
 from score.formats import torch_legacy, torch_zip
 from score.formats._io import shards
-from score.formats.base import Contents
+from score.formats.base import Checkpoint
 from score.formats.probe import Probe
 
 NAME = "torch-bin-sharded"
+PRIORITY = 0
+SERVABLE = True
 SUFFIX = ".bin.index.json"
 
 
@@ -17,11 +19,11 @@ def detect(probe: Probe) -> bool:
     return shards.index(probe, SUFFIX) is not None
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     return shards.open_index(path, SUFFIX, read, NAME, open_shard)
 
 
-def open_shard(path: Path, read: str) -> Contents:
+def open_shard(path: Path, read: str) -> Checkpoint:
     """One shard, of whichever generation of torch.save."""
     legacy = torch_legacy.detect(Probe(path))
     return torch_legacy.open(path, read) if legacy else torch_zip.open(path, read)

@@ -23,11 +23,13 @@ from score.formats._pickle.rebuild import StorageRef, strided
 from score.formats._program import export_graph, export_plan, symbols
 from score.formats._program.export_plan import DTYPES, NotAllowed, Plan
 from score.formats._program.export_schema import PAYLOAD, PROGRAM, checked, json_record
-from score.formats.base import Contents, Program, TensorRef
+from score.formats.base import Checkpoint, Program, TensorRef
 from score.formats.probe import Probe
 from score.formats.torch_zip import read_archive
 
 NAME = "torch-export"
+PRIORITY = 0
+SERVABLE = True
 CLASS_PATH = "torch.export.ExportedProgram"
 # Where the graph is, and its weights and constants: as a configuration of records, or as one torch.save archive.
 _MODELS = ("models/model.json", "serialized_exported_program.json")
@@ -45,7 +47,7 @@ def detect(probe: Probe) -> bool:
     return any(probe.has(name) for name in _MODELS) and not probe.has_under("data/aotinductor")
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     archive = Archive(Source(path, read))
     tensors, code = _tensors(archive)
     weights = {name: tensor for name, (tensor, is_weight) in tensors.items() if is_weight}
@@ -54,14 +56,14 @@ def open(path: Path, read: str) -> Contents:
         plan, found = _planned(archive)
         code += found
     except VersionTooOld as error:  # its weights are read all the same
-        return Contents(NAME, path, weights, program=Program(_raising(error), CLASS_PATH), metadata=metadata)
+        return Program(NAME, path, weights, metadata=metadata, build=_raising(error), class_path=CLASS_PATH)
 
     def build(device: torch.device) -> nn.Module:
         if code or plan is None:
             return _load_trusted(path, device)
         return export_graph.build(plan, lambda name: _tensor(path, tensors, name), device)
 
-    return Contents(NAME, path, weights, program=Program(build, CLASS_PATH, tuple(code)), metadata=metadata)
+    return Program(NAME, path, weights, metadata=metadata, build=build, class_path=CLASS_PATH, code=tuple(code))
 
 
 def _raising(error: LoadError) -> Any:

@@ -15,10 +15,12 @@ from score.formats._io.source import Source
 from score.formats._pickle.read import foreign_byte_order, metadata, no_storages, read_pickle, swapped
 from score.formats._pickle.rebuild import StorageRef
 from score.formats._pickle.trusted import Trusted
-from score.formats.base import Contents
+from score.formats.base import Checkpoint, PickledObjects
 from score.formats.probe import Probe
 
 NAME = "torch-legacy"
+PRIORITY = 0
+SERVABLE = True
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 MAGIC = MAGIC_NUMBER.to_bytes(10, "little")
 PROTOCOL_VERSION = 1001
@@ -29,7 +31,7 @@ def detect(probe: Probe) -> bool:
     return probe.head[:1] == b"\x80" and probe.head[2:4] == b"\x8a\n" and probe.head[4:14] == MAGIC
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     source = Source(path, read)
     data, name, position = source.view(), path.name, 0
     facts: list[Any] = []
@@ -73,7 +75,7 @@ def open(path: Path, read: str) -> Contents:
     def load_trusted() -> Any:
         return read_pickle(data, find, name=name, position=start, policy=Trusted(content.unsafe)).value
 
-    return Contents(
+    return PickledObjects(
         NAME,
         path,
         content.value,

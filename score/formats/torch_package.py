@@ -15,17 +15,19 @@ from score.formats._io.source import Source
 from score.formats._io.zip import Archive
 from score.formats._pickle.read import FindStorage, read_pickle
 from score.formats._pickle.rebuild import StorageRef
-from score.formats.base import Contents
+from score.formats.base import Checkpoint, PickledObjects
 from score.formats.probe import Probe
 
 NAME = "torch-package"
+PRIORITY = 0
+SERVABLE = True
 
 
 def detect(probe: Probe) -> bool:
     return probe.has(".data/extern_modules")
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     """All pickles by their place (`package/resource.pkl`); where there is one, its content alone."""
     archive = Archive(Source(path, read))
     find = _storages(archive)
@@ -46,7 +48,7 @@ def open(path: Path, read: str) -> Contents:
             found[record] = importer.load_pickle(package.replace("/", "."), resource, map_location="cpu")
         return found[records[0]] if only is not None else found
 
-    return Contents(
+    return PickledObjects(
         NAME,
         path,
         tree,

@@ -18,10 +18,12 @@ from score.formats._pickle.inert import Restricted
 from score.formats._pickle.read import metadata, no_storages, read_pickle, window
 from score.formats._pickle.rebuild import StorageRef, storage_dtype, strided
 from score.formats._pickle.vm import Unpickler
-from score.formats.base import Contents, TensorRef
+from score.formats.base import Checkpoint, StateDict, TensorRef
 from score.formats.probe import Probe
 
 NAME = "torch-tar"
+PRIORITY = 0
+SERVABLE = True
 MEMBERS = {"storages", "tensors", "pickle"}
 _FIRST = (b"sys", b"./sys", b"storages", b"./storages", b"tensors", b"./tensors", b"pickle", b"./pickle")
 
@@ -39,7 +41,7 @@ def _names(probe: Probe) -> set[str]:
         return {"pickle", "storages", "tensors"} if probe.head[:100].rstrip(b"\0") in _FIRST else set()
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     whole = Source(path, read)
     parts = {name: whole.window(*place, name=f"{path.name}:{name}") for name, place in _members(path).items()}
     storages = _storages(parts["storages"])
@@ -55,7 +57,8 @@ def open(path: Path, read: str) -> Contents:
         return objects[str(pid)]
 
     value = Unpickler(data, policy, persistent, name=parts["pickle"].name).load()
-    return Contents(NAME, path, value, unsafe_globals=tuple(policy.unsafe), metadata=metadata(value))
+    # A module of those days is not revived: its class would need a torch of 2016 around it.
+    return StateDict(NAME, path, value, unsafe_globals=tuple(policy.unsafe), metadata=metadata(value))
 
 
 def _members(path: Path) -> dict[str, tuple[int, int]]:

@@ -15,10 +15,12 @@ from score.formats._io.zip import Archive
 from score.formats._pickle.read import FindStorage, Pickled, foreign_byte_order, metadata, read_pickle, swapped
 from score.formats._pickle.rebuild import StorageRef
 from score.formats._pickle.trusted import Trusted
-from score.formats.base import Contents
+from score.formats.base import Checkpoint, PickledObjects
 from score.formats.probe import Probe
 
 NAME = "torch-zip"
+PRIORITY = 0
+SERVABLE = True
 NEWEST_VERSION = 10  # caffe2/serialize/versions.h, kMaxSupportedFileFormatVersion
 
 
@@ -26,10 +28,10 @@ def detect(probe: Probe) -> bool:
     return probe.has("data.pkl") and not probe.has("constants.pkl") and not probe.has(".data/extern_modules")
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     archive = Archive(Source(path, read))
     pickled, again = read_archive(archive)
-    return Contents(
+    return PickledObjects(
         NAME,
         path,
         pickled.value,

@@ -25,11 +25,13 @@ from score.formats._pickle.rebuild import as_bytes
 from score.formats._program import operators, script_code, script_values
 from score.formats._program.script_code import Code
 from score.formats._program.script_values import Call, Object, Writer
-from score.formats.base import Contents, Program, TensorRef
+from score.formats.base import Checkpoint, Program, TensorRef
 from score.formats.probe import Probe
 from score.formats.torch_zip import require_version, storages, version_of
 
 NAME = "torchscript"
+PRIORITY = 0
+SERVABLE = True
 MAX_DEPTH = 200
 MAX_MODULES = 100_000  # counted as often as they are there
 
@@ -60,7 +62,7 @@ def detect(probe: Probe) -> bool:
     return probe.has("constants.pkl") and probe.has("data.pkl")
 
 
-def open(path: Path, read: str) -> Contents:
+def open(path: Path, read: str) -> Checkpoint:
     archive = Archive(Source(path, read))
     require_version(archive)
     code = script_code.read(
@@ -79,11 +81,18 @@ def open(path: Path, read: str) -> Contents:
 
     def build(device: torch.device) -> nn.Module:
         if findings:
-            return _load(path, path, device)
-        return _built(archive, code, root, constants.value, device)
+            return _load(path, path, device).eval()
+        return _built(archive, code, root, constants.value, device).eval()
 
-    program = Program(build, _MANGLED.sub("", root.path), tuple(findings))
-    return Contents(NAME, path, weights, program=program, metadata={"devices": list(values.locations)})
+    return Program(
+        NAME,
+        path,
+        weights,
+        metadata={"devices": list(values.locations)},
+        build=build,
+        class_path=_MANGLED.sub("", root.path),
+        code=tuple(findings),
+    )
 
 
 def _is_code(record: str) -> bool:

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from score.architectures import meta_init
-from score.architectures.meta_init import Architecture
+from score.architectures.meta_init import Architecture, Complete, Skeleton
 from score.errors import DeviceOutOfMemory, Uninitialised, one_line, printable
-from score.formats.base import Contents
+from score.formats.base import Checkpoint
 from score.weights.align import Alignment
 from score.weights.locate import size
 from score.weights.select import Candidate
@@ -73,7 +73,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def load(
-    contents: Contents,
+    checkpoint: Checkpoint,
     weights: Candidate | None,
     architecture: Architecture,
     alignment: Alignment | None,
@@ -82,24 +82,22 @@ def load(
     """The module with its weights, on `device`, in evaluation mode. Raises `Uninitialised`, `DeviceOutOfMemory`."""
     start = time.perf_counter()
     try:
-        if architecture.program is not None:
-            module = architecture.program(device)
+        if isinstance(architecture, Complete):
+            module = architecture.build(device)
         else:
-            assert weights is not None and alignment is not None
-            module = fill(architecture, weights, alignment).to(device)
+            assert weights is not None and alignment is not None, "a class without its weights is no model"
+            module = fill(architecture, weights, alignment).to(device).eval()
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceOutOfMemory(f"the weights do not fit on {device}: {str(error).splitlines()[0]}") from None
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         raise DeviceOutOfMemory(f"the weights do not fit into memory: {str(error)[:200]}") from None
-    if "torch-export" not in contents.format:  # an exported program has no training mode and refuses the call
-        module.eval()
     seconds = time.perf_counter() - start
     nbytes = weights.nbytes if weights else 0
     return module, LoadReport(
-        format=contents.format,
-        path=printable(str(contents.path)),
+        format=checkpoint.format,
+        path=printable(str(checkpoint.path)),
         weights_path=weights.path if weights else "",
         prefix=alignment.prefix if alignment else "",
         tensors=len(weights.tensors) if weights else 0,
@@ -113,25 +111,23 @@ def load(
         gb_per_s=nbytes / 1e9 / max(seconds, 1e-9),
         ignored=alignment.unexpected if alignment else (),
         absent=alignment.absent if alignment else (),
-        metadata=dict(contents.metadata),
+        metadata=dict(checkpoint.metadata),
     )
 
 
-def fill(architecture: Architecture, weights: Candidate, alignment: Alignment) -> nn.Module:
+def fill(architecture: Skeleton, weights: Candidate, alignment: Alignment) -> nn.Module:
     """The architecture's module with every value assigned from the weights."""
-    assert architecture.skeleton is not None
     values = {key: weights.tensors[source].load() for key, source in alignment.mapping.items()}
     for key in alignment.absent:
         if key.rpartition(".")[2] == "num_batches_tracked":
             values[key] = torch.tensor(0)
-    module = architecture.skeleton
+    module = architecture.module
     versions = _versions(weights.metadata, alignment.prefix)
     _assign(module, values, versions)
     if not _left_on_meta(module):
         return module
     # The constructor computes tensors that no checkpoint holds, so it has to run with real memory. Twice, from
     # different seeds: what differs was random, and a served model must not depend on chance.
-    assert architecture.build is not None
     module, again = (meta_init.for_real(architecture.build, seed) for seed in (0, 1))
     left = {name: value for name, value in _tensors(module) if name not in values}
     other = dict(_tensors(again))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from score.architectures import key_conversions, resolve
+from score.architectures.meta_init import Skeleton
 from score.codecs import registry as codecs
 from score.codecs.registry import Body, Codec, Decoded, Encoded
 from score.errors import (
@@ -44,14 +45,17 @@ def load_model(settings: Settings) -> Predictor:
         checkpoint, weights = opened.checkpoint, opened.weights
         try:
             architecture = resolve.find(checkpoint, weights, settings)
-            weights = key_conversions.converted(architecture.skeleton, weights)
-            alignment = resolve.match(architecture, weights, settings.prefix)
+            alignment = None
+            if isinstance(architecture, Skeleton) and weights is not None:
+                weights = key_conversions.converted(architecture.module, weights)
+                alignment = resolve.match(architecture, weights, settings.prefix)
             where = device.choose(settings.device, weights.nbytes if weights else 0)
             module, report = load.load(checkpoint, weights, architecture, alignment, where)
         except _VERSIONS_MATTER as error:
             _add_versions(error, checkpoint.metadata)
             raise
-    return Predictor(module, report, settings, architecture.inputs, checkpoint.path)
+    inputs = architecture.inputs if isinstance(architecture, Skeleton) else None
+    return Predictor(module, report, settings, inputs, checkpoint.path)
 
 
 def _add_versions(error: LoadError, metadata: Any) -> None:

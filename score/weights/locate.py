@@ -18,7 +18,7 @@ from score.errors import (
 )
 from score.formats import registry
 from score.formats._io.source import resolved
-from score.formats.base import Contents
+from score.formats.base import Checkpoint
 from score.settings import Settings
 from score.weights.select import holds_weights
 
@@ -39,9 +39,9 @@ class Found:
     path: Path
     format: str
     root: Path
-    checkpoint: Contents | None = None
+    checkpoint: Checkpoint | None = None
 
-    def opened(self, read: str) -> Contents:
+    def opened(self, read: str) -> Checkpoint:
         """What is in it. Raises a `LoadError`."""
         return self.checkpoint or registry.open_checkpoint(self.path, read, self.format)
 
@@ -61,8 +61,8 @@ def find_checkpoint(settings: Settings) -> Found:
     if root.is_file():
         return Found(root, registry.detect(root) or _unknown(root, root), root.parent)
     found = list(_search(root, root))
-    ours = [(path, format) for path, format in found if format not in ("foreign", "pickle")]
-    opened: dict[Path, Contents] = {}
+    ours = [(path, format) for path, format in found if registry.servable(format)]
+    opened: dict[Path, Checkpoint] = {}
     if len(ours) > 1:  # a trainer's folder has its optimizer, arguments and random state beside the weights
         ours = [
             (path, format) for path, format in ours if _may_hold_weights(path, format, settings.read, opened)
@@ -116,7 +116,7 @@ def _search(folder: Path, root: Path) -> Iterator[tuple[Path, str]]:
                 yield entry, format
 
 
-def _may_hold_weights(path: Path, format: str, read: str, opened: dict[Path, Contents]) -> bool:
+def _may_hold_weights(path: Path, format: str, read: str, opened: dict[Path, Checkpoint]) -> bool:
     """Whether a file could be what is meant; one that can't be read stays a candidate, so that the error lists it."""
     try:
         opened[path] = registry.open_checkpoint(path, read, format)

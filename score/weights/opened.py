@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from score.formats.base import Contents
+from score.formats.base import Checkpoint
 from score.settings import Settings
 from score.weights import checksums, quantised
 from score.weights.locate import find_checkpoint
@@ -14,7 +14,7 @@ from score.weights.select import Candidate
 class Opened:
     """A checkpoint, the folder it was found below, and its weights (None where a program has none)."""
 
-    checkpoint: Contents
+    checkpoint: Checkpoint
     weights: Candidate | None
     root: Path
 

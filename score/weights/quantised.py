@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from score.errors import NoWeights, QuantisedWeights
-from score.formats.base import Contents, OpaqueObject, TensorRef
+from score.formats.base import Checkpoint, OpaqueObject, Program, TensorRef
 from score.weights import select
 from score.weights.select import Candidate
 
@@ -27,36 +27,36 @@ _SCHEMES = (
 )
 
 
-def weights_of(contents: Contents, wanted: str | None) -> Candidate | None:
+def weights_of(checkpoint: Checkpoint, wanted: str | None) -> Candidate | None:
     """`select.weights_of`, where these are not quantised. Raises `QuantisedWeights` too where nothing else is
     left of them."""
     try:
-        weights = select.weights_of(contents, wanted)
+        weights = select.weights_of(checkpoint, wanted)
     except NoWeights:
-        refuse(contents, None)
+        refuse(checkpoint, None)
         raise
-    refuse(contents, weights)
+    refuse(checkpoint, weights)
     return weights
 
 
-def refuse(contents: Contents, weights: Candidate | None) -> None:
+def refuse(checkpoint: Checkpoint, weights: Candidate | None) -> None:
     """Raise `QuantisedWeights` for weights that only mean something with their scales. A program, which computes with
     them itself, is left alone."""
-    if contents.program is not None:
+    if isinstance(checkpoint, Program):
         return
-    found = scheme(contents, weights)
+    found = scheme(checkpoint, weights)
     if found is not None:
         name, samples = found
         listed = ", ".join(samples[:6]) + (f" and {len(samples) - 6} more" if len(samples) > 6 else "")
         raise QuantisedWeights(
-            f"{contents.path.name} holds weights quantised by {name}, which are not served yet: {listed}"
+            f"{checkpoint.path.name} holds weights quantised by {name}, which are not served yet: {listed}"
         )
 
 
-def scheme(contents: Contents, weights: Candidate | None) -> tuple[str, list[str]] | None:
+def scheme(checkpoint: Checkpoint, weights: Candidate | None) -> tuple[str, list[str]] | None:
     """What the weights are quantised by, and the entries that say so; None where they are not."""
     named = list(weights.tensors) if weights is not None else []
-    said = contents.metadata.get("quantization_config")
+    said = checkpoint.metadata.get("quantization_config")
     for name, pattern in _SCHEMES:
         samples = [entry for entry in named if pattern.search(entry)]
         if samples:
@@ -66,7 +66,7 @@ def scheme(contents: Contents, weights: Candidate | None) -> tuple[str, list[str
     small = [entry for entry, ref in (weights.tensors.items() if weights else ()) if ref.dtype_name.startswith(_FLOAT8)]
     if small:
         return "float8", small
-    packed = list(_packed(contents.tree))
+    packed = list(_packed(checkpoint.tree))
     if packed:
         return "torch.ao.quantization", packed
     return None

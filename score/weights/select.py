@@ -12,7 +12,7 @@ from typing import Any
 
 from score.errors import MalformedFile, NoWeights, SeveralWeights, WeightsNotFound
 from score.formats._pickle.inert import settled
-from score.formats.base import Contents, GlobalName, OpaqueObject, TensorRef
+from score.formats.base import Checkpoint, GlobalName, OpaqueObject, Program, TensorRef
 
 MAX_DEPTH = 40
 MAX_TENSORS = 1_000_000
@@ -81,17 +81,17 @@ class Candidate:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
-def candidates(contents: Contents, *, everything: bool = False) -> list[Candidate]:
+def candidates(checkpoint: Checkpoint, *, everything: bool = False) -> list[Candidate]:
     """Every candidate in a checkpoint, in the order of the file. A mapping that is reached twice counts once.
 
     Where there is none, tensors at the root among other things (a configuration, an epoch) are one. `everything` adds
     the mappings whose name says that they are none, such as `opt` or `masks`.
     """
     skipped = _NOTHING if everything else _NEVER
-    found = list(_walk(contents.tree, (), "weights", set(), MAX_DEPTH, skipped))
-    if found or not isinstance(contents.tree, dict) or _is_optimizer(contents.tree):
+    found = list(_walk(checkpoint.tree, (), "weights", set(), MAX_DEPTH, skipped))
+    if found or not isinstance(checkpoint.tree, dict) or _is_optimizer(checkpoint.tree):
         return found
-    named = {str(key): settled(value) for key, value in contents.tree.items() if not _NEVER.match(str(key))}
+    named = {str(key): settled(value) for key, value in checkpoint.tree.items() if not _NEVER.match(str(key))}
     tensors = {name: value for name, value in named.items() if isinstance(value, TensorRef)}
     floating = [value for value in tensors.values() if value.shape and value.dtype.is_floating_point]
     return [Candidate("", tensors, "weights")] if floating else []
@@ -195,31 +195,31 @@ def _mapping(value: Any) -> Mapping[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def weights_of(contents: Contents, wanted: str | None = None) -> Candidate | None:
+def weights_of(checkpoint: Checkpoint, wanted: str | None = None) -> Candidate | None:
     """The weights to serve with: all tensors of a program (None if it has none), else the chosen candidate."""
-    if contents.program is not None and wanted is None:
-        tensors = {name: tensor for name, tensor in contents.tree.items() if isinstance(tensor, TensorRef)}
+    if isinstance(checkpoint, Program) and wanted is None:
+        tensors = {name: tensor for name, tensor in checkpoint.tree.items() if isinstance(tensor, TensorRef)}
         return Candidate("", tensors, "weights") if tensors else None
-    return choose(contents, wanted)
+    return choose(checkpoint, wanted)
 
 
-def choose(contents: Contents, wanted: str | None = None) -> Candidate:
+def choose(checkpoint: Checkpoint, wanted: str | None = None) -> Candidate:
     """The weights of a checkpoint.
 
     `wanted` is the setting `SCORE_WEIGHTS`: a dotted path, `.` for the root, or `ema`. Raises `WeightsNotFound`,
     `NoWeights` or `SeveralWeights`.
     """
     if wanted is not None:
-        return _named(contents, candidates(contents, everything=True), wanted)
-    found = candidates(contents)
+        return _named(checkpoint, candidates(checkpoint, everything=True), wanted)
+    found = candidates(checkpoint)
     if not found:
-        raise NoWeights(_why_none(contents))
+        raise NoWeights(_why_none(checkpoint))
     plain = [candidate for candidate in found if candidate.kind == "weights"]
     left = plain or found
     if len(left) == 1:
-        return _whole(contents, left[0])
+        return _whole(checkpoint, left[0])
     raise SeveralWeights(
-        f"{contents.path.name} holds {len(left)} mappings that could be the weights", detail=table(left)
+        f"{checkpoint.path.name} holds {len(left)} mappings that could be the weights", detail=table(left)
     )
 
 
@@ -238,33 +238,33 @@ def is_adapter(candidate: Candidate) -> bool:
     return not any(f"{layer}{base}" in candidate.tensors for layer in layers for base in bases)
 
 
-def adapter(contents: Contents) -> Candidate | None:
+def adapter(checkpoint: Checkpoint) -> Candidate | None:
     """The adapter that a checkpoint holds; None where it holds none."""
-    return next((candidate for candidate in candidates(contents) if is_adapter(candidate)), None)
+    return next((candidate for candidate in candidates(checkpoint) if is_adapter(candidate)), None)
 
 
-def _whole(contents: Contents, candidate: Candidate) -> Candidate:
+def _whole(checkpoint: Checkpoint, candidate: Candidate) -> Candidate:
     """Refuse what only adapts another model's weights (Hu et al. 2021, and after; as PEFT names its tensors)."""
     if is_adapter(candidate):
-        kind, base = contents.metadata.get("adapter", "LoRA"), contents.metadata.get("base_model")
+        kind, base = checkpoint.metadata.get("adapter", "LoRA"), checkpoint.metadata.get("base_model")
         raise NoWeights(
-            f"{contents.path.name} holds an adapter ({kind}) only; "
+            f"{checkpoint.path.name} holds an adapter ({kind}) only; "
             + (f"the base model {base!r} that it adapts is not here" if base else "its base model is not here"),
             hint="Merge the adapter into its base model (merge_and_unload) and save the result.",
         )
     return candidate
 
 
-def _named(contents: Contents, found: list[Candidate], wanted: str) -> Candidate:
+def _named(checkpoint: Checkpoint, found: list[Candidate], wanted: str) -> Candidate:
     if wanted == "ema":
         matching = [candidate for candidate in found if candidate.kind == "ema"]
     else:
         matching = [candidate for candidate in found if candidate.path == wanted.removeprefix(".")]
     if len(matching) == 1:
-        return _whole(contents, matching[0])
+        return _whole(checkpoint, matching[0])
     kind = SeveralWeights if matching else WeightsNotFound
     raise kind(
-        f"SCORE_WEIGHTS={wanted} names {len(matching) or 'no'} mappings in {contents.path.name}",
+        f"SCORE_WEIGHTS={wanted} names {len(matching) or 'no'} mappings in {checkpoint.path.name}",
         detail=table(matching or found) or "there are no weights in it at all",
     )
 
@@ -286,9 +286,9 @@ _SCHEDULER = frozenset({"base_lrs", "last_epoch", "_step_count", "_last_lr", "ve
 _RNG = frozenset({"python", "numpy", "cpu", "cuda", "torch", "random", "xla", "npu"})
 
 
-def _why_none(contents: Contents) -> str:
+def _why_none(checkpoint: Checkpoint) -> str:
     """What a file without weights is, for people: each kind of file that is mistaken for one by name."""
-    tree, name = settled(contents.tree), contents.path.name
+    tree, name = settled(checkpoint.tree), checkpoint.path.name
     held = _children(tree, set()) if isinstance(tree, (dict, list, tuple, OpaqueObject)) else ()
     keys = {str(key).lower() for key, _ in held}
     listed = ", ".join(sorted(keys)[:12])
@@ -321,6 +321,6 @@ def _what_object(name: str, tree: OpaqueObject) -> str:
     return f"{name} holds an object of class {tree.path} that has no weights in it"
 
 
-def holds_weights(contents: Contents) -> bool:
+def holds_weights(checkpoint: Checkpoint) -> bool:
     """Whether there is anything in a checkpoint that could be served."""
-    return contents.program is not None or bool(candidates(contents))
+    return isinstance(checkpoint, Program) or bool(candidates(checkpoint))

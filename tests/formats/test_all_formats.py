@@ -34,14 +34,16 @@ def test_it_is_told_by_content_alone(name: str, tmp_path: Path) -> None:
     MAKERS[name](tmp_path)
     (path,) = tmp_path.iterdir()
     disguised = path.rename(tmp_path / "weights.t7")
-    assert [format for format, module in registry.formats().items() if module.detect(Probe(disguised))] == [name]
+    says_yes = [format for format, module in registry.formats().items() if module.detect(Probe(disguised))]
+    assert says_yes[0] == name == registry.detect(disguised)
+    assert not any(registry.servable(format) for format in says_yes[1:])  # others only take what is left
 
 
 def test_the_weights_are_what_torch_reads(made: Made) -> None:
     name, path, state = made
-    contents = registry.open_checkpoint(path)
-    assert contents.format == name
-    weights = select.weights_of(contents)
+    checkpoint = registry.open_checkpoint(path)
+    assert checkpoint.format == name
+    weights = select.weights_of(checkpoint)
     assert weights is not None
     assert weights.path == ""
     assert set(weights.tensors) == set(state)

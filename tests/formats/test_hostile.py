@@ -88,12 +88,12 @@ def _nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_what_wants_to_run_is_read_and_not_run(tmp_path: Path, name: str, write: Callable[[Path, bytes], None]) -> None:
     write(tmp_path / "model.pt", RUNNERS[name] + b".")
     try:
-        contents = open_checkpoint(tmp_path / "model.pt")
+        checkpoint = open_checkpoint(tmp_path / "model.pt")
     except LoadError:
         return
-    assert contents.unsafe_globals or name in ("torch.storage._load_from_bytes", "build", "copyreg")
+    assert checkpoint.unsafe_globals or name in ("torch.storage._load_from_bytes", "build", "copyreg")
     with pytest.raises(LoadError):
-        select.choose(contents)
+        select.choose(checkpoint)
 
 
 @pytest.mark.parametrize("write", [archive, legacy])

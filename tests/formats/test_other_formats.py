@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from score.architectures import hf_config
 from score.cli import inspection
 from score.errors import (
     ArchitectureNeeded,
@@ -142,19 +143,19 @@ def test_hf_dir_never_fills_what_is_missing(bert: tuple[Path, nn.Module], tmp_pa
 def test_hf_dir_without_transformers_still_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = makers.hf_dir(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    contents = open_checkpoint(tmp_path / "model")
-    assert contents.factory is None
-    assert set(contents.tree) == set(state)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    assert hf_config.factory_of(checkpoint) is None
+    assert set(checkpoint.tree) == set(state)
 
 
 def test_an_adapter_alone_names_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base-7b"}))
     torch.save({"base_model.model.q.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.bin")
     assert detect(tmp_path) == "hf-dir"
-    contents = open_checkpoint(tmp_path)
-    assert list(contents.tree) == ["base_model.model.q.lora_A.weight"]
+    checkpoint = open_checkpoint(tmp_path)
+    assert list(checkpoint.tree) == ["base_model.model.q.lora_A.weight"]
     with pytest.raises(NoWeights, match=r"adapter .*'org/base-7b'"):
-        weights_of(contents)
+        weights_of(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +253,9 @@ def test_a_configuration_alone_is_an_architecture_without_weights(tmp_path: Path
 
 def test_mlflow_reports_what_its_requirements_want(tmp_path: Path) -> None:
     makers.mlflow(tmp_path)
-    contents = open_checkpoint(tmp_path / "model")
-    assert contents.metadata["inner_format"] == "torch-zip"
-    unmet = contents.metadata["requirements_not_met"]
+    checkpoint = open_checkpoint(tmp_path / "model")
+    assert checkpoint.metadata["inner_format"] == "torch-zip"
+    unmet = checkpoint.metadata["requirements_not_met"]
     assert unmet == [f"numpy==1.0.0 (here {np.__version__})", "not-a-package==1 (not installed)"]
 
 
@@ -294,11 +295,11 @@ def _distributed(folder: Path, state: dict[str, Any]) -> Path:
 
 def test_distcp_keeps_the_nesting_and_the_values(tmp_path: Path) -> None:
     state = nn.Linear(4, 3).state_dict()
-    contents = open_checkpoint(_distributed(tmp_path, {"model": dict(state), "epoch": 3, "name": "x"}))
-    weights = select.choose(contents)
+    checkpoint = open_checkpoint(_distributed(tmp_path, {"model": dict(state), "epoch": 3, "name": "x"}))
+    weights = select.choose(checkpoint)
     assert weights.path == "model"
     assert all(torch.equal(weights.tensors[name].load(), tensor) for name, tensor in state.items())
-    assert (contents.tree["epoch"], contents.tree["name"]) == (3, "x")
+    assert (checkpoint.tree["epoch"], checkpoint.tree["name"]) == (3, "x")
 
 
 def test_distcp_merges_shards_without_a_process_group(tmp_path: Path) -> None:
@@ -358,8 +359,8 @@ def test_mar_with_a_model_file_runs_it_only_when_trusted(tmp_path: Path) -> None
         archive.writestr("model.py", MODEL_FILE)
         archive.writestr("handler.py", "raise SystemExit('a handler was run')")
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
-    contents = open_checkpoint(path)
-    assert contents.metadata["handler_not_run"] == "handler.py:run"
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.metadata["handler_not_run"] == "handler.py:run"
     with pytest.raises(UntrustedCode, match=r"model\.py"):
         pipeline.load_model(Settings.load(path))
     served = pipeline.load_model(Settings.load(path, trust_sha256=sha256(path)))
@@ -551,8 +552,8 @@ def test_a_program_of_torch_2_1_gives_its_weights(tmp_path: Path) -> None:
         archive.writestr("version", "1")
         archive.writestr("serialized_exported_program.json", json.dumps({"graph_module": {}, "schema_version": 1}))
         archive.writestr("serialized_state_dict.json", buffer.getvalue())
-    contents = open_checkpoint(tmp_path / "model.pt2")
-    assert contents.format == "torch-export"
-    assert contents.tree["weight"].load().tolist() == [[1.0] * 3] * 2
+    checkpoint = open_checkpoint(tmp_path / "model.pt2")
+    assert checkpoint.format == "torch-export"
+    assert checkpoint.tree["weight"].load().tolist() == [[1.0] * 3] * 2
     with pytest.raises(VersionTooOld):
         pipeline.load_model(Settings.load(tmp_path))

@@ -21,12 +21,12 @@ def test_every_dtype_and_shape_as_the_library_reads_it(tmp_path: Path) -> None:
     tensors |= {"0-d": torch.tensor(1.5), "empty": torch.empty(0, 4), "unaligned": torch.ones(3, dtype=torch.uint8)}
     path = tmp_path / "model.safetensors"
     save_file(tensors, path, metadata={"format": "pt", "who": "me"})
-    contents = open_checkpoint(path)
-    assert contents.metadata == {"format": "pt", "who": "me"}
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.metadata == {"format": "pt", "who": "me"}
     wanted = load_file(path)
-    assert set(contents.tree) == set(wanted)
+    assert set(checkpoint.tree) == set(wanted)
     for name, tensor in wanted.items():
-        loaded = contents.tree[name].load()
+        loaded = checkpoint.tree[name].load()
         assert loaded.dtype == tensor.dtype
         assert loaded.shape == tensor.shape
         assert torch.equal(

@@ -122,9 +122,9 @@ def test_numpy_of_either_generation(tmp_path: Path, module: str, protocol: int) 
             data = data.replace(written, module.encode())
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("model/data.pkl", data)
-    contents = open_checkpoint(tmp_path / "model.pt")
-    assert contents.metadata["best"] == 0.5
-    weights = select.choose(contents)
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.metadata["best"] == 0.5
+    weights = select.choose(checkpoint)
     assert weights.path == "state"
     for name, array in arrays.items():
         np.testing.assert_array_equal(weights.tensors[name].load().numpy(), array)
@@ -146,11 +146,11 @@ def test_a_file_of_python_2(tmp_path: Path) -> None:
     keys, numbers = b"\x80\x02]U\x010a.", np.arange(4, dtype="<f4").tobytes()
     content = magic + protocol + system + body + keys + (4).to_bytes(8, "little") + numbers
     (tmp_path / "model.pth").write_bytes(content)
-    contents = open_checkpoint(tmp_path / "model.pth")
+    checkpoint = open_checkpoint(tmp_path / "model.pth")
     found = ours(tmp_path / "model.pth")
     assert found["w"].tolist() == [[0, 1], [2, 3]]
     assert found["n"].tolist() == [1.5, -2.5]
-    assert contents.metadata["args"] == {"lr": 0.1}
+    assert checkpoint.metadata["args"] == {"lr": 0.1}
 
 
 def test_legacy_storages_are_mapped_where_they_lie(tmp_path: Path) -> None:

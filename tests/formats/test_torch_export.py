@@ -13,6 +13,7 @@ from torch import nn
 
 from score.errors import MalformedFile, UntrustedCode
 from score.formats._program import operators, symbols
+from score.formats.base import Program
 from score.formats.registry import open_checkpoint
 from score.inference import pipeline
 from score.settings import Settings
@@ -157,9 +158,9 @@ def test_what_is_not_on_the_list_needs_trust(tmp_path: Path, name: str) -> None:
     marker.unlink(missing_ok=True)
     change, says = ATTACKS[name]
     path = rewritten(tmp_path, change)
-    contents = open_checkpoint(path)
-    assert contents.program is not None
-    assert any(says in finding for finding in contents.program.code), contents.program.code
+    checkpoint = open_checkpoint(path)
+    assert isinstance(checkpoint, Program)
+    assert any(says in finding for finding in checkpoint.code), checkpoint.code
     with pytest.raises(UntrustedCode) as caught:
         pipeline.load_model(Settings.load(path))
     assert says in caught.value.detail

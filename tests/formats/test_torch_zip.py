@@ -106,8 +106,8 @@ def test_the_weights_are_found_under_any_name(name: str, saver: str, tmp_path: P
 def test_nothing_is_imported_from_the_file(saver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SAVERS[saver]({"state": nn.Linear(3, 2).state_dict(), "config": Holder(lr=1)}, tmp_path / "model.pt")
     monkeypatch.setattr("builtins.__import__", _refuse_to_import_tests(__import__))
-    contents = open_checkpoint(tmp_path / "model.pt")
-    assert contents.unsafe_globals == (f"{__name__}.Holder",)
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.unsafe_globals == (f"{__name__}.Holder",)
 
 
 def _refuse_to_import_tests(real: Any) -> Any:
@@ -179,10 +179,10 @@ def test_a_pickle_that_runs_a_command_yields_its_weights_and_runs_nothing(saver:
     marker = Path("/tmp/score-was-here")
     marker.unlink(missing_ok=True)
     SAVERS[saver]({"state_dict": {"w": torch.ones(2, 2)}, "evil": Evil()}, tmp_path / "model.pt")
-    contents = open_checkpoint(tmp_path / "model.pt")
-    weights = select.choose(contents)
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    weights = select.choose(checkpoint)
     assert torch.equal(weights.tensors["w"].load(), torch.ones(2, 2))
-    assert contents.unsafe_globals == ("posix.system",)
+    assert checkpoint.unsafe_globals == ("posix.system",)
     assert not marker.exists()
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from score.errors import LoadError, MalformedFile, UntrustedCode
 from score.formats import torchscript
 from score.formats._program import script_code
+from score.formats.base import Program
 from score.inference import pipeline
 from score.settings import Settings
 
@@ -64,10 +65,10 @@ def rewritten(module: Any, folder: Path, change: Callable[[str, bytes], bytes | 
 def test_a_program_answers_as_torch_has_it_answer(tmp_path: Path) -> None:
     module = torch.jit.script(Rich().eval())
     module.save(tmp_path / "model.pt")
-    contents = torchscript.open(tmp_path / "model.pt", "auto")
-    assert contents.program is not None
-    assert contents.program.code == ()
-    ours, theirs = contents.program.build(CPU), torch.jit.load(tmp_path / "model.pt")
+    checkpoint = torchscript.open(tmp_path / "model.pt", "auto")
+    assert isinstance(checkpoint, Program)
+    assert checkpoint.code == ()
+    ours, theirs = checkpoint.build(CPU), torch.jit.load(tmp_path / "model.pt")
     x = torch.rand(5, 4)
     for given in ((x,), (x, x)):
         torch.testing.assert_close(ours(*given), theirs(*given))
@@ -78,10 +79,10 @@ def test_a_program_answers_as_torch_has_it_answer(tmp_path: Path) -> None:
 
 def test_the_weights_are_views_of_the_file(tmp_path: Path) -> None:
     torch.jit.script(nn.Linear(300, 300)).save(tmp_path / "model.pt")
-    contents = torchscript.open(tmp_path / "model.pt", "mmap")
-    assert contents.program is not None
-    module = contents.program.build(CPU)
-    assert module.weight.data_ptr() == contents.tree["weight"].load().data_ptr()
+    checkpoint = torchscript.open(tmp_path / "model.pt", "mmap")
+    assert isinstance(checkpoint, Program)
+    module = checkpoint.build(CPU)
+    assert module.weight.data_ptr() == checkpoint.tree["weight"].load().data_ptr()
 
 
 def test_a_traced_and_a_frozen_program(tmp_path: Path) -> None:

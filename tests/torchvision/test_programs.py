@@ -185,9 +185,9 @@ def test_a_scripted_program(architecture: str) -> None:
         _compare(torchscript.open(path, "auto"), wanted, inputs)
 
 
-def _compare(contents: Any, wanted: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-    assert contents.program.code == ()
-    got = contents.program.build(CPU)(*inputs)
+def _compare(checkpoint: Any, wanted: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    assert checkpoint.code == ()
+    got = checkpoint.build(CPU)(*inputs)
     for one, other in zip(_tensors(got), _tensors(wanted), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, equal_nan=True)
 

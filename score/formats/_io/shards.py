@@ -13,7 +13,7 @@ import orjson
 from score.errors import MalformedFile, NoCheckpoint
 from score.formats._io.source import refuse_pointer, resolved
 from score.formats._pickle.inert import settled
-from score.formats.base import Contents, TensorRef
+from score.formats.base import Checkpoint, StateDict, TensorRef
 from score.formats.probe import Probe
 
 MAX_INDEX = 256 << 20
@@ -75,8 +75,8 @@ def json_file(path: Path) -> dict[str, Any]:
 
 
 def open_index(
-    folder: Path, suffix: str, read: str, name: str, open_shard: Callable[[Path, str], Contents]
-) -> Contents:
+    folder: Path, suffix: str, read: str, name: str, open_shard: Callable[[Path, str], Checkpoint]
+) -> Checkpoint:
     """All shards as one mapping. Every tensor of the index has to be in the shard that it names."""
     path = index(Probe(folder), suffix)
     assert path is not None, "open is called after detect"
@@ -95,4 +95,4 @@ def open_index(
     unsafe = dict.fromkeys(name for shard in shards.values() for name in shard.unsafe_globals)
     metadata = document.get("metadata")
     shown = metadata if isinstance(metadata, dict) else {}
-    return Contents(name, folder, tree, unsafe_globals=tuple(unsafe), metadata={"shards": len(shards), **shown})
+    return StateDict(name, folder, tree, unsafe_globals=tuple(unsafe), metadata={"shards": len(shards), **shown})
