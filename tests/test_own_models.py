@@ -73,6 +73,13 @@ def test_without_trust_it_says_so_and_ours_are_found_all_the_same(project: Path)
     assert _score("check", str(ROOT / "models"), PYTHONPATH=path).returncode == 3  # no checkpoint in it, and no crash
 
 
+def test_a_class_of_a_package_called_models_that_is_not_here(project: Path) -> None:
+    done = _score("check", str(project / "model.pt"))
+    assert done.returncode == 3
+    assert "class_not_importable" in done.stderr
+    assert "not importable: models.yolo.Model" in done.stderr
+
+
 def test_the_code_of_an_mlflow_folder(project: Path) -> None:
     folder = project / "logged"
     (folder / "data").mkdir(parents=True)

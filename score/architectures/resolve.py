@@ -20,6 +20,7 @@ from score.errors import (
     WeightsMismatch,
 )
 from score.formats.base import Checkpoint, PickledObjects, Program
+from score.imports import models_folder
 from score.settings import Settings
 from score.weights.align import Alignment, align, difference
 from score.weights.select import Candidate
@@ -143,6 +144,8 @@ def _refuse_module(checkpoint: Checkpoint, weights: Candidate, trust: Trust) -> 
 def _installed(path: str) -> bool:
     """Whether the top package of a class path is installed, without importing what the file names."""
     top = path.partition(".")[0]
+    if (ours := models_folder.holds(path)) is not None:
+        return ours
     try:
         return top != "__main__" and importlib.util.find_spec(top) is not None
     except (ImportError, ValueError):

@@ -65,6 +65,16 @@ def _is_ours() -> bool:
     return sys.modules.get(COMMON) is not None and sys.modules.get(COMMON) is sys.modules.get(OWN)
 
 
+def holds(path: str) -> bool | None:
+    """Whether a class path such as `models.yolo.Model` leads to something in our folder; None where it begins with
+    another name, or where another project on the path is called `models`."""
+    top, _, rest = path.partition(".")
+    if top not in (OWN, COMMON) or (top == COMMON and not _is_ours() and (COMMON in sys.modules or _theirs())):
+        return None
+    part = rest.partition(".")[0]
+    return importlib.util.find_spec(f"{OWN}.{part}") is not None or hasattr(importlib.import_module(OWN), part)
+
+
 def give_way() -> None:
     """Let `models` mean whatever is first on the path now, as code of a file's own may need it to."""
     if _is_ours():

@@ -367,6 +367,56 @@ def test_mar_with_a_model_file_runs_it_only_when_trusted(tmp_path: Path) -> None
     assert torch.equal(served.module.state_dict()["fc.bias"], state["bias"])
 
 
+@pytest.mark.parametrize("wrapper", ["mlflow", "mar"])
+@pytest.mark.parametrize("program", ["torch_export", "torchscript"])
+def test_a_program_in_a_wrapper_answers_as_it_does_alone(tmp_path: Path, wrapper: str, program: str) -> None:
+    for folder in ("alone", "wrapped"):
+        (tmp_path / folder).mkdir()
+    getattr(makers, program)(tmp_path / "alone")
+    inner = only(tmp_path / "alone")
+    if wrapper == "mar":
+        with zipfile.ZipFile(tmp_path / "wrapped" / "model.mar", "w") as archive:
+            archive.write(inner, inner.name)
+            archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": {"serializedFile": inner.name}}))
+    else:
+        (tmp_path / "wrapped" / "data").mkdir()
+        name = "model.pt2" if program == "torch_export" else "model.pth"
+        (tmp_path / "wrapped" / "data" / name).write_bytes(inner.read_bytes())
+        (tmp_path / "wrapped" / "MLmodel").write_text("flavors:\n  pytorch:\n    model_data: data\n")
+    served = pipeline.load_model(Settings.load(tmp_path / "wrapped"))
+    assert served.report.format == wrapper
+    images = torch.rand(2, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(served.module(images), net()(images))
+
+
+@torch.library.custom_op("loadstone_test::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+@twice.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+class _Twice(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return twice(x)
+
+
+def test_a_trusted_program_in_an_mlflow_folder(tmp_path: Path) -> None:
+    """torch's own loader gives a module that refuses `eval()`: nothing may call that for the folder's format."""
+    (tmp_path / "data").mkdir()
+    torch.export.save(torch.export.export(_Twice(), (torch.ones(3),)), tmp_path / "data" / "model.pt2")
+    (tmp_path / "MLmodel").write_text("flavors:\n  pytorch:\n    model_data: data\n")
+    with pytest.raises(UntrustedCode):
+        pipeline.load_model(Settings.load(tmp_path))
+    served = pipeline.load_model(Settings.load(tmp_path, trust_code=True))
+    assert served.report.format == "mlflow"
+    assert served.module(torch.ones(3)).tolist() == [2.0, 2.0, 2.0]
+
+
 def test_torch_package_with_its_own_code_only_when_trusted(tmp_path: Path) -> None:
     makers.torch_package(tmp_path)
     with pytest.raises((UntrustedCode, ClassNotImportable)):
