@@ -34,6 +34,7 @@ RUN useradd --uid 1000 --create-home --shell /usr/sbin/nologin score && mkdir -p
 COPY --from=packages /opt/venv /opt/venv
 COPY models /opt/loadstone/models
 COPY score /opt/loadstone/score
+COPY deployment.yml /opt/loadstone/deployment.yml
 RUN printf '/opt/loadstone\n' > /opt/venv/lib/python3.11/site-packages/loadstone.pth \
     && printf '#!/opt/venv/bin/python\nfrom score.cli.app import app\n\napp()\n' > /opt/venv/bin/score \
     && chmod 755 /opt/venv/bin/score \

@@ -1,9 +1,9 @@
 """What `from_shapes` works on: a mapping from names to shapes, as `state_dict()` orders them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-Shapes = Mapping[str, tuple[int, ...]]
+from score.formats.base import Shapes as Shapes  # for the files here
 
 
 def layers(shapes: Shapes, dims: int) -> list[str]:

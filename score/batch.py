@@ -11,7 +11,7 @@ See "Author scoring scripts for batch deployments" in Azure ML's documentation. 
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ import numpy as np
 import pandas
 
 from score.codecs import _tables as tables
+from score.codecs.base import Arrays
 from score.errors import ScoreError
-from score.inference.batching.rows import Outputs
 from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
-from score.inference.signature import validate
 from score.settings import Settings
 
 log = logging.getLogger("azmlinfsrv.score")
@@ -64,13 +63,13 @@ def _answered(path: Path) -> Iterator[pandas.DataFrame]:
     """The predictions for a file, a chunk at a time."""
     start = 0
     for arrays in tables.chunks(path, served.settings.max_batch):
-        outputs, took = served.batcher.submit(validate(served.signature, arrays))
-        yield _frame(path, start, took.rows, outputs)
-        start += took.rows
+        rows = len(next(iter(arrays.values())) if isinstance(arrays, Mapping) else arrays)
+        yield _frame(path, start, rows, served(arrays))
+        start += rows
 
 
-def _frame(path: Path, start: int, rows: int, outputs: Outputs) -> pandas.DataFrame:
-    named = outputs if isinstance(outputs, dict) else {"prediction": outputs}
+def _frame(path: Path, start: int, rows: int, outputs: Arrays) -> pandas.DataFrame:
+    named = outputs if isinstance(outputs, Mapping) else {"prediction": outputs}
     columns: dict[str, Any] = {"file": str(path), "row": np.arange(start, start + rows)}
     for name, values in named.items():
         flat = values.reshape(rows, -1)

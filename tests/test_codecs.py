@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from score.codecs import npy, npz, oip_v2
-from score.codecs.registry import Body, Decoded, choose, codecs, for_answer
+from score.codecs.base import Body, Decoded
+from score.codecs.registry import choose, codecs, for_answer
 from score.errors import InvalidArray, InvalidTensor, NotAcceptable, NotNumeric, RequestError, UnknownOutput
 
 NUMBERS = hnp.boolean_dtypes() | hnp.integer_dtypes(endianness="<") | hnp.unsigned_integer_dtypes(endianness="<")

@@ -1,6 +1,8 @@
 """Every error has a code, a status and a hint, and reads the same everywhere."""
 
 import re
+import subprocess
+import sys
 
 from score import errors
 from score.errors import LoadError, RequestError, ScoreError, WeightsMismatch, every_error
@@ -13,6 +15,20 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     abstract = {"LoadError", "RequestError"}
     assert set(drawn) - abstract == {kind.__name__ for kind in every_error()}
     assert len(drawn) == len(set(drawn))
+
+
+def test_each_cause_is_the_sentence_in_the_tree() -> None:
+    assert errors.__doc__ is not None
+    said = re.findall(r"[├└]── (\w+) +(?:\d{3}, )?(.*)", errors.__doc__)
+    for name, sentence in said:
+        if name not in ("LoadError", "RequestError"):
+            assert getattr(errors, name).cause == sentence.strip()
+
+
+def test_errors_are_explained_without_docstrings() -> None:
+    command = [sys.executable, "-OO", "-m", "score.cli.app", "explain", "wrong_shape"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Another shape than the model's (HTTP 400)." in done.stdout
 
 
 def test_every_error_has_all_that_a_user_needs() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from score.cli.inspection import inspect
 from score.codecs import json_dialects, npy, npz, oip_v2
-from score.codecs.registry import Body
+from score.codecs.base import Body
 from score.errors import ArchitectureBroken, InvalidSetting, LoadError, MalformedFile, RequestError
 from score.formats.registry import open_checkpoint
 from score.inference import pipeline

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from score.codecs import image
-from score.codecs.registry import Body
+from score.codecs.base import Body
 from score.inference import pipeline
 from score.inference.preprocess.task import _is_of_images, _json
 from score.settings import Settings

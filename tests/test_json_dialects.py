@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from score.codecs import _simdjson, json_dialects
+from score.codecs.base import Body, Decoded
 from score.codecs.json_dialects import accepts, encode
-from score.codecs.registry import Body, Decoded
 from score.errors import NotNumeric, RaggedRows, RequestError, UnknownBody, WrongInputs
 
 JSON = st.recursive(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from score.codecs import json_dialects, oip_v2
-from score.codecs.registry import Body, Decoded
+from score.codecs.base import Body, Decoded
 from score.errors import TopKUnavailable, UnknownParameter
 from score.inference.outputs import arrays
 from score.inference.preprocess.task import Task

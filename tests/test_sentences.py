@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from score.codecs.registry import Decoded
+from score.codecs.base import Decoded
 from score.errors import ArchitectureBroken
 from score.inference import pipeline
 from score.settings import Settings

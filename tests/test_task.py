@@ -18,7 +18,8 @@ from PIL import Image
 from models.resnet import ResNet
 from models.simple_model import SimpleModel
 from score.codecs import image
-from score.codecs.registry import Body, choose
+from score.codecs.base import Body
+from score.codecs.registry import choose
 from score.errors import InvalidImage, InvalidSetting, UnsupportedMediaType
 from score.inference.pipeline import load_model
 from score.inference.preprocess import images, labels

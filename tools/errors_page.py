@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from score.cli.manual import meaning
 from score.errors import LoadError, RequestError, ScoreError, every_error
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
@@ -20,7 +19,7 @@ PARTS = {"When loading a model": LoadError, "When answering a request": RequestE
 def section(kind: type[ScoreError]) -> str:
     """An error's code, cause, example and remedy. `<name>` in a hint would be a tag to Markdown, and not be shown."""
     hint = kind.hint.replace("<", "&lt;")
-    return f"### {kind.code}\n\n{meaning(kind)}\n\n```text\nERROR {kind.code}: {kind.example}\n```\n\n{hint}\n"
+    return f"### {kind.code}\n\n{kind.meaning()}\n\n```text\nERROR {kind.code}: {kind.example}\n```\n\n{hint}\n"
 
 
 def rendered() -> str:

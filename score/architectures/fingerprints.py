@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from score.formats.base import Shapes
 from score.weights.align import unwrap
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 FILE = Path(__file__).with_name("fingerprints.json.gz")
 SKETCH = 32  # hashes kept of each architecture

@@ -14,7 +14,7 @@ from typing import Any
 import loadstone_models as models
 
 from score.architectures import fingerprints
-from score.architectures.fingerprints import Fingerprint, Shapes
+from score.architectures.fingerprints import Fingerprint
 from score.architectures.libraries import PROVIDERS, builder
 from score.architectures.meta_init import Skeleton, shapes, skeleton, tied, where
 from score.errors import (
@@ -25,6 +25,7 @@ from score.errors import (
     PrefixAmbiguous,
     ProviderMissing,
 )
+from score.formats.base import Shapes
 from score.weights.align import Alignment, align
 from score.weights.select import Candidate
 

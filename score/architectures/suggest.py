@@ -1,9 +1,9 @@
 """What comes closest where no architecture fits: registered ones by their keys, the libraries' by an estimate."""
 
 from score.architectures import fingerprints, recognition
-from score.architectures.fingerprints import Shapes
 from score.architectures.meta_init import shapes
 from score.errors import ArchitectureBroken, PrefixAmbiguous
+from score.formats.base import Shapes
 from score.weights.select import Candidate
 
 

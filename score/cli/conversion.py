@@ -6,12 +6,11 @@ import torch
 
 from score.errors import InputsUnknown, ModelRejected, UnsupportedFormat
 from score.formats._io import integrity
-from score.formats.registry import open_checkpoint
 from score.inference import infer_signature
 from score.inference.pipeline import load_model
 from score.settings import Settings
-from score.weights import quantised
-from score.weights.locate import find_checkpoint, size
+from score.weights.locate import size
+from score.weights.opened import open_weights
 from score.weights.progress import Track
 
 
@@ -23,11 +22,10 @@ def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    found = find_checkpoint(settings)
-    contents = open_checkpoint(found.path, settings.read, found.format)
-    weights = quantised.weights_of(contents, settings.weights)
+    opened = open_weights(settings)
+    weights = opened.weights
     if weights is None:
-        raise UnsupportedFormat(f"{found.path.name} holds no weights that safetensors could hold")
+        raise UnsupportedFormat(f"{opened.checkpoint.path.name} holds no weights that safetensors could hold")
     odd = [name for name, tensor in weights.tensors.items() if tensor.layout != "strided"]
     if odd:
         raise UnsupportedFormat(

@@ -1,11 +1,20 @@
-"""deployment.yml as text: filled in for one model, comments and all. Needs nothing that takes time to import."""
+"""deployment.yml as text: filled in for one model, comments and all."""
 
-import json
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "deployment.yml"
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+# Beside this file where the package was installed, at the root of the repository where it was not.
+_PLACES = (Path(__file__).with_name("deployment.yml"), Path(__file__).resolve().parents[2] / "deployment.yml")
+
+
+def template() -> str:
+    """The deployment that comes with this project."""
+    return next(place for place in _PLACES if place.is_file()).read_text()
 
 
 def model_name(path: Path) -> str:
@@ -17,33 +26,33 @@ def model_name(path: Path) -> str:
 
 
 def filled_in(
-    template: str,
+    text: str,
     *,
     endpoint: str,
     deployment: str,
-    image: str,
     model: str,
     path: str,
+    image: str | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> str:
-    """A deployment's YAML for one model, comments and all. Raises `ValueError` where the template lacks a field."""
-    fields = {
-        r"^name: .*$": f"name: {deployment}",
-        r"^endpoint_name: .*$": f"endpoint_name: {endpoint}",
-        r"^  path: .*$": f"  path: {json.dumps(path)}",
-        r"^  image: .*$": f"  image: {image}",
-        r"(?<=^model:\n)  name: .*$": f"  name: {model}",
-    }
-    for pattern, line in fields.items():
-        template, count = re.subn(pattern, line.replace("\\", r"\\"), template, count=1, flags=re.M)
-        if not count:
-            raise ValueError(f"the deployment has no line like {pattern}")
-    added = "".join(f"  {name}: {json.dumps(value)}\n" for name, value in (variables or {}).items())
-    return template.replace("environment_variables:\n", f"environment_variables:\n{added}", 1)
+    """A deployment's YAML for one model, comments and all; `image` is left as it is where none is given.
 
-
-def image_of(template: str) -> str:
-    """The image that a deployment names."""
-    found = re.search(r"^  image: (\S+)$", template, re.M)
-    assert found is not None, "deployment.yml names an image"
-    return found[1]
+    Raises `ValueError` where the text is not a deployment's.
+    """
+    yaml = YAML()  # keeps comments, order and quotes
+    yaml.preserve_quotes = True
+    yaml.width = 10_000
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(text)
+    try:
+        document["name"], document["endpoint_name"] = deployment, endpoint
+        document["model"].update(name=model, path=path)
+        if image is not None:
+            document["environment"]["image"] = image
+        for at, (name, value) in enumerate((variables or {}).items()):
+            document["environment_variables"].insert(at, name, DoubleQuotedScalarString(value))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the deployment has no {error}") from None
+    written = io.StringIO()
+    yaml.dump(document, written)
+    return written.getvalue()

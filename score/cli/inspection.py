@@ -19,12 +19,12 @@ from score.errors import (
 )
 from score.formats._pickle import global_names
 from score.formats.base import Checkpoint, Program
-from score.formats.registry import open_checkpoint
 from score.settings import Settings
 from score.weights import anatomy, quantised, select
 from score.weights.align import common_wrapper
 from score.weights.hashing import sha256
 from score.weights.locate import find_checkpoint
+from score.weights.opened import Opened
 from score.weights.progress import Track
 from score.weights.select import Candidate
 
@@ -34,23 +34,24 @@ def inspect(path: Path, settings: Settings) -> dict[str, Any]:
     return look(path, settings)[0]
 
 
-def look(path: Path, settings: Settings) -> tuple[dict[str, Any], Checkpoint | None]:
+def look(path: Path, settings: Settings) -> tuple[dict[str, Any], Opened | None]:
     """`inspect`, and what was opened for it; None where the file is refused."""
     format = None
     try:
         found = find_checkpoint(settings)
         path, format = found.path, found.format
-        checkpoint = open_checkpoint(found.path, settings.read, found.format)
-        return _describe(checkpoint, settings), checkpoint
+        opened = Opened(found.opened(settings.read), found.root, settings.weights)
+        return _describe(opened), opened
     except LoadError as error:
         found_names = global_names.names(path) if path.exists() else []
         refused = {"path": printable(str(path)), "format": format, "error": error.as_dict()}
         return refused | {"unsafe_globals": [printable(name) for name in found_names]}, None
 
 
-def _describe(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
+def _describe(opened: Opened) -> dict[str, Any]:
+    checkpoint = opened.checkpoint
     try:
-        weights = select.weights_of(checkpoint, settings.weights)
+        weights = opened.chosen
         path = weights.path if weights else ""
     except SeveralWeights:
         weights, path = None, None
@@ -117,11 +118,12 @@ def _architecture(checkpoint: Checkpoint, weights: Candidate | None) -> str | No
     return found.name if found else None
 
 
-def screen(found: dict[str, Any], checkpoint: Checkpoint, settings: Settings, track: Track) -> Screen:
+def screen(found: dict[str, Any], opened: Opened, track: Track) -> Screen:
     """For people, what `inspect` found and more: the tree, where the bytes are, and what is odd, for which all values
     are read, one tensor at a time."""
+    checkpoint = opened.checkpoint
     try:
-        weights = select.weights_of(checkpoint, settings.weights)
+        weights = opened.chosen
     except SeveralWeights:
         weights = None
     except NoWeights:

@@ -22,7 +22,6 @@ from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
 from score.settings import TOML_NAME, Settings, variable
 from score.weights import checksums
-from score.weights.locate import find_checkpoint
 from score.weights.progress import Track
 
 # What the folder itself says, and what is the deployment's own business.
@@ -44,27 +43,28 @@ class Package:
 def package(settings: Settings, output: Path, endpoint: str, image: str | None, track: Track) -> Package:
     """Write the folder. The model is loaded first, so what is packaged is known to load; raises its `LoadError`."""
     served = load_model(settings)
-    found = find_checkpoint(settings)
+    source = served.checkpoint
+    assert source is not None, "load_model says where the checkpoint is"
     model = output / "model"
     model.mkdir(parents=True)
     notes: list[str] = []
     variables = _variables(settings)
     named = _architecture(served, settings)
     if named is None:
-        _copy(found.path, model)  # it brings its own class or graph: as it is
+        _copy(source, model)  # it brings its own class or graph: as it is
     else:
         to_safetensors(settings, model / "model.safetensors", track)
         variables |= _bring_code(settings, model)
-        recipe = found.path.parent / "preprocessor_config.json"
+        recipe = source.parent / "preprocessor_config.json"
         if recipe.is_file():
             shutil.copyfile(recipe, model / recipe.name)
     (model / TOML_NAME).write_text(_toml(served, settings, named))
     checksums.write(model, [file for file in model.rglob("*") if file.is_file()])
-    name = deployment.model_name(settings.model_dir or found.root)
-    text = deployment.TEMPLATE.read_text()
+    name = deployment.model_name(settings.model_dir or source)
     given = {"endpoint": endpoint or name, "deployment": "blue", "model": name, "path": "model"}
-    image = image or deployment.image_of(text)
-    (output / "deployment.yml").write_text(deployment.filled_in(text, image=image, variables=variables, **given))
+    (output / "deployment.yml").write_text(
+        deployment.filled_in(deployment.template(), image=image, variables=variables, **given)
+    )
     if not served.signature.known:
         notes.append("no request.json: nothing says what the model takes; set SCORE_INPUTS and package it again")
     else:

@@ -9,10 +9,9 @@ import numpy as np
 import orjson
 import pandas
 
+from score.codecs.base import Arrays
 from score.codecs.json_dialects import array
 from score.errors import InvalidArray, InvalidJson, NotNumeric, UnsupportedMediaType, WrongInputs
-
-Arrays = np.ndarray | dict[str, np.ndarray]
 
 
 def chunks(path: Path, rows: int) -> Iterator[Arrays]:

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from score.codecs import json_dialects
-from score.codecs.registry import Body, Decoded, Encoded, Outputs
+from score.codecs.base import Arrays, Body, Decoded, Encoded
 from score.errors import InvalidImage, UnsupportedMediaType
 
 NAME = "image"
@@ -64,5 +64,5 @@ def decode(body: Body) -> Decoded:
     return Decoded(pixels, NAME)
 
 
-def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
+def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
     return json_dialects.encode(outputs, decoded)

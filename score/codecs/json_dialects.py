@@ -15,7 +15,7 @@ import orjson
 
 from score.codecs import _simdjson
 from score.codecs._pieces import fragment
-from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, refuse_unknown
+from score.codecs.base import PARAMETERS, Arrays, Body, Decoded, Encoded, refuse_unknown
 from score.errors import NotNumeric, RaggedRows, UnknownBody, UnknownParameter, WrongInputs
 
 NAME = "json"
@@ -73,7 +73,7 @@ def _asked(document: dict[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
+def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
     """NaN and infinity become null, since JSON has neither."""
     shown: Any = outputs
     if isinstance(outputs, np.ndarray):

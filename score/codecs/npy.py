@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from score.codecs import npz
 from score.codecs._npy import MAGIC, read_array, write_array
-from score.codecs.registry import Body, Decoded, Encoded, Outputs
+from score.codecs.base import Arrays, Body, Decoded, Encoded
 
 NAME = "npy"
 TYPES = ("application/x-npy",)
@@ -27,7 +27,7 @@ def decode(body: Body) -> Decoded:
     return Decoded(read_array(body.data, "the body"), NAME)
 
 
-def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
+def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
     if isinstance(outputs, Mapping):
         return npz.encode(outputs, decoded)
     return Encoded(write_array(outputs), TYPES[0])

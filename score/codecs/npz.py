@@ -5,7 +5,7 @@ import zipfile
 import zlib
 
 from score.codecs._npy import read_array, write_array
-from score.codecs.registry import Body, Decoded, Encoded, Outputs, named
+from score.codecs.base import Arrays, Body, Decoded, Encoded, named
 from score.errors import InvalidArray
 
 NAME = "npz"
@@ -53,7 +53,7 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     return content
 
 
-def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
+def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:  # not numpy.savez, which takes names as its own arguments
         for name, values in named(outputs).items():

@@ -16,8 +16,8 @@ import numpy as np
 import orjson
 
 from score.codecs._pieces import fragment
+from score.codecs.base import PARAMETERS, Arrays, Body, Decoded, Encoded, named, refuse_unknown
 from score.codecs.json_dialects import MAX_DEPTH, array
-from score.codecs.registry import PARAMETERS, Body, Decoded, Encoded, Outputs, named, refuse_unknown
 from score.errors import InvalidTensor, NotNumeric, UnknownOutput
 
 NAME = "oip-v2"
@@ -150,7 +150,7 @@ def _bytes(values: np.ndarray) -> bytes:
     return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 
 
-def encode(outputs: Outputs, decoded: Decoded) -> Encoded:
+def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
     """Raises `UnknownOutput` where the request names one that the model has not."""
     asked: _Asked = decoded.asked or _Asked(identifier=None, binary=False, outputs=None)
     found = named(outputs)

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+"""The shapes of a state's tensors, by name, in the order of `state_dict()`."""
+
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:

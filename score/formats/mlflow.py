@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import Version
 
 from score.errors import MalformedFile, NoCheckpoint, UnsupportedFormat
 from score.formats._io.shards import contained, within
@@ -84,19 +86,22 @@ def _inner(folder: Path, flavor: dict[str, Any]) -> Path:
 
 
 def unmet(requirements: Path) -> list[str]:
-    """The pins of a requirements.txt that differ from what is installed, as `torch==2.1 (here 2.13)`."""
+    """The requirements in a requirements.txt that what is installed does not meet, as `torch==2.1 (here 2.13)`."""
     if not requirements.is_file() or requirements.stat().st_size > MAX_MLMODEL:
         return []
     found = []
     for line in requirements.read_text(errors="replace").splitlines()[:500]:
-        name, _, version = line.partition("==")
-        if not version or not name.strip() or name.strip() == "mlflow":
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue  # a comment, an option of pip's, an address
+        if not wanted.specifier or wanted.name == "mlflow":
             continue
         try:
-            here = importlib.metadata.version(name.strip().partition("[")[0])
-        except (importlib.metadata.PackageNotFoundError, ValueError):
+            here = Version(importlib.metadata.version(wanted.name))
+        except importlib.metadata.PackageNotFoundError:
             found.append(f"{line.strip()} (not installed)")
             continue
-        if here.partition("+")[0] != version.strip().partition("+")[0]:
+        if not wanted.specifier.contains(here.public, prereleases=True):
             found.append(f"{line.strip()} (here {here})")
     return found

@@ -11,7 +11,7 @@ from typing import Any
 from score.architectures import key_conversions, resolve
 from score.architectures.meta_init import Skeleton
 from score.codecs import registry as codecs
-from score.codecs.registry import Body, Codec, Decoded, Encoded
+from score.codecs.base import Body, Codec, Decoded, Encoded
 from score.errors import (
     ArchitectureBroken,
     ClassNotImportable,

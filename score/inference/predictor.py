@@ -5,6 +5,7 @@ import os
 import platform
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 from torch import nn
 
 from score import __version__
-from score.codecs.registry import Decoded, named
+from score.codecs import json_dialects
+from score.codecs import registry as codecs
+from score.codecs.base import Arrays, Body, Decoded, named
 from score.errors import DeviceLost, ModelRejected, OutOfMemory, RequestError
 from score.inference import infer_signature, outputs
 from score.inference.batching.queue import Batcher, Limits
@@ -35,7 +38,7 @@ LONG_PASS = 0.25  # seconds; larger batches than one that takes as long are not 
 class Predictor:
     """A module on its device, the report of how it was loaded, and what its architecture was registered to take.
 
-    Called with a request's inputs, it answers with arrays: see `predict`.
+    Called with a request's inputs, it answers with arrays.
     """
 
     module: nn.Module
@@ -58,6 +61,22 @@ class Predictor:
         """Labels, image recipe and tokenizer, as far as they are known. Raises `InvalidSetting`."""
         checkpoint = self.checkpoint or Path(self.report.path)
         return find_task(self.settings, checkpoint, self.report.architecture, self.module)
+
+    def __call__(self, inputs: Any, top_k: int | None = None) -> Any:
+        """The model's answer to one request: arrays, nested lists, tensors or texts, or several by the names of the
+        model's inputs; the first dimension counts rows. Bytes are a request's body as it would be sent: JSON, npy, an
+        image.
+
+        An array of outputs, or several by name; with `top_k`, for each row that many classes, as dicts of `label` and
+        `score`. Requests from several threads share forward passes. Raises a `RequestError`.
+        """
+        if isinstance(inputs, (bytes, bytearray)):
+            body = Body(bytes(inputs))
+            decoded = codecs.choose(body).decode(body)
+        else:
+            decoded = Decoded(_arrays(inputs), "inputs")
+        outputs, _ = self.batcher.submit(self.preprocess(decoded))
+        return self.postprocess(outputs, top_k)
 
     def preprocess(self, decoded: Decoded) -> dict[str, Any]:
         """A request's arrays, image or texts as the model takes them. Raises a `RequestError`."""
@@ -165,6 +184,20 @@ class Predictor:
                 "python": platform.python_version(),
             },
         }
+
+
+def _arrays(inputs: Any) -> Arrays:
+    """What a caller in Python gives, as a codec would have decoded it. Raises `NotNumeric` or `RaggedRows`."""
+    if isinstance(inputs, Mapping):
+        return {str(name): _array(value, str(name)) for name, value in inputs.items()}
+    return _array(inputs, "inputs")
+
+
+def _array(value: Any, where: str) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)  # numpy has no bfloat16
+    found: np.ndarray = value if isinstance(value, np.ndarray) else json_dialects.array(value, where)
+    return found
 
 
 def _first_lines(error: BaseException, limit: int = 500) -> str:

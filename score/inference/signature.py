@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from score.codecs.base import Arrays
 from score.errors import InvalidSetting, NotNumeric, WrongDtype, WrongInputs, WrongShape
 
 Shape = tuple[int | None, ...]
-Arrays = np.ndarray | Mapping[str, np.ndarray]
 
 _SPEC = re.compile(r"(?P<dtype>\w+)(?:\[(?P<dims>[^\]]*)\])?\Z")
 _SCALARS = {"py_int": int, "py_float": float, "py_bool": bool}  # TorchScript takes Python values beside tensors

@@ -13,7 +13,7 @@ import orjson
 from werkzeug.http import parse_accept_header
 
 from score.architectures.meta_init import where
-from score.codecs.registry import Encoded
+from score.codecs.base import Encoded
 from score.errors import InternalError, OutOfMemory, ScoreError
 
 log = logging.getLogger("azmlinfsrv.score")

@@ -17,6 +17,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from score.codecs import registry as codecs
+from score.codecs.base import Body
 from score.errors import ClientGone, Draining, ScoreError
 from score.inference import pipeline
 from score.inference.batching.queue import Ticket
@@ -101,7 +102,7 @@ class Application:
     def _prepare_large(self, intake: Intake, asked: Any, record: RequestRecord) -> Prepared:
         return self._decode_large(intake, intake.body(), asked, record)
 
-    def _decode_large(self, intake: Intake, body: codecs.Body, asked: Any, record: RequestRecord) -> Prepared:
+    def _decode_large(self, intake: Intake, body: Body, asked: Any, record: RequestRecord) -> Prepared:
         codec, decoded = self._decoder.decode(body)
         record.codec = codec.NAME
         intake.hold(max(0, nbytes(decoded.arrays) - len(body.data)))

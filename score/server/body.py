@@ -5,8 +5,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from score.codecs.base import Body
 from score.codecs.oip_v2 import LENGTH_HEADER
-from score.codecs.registry import Body
 from score.errors import BodyTooLarge, InvalidGzip, InvalidTensor, QueueFull, UnsupportedMediaType
 from score.settings import Settings
 

@@ -25,7 +25,7 @@ import orjson
 
 from score import errors
 from score.codecs import registry as codecs
-from score.codecs.registry import Body, Codec, Decoded
+from score.codecs.base import Body, Codec, Decoded
 from score.errors import InternalError, OutOfMemory, ScoreError
 
 log = logging.getLogger("azmlinfsrv.score")

@@ -14,7 +14,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from score.codecs import registry as codecs
-from score.codecs.registry import PARAMETERS, Body, refuse_unknown
+from score.codecs.base import PARAMETERS, Body, refuse_unknown
 from score.errors import InternalError, MethodNotAllowed
 from score.inference import pipeline
 from score.inference.predictor import Predictor

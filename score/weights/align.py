@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from score.errors import PrefixAmbiguous
-
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
+from score.formats.base import Shape, Shapes
 
 # Attribute names that wrappers put between a module and its parameters: DataParallel, torch.compile, FSDP,
 # activation checkpointing, DeepSpeed, SWA. They may stand anywhere in a key, and nest.

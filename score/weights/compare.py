@@ -8,11 +8,9 @@ import torch
 
 from score.errors import NoWeights
 from score.formats.base import TensorRef
-from score.formats.registry import open_checkpoint
 from score.settings import Settings
-from score.weights import select
 from score.weights.align import unwrap
-from score.weights.locate import find_checkpoint
+from score.weights.opened import open_weights
 from score.weights.progress import Track
 
 
@@ -69,9 +67,7 @@ def compare(first: Path, second: Path, track: Track = iter) -> Comparison:
 
 
 def _weights(path: Path) -> dict[str, TensorRef]:
-    settings = Settings.load(path)
-    found = find_checkpoint(settings)
-    weights = select.weights_of(open_checkpoint(found.path, settings.read, found.format), settings.weights)
+    weights = open_weights(Settings.load(path), verify=False).chosen
     if weights is None:
         raise NoWeights(f"{path.name} holds no weights that could be compared")
     return {unwrap(name): tensor for name, tensor in weights.tensors.items()}

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from packaging.version import Version
+
 # What a package's version is saved as, after lower-casing and with `-` as `_`.
 _KEYS = {
     "python": ("python", "python_version"),
@@ -52,7 +54,7 @@ class Difference:
     def newer(self) -> bool:
         """Whether what wrote the checkpoint is newer than what is here, counting major and minor only: files read
         forwards, not backwards."""
-        return self.here is None or _parts(self.written_by)[:2] > _parts(self.here)[:2]
+        return self.here is None or _major_minor(self.written_by) > _major_minor(self.here)
 
 
 def written_by(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -65,7 +67,7 @@ def differences(metadata: Mapping[str, Any]) -> list[Difference]:
     found = []
     for package, version in written_by(metadata).items():
         here = _installed(package)
-        if here is None or _parts(here)[:2] != _parts(version)[:2]:
+        if here is None or _major_minor(here) != _major_minor(version):
             found.append(Difference(package, version, here))
     return found
 
@@ -94,10 +96,11 @@ def _installed(package: str) -> str | None:
     if package == "python":
         return platform.python_version()
     try:
-        return importlib.metadata.version(package).partition("+")[0]
+        return Version(importlib.metadata.version(package)).public
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _parts(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version)[:3]]
+def _major_minor(version: str) -> tuple[int, int]:
+    parsed = Version(version)
+    return parsed.major, parsed.minor

@@ -4,6 +4,7 @@ A record that is mapped is read by nobody before it is served, so a flipped bit 
 long as it takes to read the file once; that goes on in threads while the module is built.
 """
 
+import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,16 @@ from score.formats._pickle.rebuild import as_bytes
 
 THREADS = 4
 _pool: ThreadPoolExecutor | None = None
-_pending: list[tuple["Future[int]", int, str]] = []
+
+
+class _Pending(threading.local):
+    """What is being checked, of the thread that brings it in."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[Future[int], int, str]] = []
+
+
+_pending = _Pending()
 
 
 def later(storage: torch.UntypedStorage, crc: int, what: str) -> None:
@@ -24,7 +34,7 @@ def later(storage: torch.UntypedStorage, crc: int, what: str) -> None:
     global _pool
     _pool = _pool or ThreadPoolExecutor(THREADS, thread_name_prefix="checksums")
     view = memoryview(as_bytes(storage).numpy()).cast("B")  # type: ignore[arg-type]  # numpy's stubs lag
-    _pending.append((_pool.submit(zlib.crc32, view), crc, what))
+    _pending.records.append((_pool.submit(zlib.crc32, view), crc, what))
 
 
 def require(content: bytes, crc: int, what: str) -> None:
@@ -35,13 +45,13 @@ def require(content: bytes, crc: int, what: str) -> None:
 @contextmanager
 def checked() -> Iterator[None]:
     """What is brought in within is whole when this ends. Raises `MalformedFile` for the first record that is not."""
-    _pending.clear()
+    _pending.records.clear()
     yield
     try:
-        for found, crc, what in _pending:
+        for found, crc, what in _pending.records:
             _compare(found.result(), crc, what)
     finally:
-        _pending.clear()
+        _pending.records.clear()
 
 
 def _compare(found: int, crc: int, what: str) -> None:

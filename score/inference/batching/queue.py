@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
+from score.codecs.base import Arrays
 from score.errors import ClientGone, DeadlinePassed, OutOfMemory, QueueFull, RequestError
 from score.inference.batching.cost_model import CostModel
 from score.inference.batching.rows import (
     TOLERANCE,
     Inputs,
-    Outputs,
     all_equal,
     concatenated,
     has_rows,
@@ -35,7 +35,7 @@ from score.inference.batching.rows import (
 
 log = logging.getLogger("azmlinfsrv.score")
 
-Forward = Callable[[Inputs], Outputs]
+Forward = Callable[[Inputs], Arrays]
 
 
 # Called with all requests of a pass that were submitted with it, so that many can be woken at once; from any thread.
@@ -72,10 +72,10 @@ class Ticket:
     deliver: Deliver
     abandoned: Callable[[], bool]
     waiter: Any = None  # of `deliver`
-    outputs: Outputs | None = None
+    outputs: Arrays | None = None
     error: Exception | None = None
     took: Pass | None = None
-    parts: list[Outputs] = field(default_factory=list)  # of a request that is larger than a pass, those that have run
+    parts: list[Arrays] = field(default_factory=list)  # of a request that is larger than a pass, those that have run
     done: int = 0  # its rows that have run
     begun: float | None = None
     computed: float = 0.0
@@ -88,7 +88,7 @@ class Ticket:
     def finished(self) -> bool:
         return self.outputs is not None or self.error is not None
 
-    def answer(self) -> tuple[Outputs, Pass]:
+    def answer(self) -> tuple[Arrays, Pass]:
         """The outputs and what their pass was; raises what the model, or waiting for it, ended with."""
         if self.error is not None:
             raise self.error
@@ -125,7 +125,7 @@ class Batcher:
         """Requests in the queue."""
         return len(self._queue)
 
-    def submit(self, inputs: Inputs) -> tuple[Outputs, Pass]:
+    def submit(self, inputs: Inputs) -> tuple[Arrays, Pass]:
         """Answer a request; blocks until then.
 
         Raises `QueueFull`, `DeadlinePassed`, `OutOfMemory`, or what `forward` raised for these inputs.
@@ -320,7 +320,7 @@ class Batcher:
             except Exception as error:  # noqa: BLE001  # it goes to the caller
                 ticket.error = error
 
-    def _whole(self, ticket: Ticket) -> Outputs:
+    def _whole(self, ticket: Ticket) -> Arrays:
         """One request by itself, in parts only where it is too large."""
         if ticket.kind is None:
             return self._forward(ticket.inputs)
@@ -342,13 +342,13 @@ class Batcher:
             self.separable = False
         log.info("requests %s be answered in batches", "can" if self.separable else "can't")
 
-    def _share_out(self, batch: Sequence[Ticket], outputs: Outputs) -> None:
+    def _share_out(self, batch: Sequence[Ticket], outputs: Arrays) -> None:
         start = 0
         for ticket in batch:
             ticket.outputs = sliced(outputs, start, start + ticket.rows)
             start += ticket.rows
 
-    def _together(self, inputs: Inputs, rows: int) -> Outputs:
+    def _together(self, inputs: Inputs, rows: int) -> Arrays:
         """Run the model on rows of several requests, or on some of one's. Raises `_NotRows`."""
         outputs = self._forward(inputs)
         if not has_rows(outputs, rows):
@@ -356,7 +356,7 @@ class Batcher:
             raise _NotRows(f"{rows} rows went in, and the outputs are {shapes_of(outputs)}")
         return outputs
 
-    def _rows(self, inputs: Inputs, rows: int, forward: Callable[[Inputs, int], Outputs]) -> Outputs:
+    def _rows(self, inputs: Inputs, rows: int, forward: Callable[[Inputs, int], Arrays]) -> Arrays:
         """Run the model on no more rows at a time than are allowed, and on fewer yet where the memory does not
         suffice."""
         if not self.separable:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from score.codecs.base import Arrays
+
 TOLERANCE = 1e-3  # of float32 models; a large batch may take other kernels than a single row
 
 Inputs = dict[str, Any]
-Outputs = np.ndarray | dict[str, np.ndarray]
 
 
 def rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
@@ -48,7 +49,7 @@ def all_equal(batch: Sequence[Inputs]) -> bool:
     )
 
 
-def sliced(outputs: Outputs, start: int, end: int) -> Outputs:
+def sliced(outputs: Arrays, start: int, end: int) -> Arrays:
     """Some rows of all outputs."""
     if isinstance(outputs, Mapping):
         return {name: value[start:end] for name, value in outputs.items()}
@@ -56,7 +57,7 @@ def sliced(outputs: Outputs, start: int, end: int) -> Outputs:
 
 
 def same_rows(
-    together: Outputs, alone: Sequence[Outputs | None], rows: Sequence[int], tolerance: float = TOLERANCE
+    together: Arrays, alone: Sequence[Arrays | None], rows: Sequence[int], tolerance: float = TOLERANCE
 ) -> bool:
     """Whether the outputs of a batch are, row by row, those of its parts run alone, within float tolerance."""
     if not has_rows(together, sum(rows)):
@@ -70,12 +71,12 @@ def same_rows(
     return True
 
 
-def has_rows(outputs: Outputs, rows: int) -> bool:
+def has_rows(outputs: Arrays, rows: int) -> bool:
     arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
     return all(array.ndim > 0 and array.shape[0] == rows for array in arrays)
 
 
-def _close(one: Outputs, other: Outputs, tolerance: float) -> bool:
+def _close(one: Arrays, other: Arrays, tolerance: float) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_close(one[name], other[name], tolerance) for name in one)
     assert isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
@@ -88,13 +89,13 @@ def _close(one: Outputs, other: Outputs, tolerance: float) -> bool:
     )
 
 
-def concatenated(parts: Sequence[Outputs]) -> Outputs:
+def concatenated(parts: Sequence[Arrays]) -> Arrays:
     first = parts[0]
     if isinstance(first, Mapping):
         return {name: np.concatenate([part[name] for part in parts]) for name in first}
     return np.concatenate(list(parts))  # type: ignore[arg-type]
 
 
-def shapes_of(outputs: Outputs) -> str:
+def shapes_of(outputs: Arrays) -> str:
     arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
     return ", ".join(str(list(array.shape)) for array in arrays)

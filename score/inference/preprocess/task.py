@@ -12,7 +12,7 @@ from torch import nn
 
 from score.architectures.recognition import registered_models
 from score.codecs import image
-from score.codecs.registry import Decoded
+from score.codecs.base import Decoded
 from score.errors import InvalidSetting, NotNumeric, TopKUnavailable, UnsupportedMediaType
 from score.inference.infer_signature import input_names
 from score.inference.preprocess import images, texts

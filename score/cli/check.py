@@ -1,0 +1,35 @@
+"""`score check`: load a checkpoint and answer one made-up request."""
+
+import orjson
+from rich.markup import escape
+
+from score.cli.console import Model, busy, errors_shown, guarded, out
+from score.errors import one_line
+from score.settings import Settings
+
+
+def check(path: Model) -> None:
+    """Load a checkpoint and answer one made-up request, exactly as the server would."""
+    with errors_shown():
+        with busy(f"loading {path.name}"):
+            from score.cli.render_text import shortened
+            from score.codecs.base import Body
+            from score.errors import InputsUnknown
+            from score.inference import infer_signature
+            from score.inference.pipeline import infer, load_model
+            from score.weights import versions
+
+            settings = guarded(Settings.load(path))
+            served = load_model(settings)
+        for line in served.report.lines():
+            out.print(escape(line))
+        for difference in versions.differences(served.report.metadata):
+            if difference.here is not None:
+                advice = f"; to have the same, pin {difference.pin}" if difference.newer else ""
+                out.print(f"[{'yellow' if difference.newer else 'dim'}]{escape(str(difference) + advice)}[/]")
+        out.print(escape(one_line(str(served.signature))))
+        if not served.signature.known:
+            raise InputsUnknown(f"{path.name} is loaded, but nothing says what shape of input it takes")
+        body = orjson.dumps({"inputs": infer_signature.as_lists(infer_signature.synthetic(served.signature))})
+        out.print(escape(f"answers {shortened(infer(served, Body(body)).encoded.body.decode())}"))
+        out.print("[green]ready to serve[/green]")
