@@ -6,6 +6,7 @@ score.Predictor(path)       called with inputs, it answers as the server does
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from score.imports import models_folder
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "__version__", "load", "open_weights"]
 __version__ = "0.1.0"  # written wherever else it stands by `python -m tools.version`
+
+log = logging.getLogger("azmlinfsrv.score")  # azmlinfsrv shows what its own loggers are told, and no other's INFO
 
 models_folder.install()
 

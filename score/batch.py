@@ -20,14 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Azure runs th
 import numpy as np
 import pandas
 
+from score import log
 from score.codecs import _tables as tables
 from score.codecs.base import Arrays
 from score.errors import ScoreError
 from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
 from score.settings import Settings
-
-log = logging.getLogger("azmlinfsrv.score")
 
 served: Predictor
 

@@ -120,7 +120,7 @@ def test_each_difference_is_found(tmp_path: Path) -> None:
     for text in ("only in the first (1)", "only in the second (1)", "another shape (1)", "up to 0.5"):
         assert text in shown.output
         assert text.lower() in page.read_text().lower()
-    assert "aria-label='8%'" in page.read_text()
+    assert 'aria-label="8%"' in page.read_text()
 
 
 def test_another_dtype_is_a_difference_and_values_are_still_compared(tmp_path: Path) -> None:

@@ -5,19 +5,17 @@ Often such a file is the training script. Only what it defines and imports is ru
 
 import ast
 import inspect
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import loadstone_models as models
 from torch import nn
 
+from score import log
 from score.architectures.import_string import from_file
 from score.errors import ArchitectureBroken
 from score.weights.hashing import file_sha256
 from score.weights.trust import Trust
-
-log = logging.getLogger("azmlinfsrv.score")
 
 MOST_BYTES = 1_000_000
 

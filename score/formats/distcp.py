@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile
-from score.formats._io.shards import within
+from score.formats._io.folder import within
 from score.formats._io.source import Source
 from score.formats._io.zip import Archive
 from score.formats._pickle.inert import settled

@@ -14,7 +14,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
 from score.errors import MalformedFile, NoCheckpoint, UnsupportedFormat
-from score.formats._io.shards import contained, within
+from score.formats._io.folder import contained, within
 from score.formats.base import Checkpoint, PickledObjects
 from score.formats.probe import Probe
 

@@ -13,10 +13,10 @@ import torch
 from numpy.lib import format as npy
 
 from score.errors import MalformedFile, UnsupportedFormat
-from score.formats._io.source import Source
+from score.formats._io.source import Source, as_bytes
 from score.formats._io.zip import Archive
 from score.formats._pickle.numpy_arrays import torch_dtype
-from score.formats._pickle.rebuild import StorageRef, as_bytes, row_major, strided
+from score.formats._pickle.rebuild import StorageRef, row_major, strided
 from score.formats.base import Checkpoint, StateDict, TensorRef
 from score.formats.probe import Probe
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from score.errors import MalformedFile, TruncatedFile, UnsupportedFormat, VersionTooOld
-from score.formats._io.shards import within
+from score.formats._io.folder import within
 from score.formats._io.source import Source
 from score.formats._pickle.rebuild import StorageRef, row_major, strided
 from score.formats.base import Checkpoint, Program, TensorRef

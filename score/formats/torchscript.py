@@ -19,9 +19,8 @@ import torch
 from torch import nn
 
 from score.errors import LoadError, MalformedFile, UntrustedCode, VersionTooOld
-from score.formats._io.source import Source, in_memory
+from score.formats._io.source import Source, as_bytes, in_memory
 from score.formats._io.zip import Archive
-from score.formats._pickle.rebuild import as_bytes
 from score.formats._program import operators, script_code, script_values
 from score.formats._program.script_code import Code
 from score.formats._program.script_values import Call, Object, Writer

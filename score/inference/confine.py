@@ -11,7 +11,6 @@ program, gain privileges, or open a connection. The first line is that nothing f
 """
 
 import ctypes
-import logging
 import os
 import resource
 import sys
@@ -20,10 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from score import log
 from score.errors import ConfinementUnavailable
 from score.settings import Settings
-
-log = logging.getLogger("azmlinfsrv.score")
 
 _PR_SET_NO_NEW_PRIVS = 38
 _DENIED = (

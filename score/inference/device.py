@@ -1,12 +1,9 @@
 """Where the model runs: the setting `SCORE_DEVICE`, and what is really there."""
 
-import logging
-
 import torch
 
+from score import log
 from score.errors import DeviceUnavailable
-
-log = logging.getLogger("azmlinfsrv.score")
 
 HEADROOM = 1.2  # weights, and some room for activations and the CUDA context
 

@@ -1,6 +1,5 @@
 """A loaded model that answers: what `init()` makes and `run()` uses."""
 
-import logging
 import os
 import platform
 import signal
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from score import __version__
+from score import __version__, log
 from score.codecs import json_dialects
 from score.codecs import registry as codecs
 from score.codecs.base import Arrays, Body, Decoded, named
@@ -28,8 +27,6 @@ from score.inference.preprocess.task import Task
 from score.inference.preprocess.task import find as find_task
 from score.inference.signature import Signature, validate
 from score.settings import Settings
-
-log = logging.getLogger("azmlinfsrv.score")
 
 LONG_PASS = 0.25  # seconds; larger batches than one that takes as long are not tried at the start
 

@@ -1,35 +1,23 @@
 """Answers, whatever server sends them: status, headers, body."""
 
 import gzip
-import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import orjson
 from werkzeug.http import parse_accept_header
 
+from score import log
 from score.architectures.meta_init import where
 from score.codecs.base import Encoded
 from score.errors import InternalError, OutOfMemory, ScoreError
 
-log = logging.getLogger("azmlinfsrv.score")
-
 METHODS = "GET, HEAD, POST, OPTIONS"
 WORTH_COMPRESSING = 16_384  # bytes; below it, a packet or two are saved for a millisecond of work
 _SENDABLE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_PAGE = Path(__file__).with_name("page.html").read_bytes()
-# The page needs nothing but itself and this server, and nothing that it shows can make it fetch or run more.
-_PAGE_HEADERS = {
-    "content-type": "text/html; charset=utf-8",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "vary": "Accept",
-    "x-content-type-options": "nosniff",
-}
 
 
 @dataclass(frozen=True)
@@ -40,11 +28,6 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     pieces: AsyncIterator[bytes] | None = None
-
-
-def page() -> Answer:
-    """The page that people see at /score."""
-    return Answer(200, _PAGE_HEADERS, _PAGE)
 
 
 def of_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:

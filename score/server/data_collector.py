@@ -6,7 +6,6 @@ counted; nothing here ever fails a request.
 See "Collect production data from models deployed for real-time inferencing" in Azure ML's documentation.
 """
 
-import logging
 import queue
 import threading
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from score import log
 from score.server.body import nbytes
 from score.server.metrics import RequestRecord
-
-log = logging.getLogger("azmlinfsrv.score")
 
 INPUTS, OUTPUTS = "model_inputs", "model_outputs"  # the names that Azure ML's monitoring looks for
 MOST_WAITING = 64_000_000  # bytes

@@ -7,7 +7,6 @@ and it is the first that the kernel would end.
 """
 
 import contextlib
-import logging
 import mmap
 import os
 import resource
@@ -23,12 +22,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from score import errors
+from score import errors, log
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded
 from score.errors import InternalError, OutOfMemory, ScoreError
-
-log = logging.getLogger("azmlinfsrv.score")
 
 WORTH_IT = 64 << 10  # bytes to be parsed; below, handing them over takes longer than doing it
 MOST_SECONDS = 60  # of work for one body

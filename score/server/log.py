@@ -12,6 +12,8 @@ import threading
 import time
 from itertools import groupby
 
+from score import log
+
 MOST_WAITING = 20_000  # lines
 GATHER = 0.02  # seconds in which lines gather
 PATIENCE = 2.0  # seconds for the last lines to be taken, at the end
@@ -74,7 +76,7 @@ class Background:
         if self._lost:
             lost, self._lost = self._lost, 0
             message = f"{lost} lines of the log are missing here: nobody read it fast enough"
-            records.append(logging.LogRecord("azmlinfsrv.score", logging.WARNING, __file__, 0, message, None, None))
+            records.append(logging.LogRecord(log.name, logging.WARNING, __file__, 0, message, None, None))
         assert isinstance(handler, logging.StreamHandler)
         lines = [handler.format(record) + handler.terminator for record in records if handler.filter(record)]
         with contextlib.suppress(OSError, ValueError):  # the pipe has ended: nobody is left to be told

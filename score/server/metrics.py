@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from score import log
 from score.inference.batching.queue import Pass
-
-log = logging.getLogger("azmlinfsrv.score")
 
 RECENT = 4096  # requests that percentiles are taken over
 WINDOW = 60.0  # seconds that rates are taken over

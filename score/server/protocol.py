@@ -11,19 +11,17 @@ Rules (RFC 9112):
 """
 
 import asyncio
-import logging
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from score import log
 from score.errors import HeadTooLarge, MalformedRequest, QueueFull, RequestTimeout, ScoreError
 from score.server import answer
 from score.server.app import REFUSAL
 from score.server.service import new_id
-
-log = logging.getLogger("azmlinfsrv.score")
 
 KEEPALIVE = 75.0  # seconds; longer than load balancers keep theirs, or requests are sent into closing connections
 STALLED = 20.0  # seconds in which something has to come or go, once a request has begun

@@ -18,7 +18,7 @@ from score.codecs.base import PARAMETERS, Body, refuse_unknown
 from score.errors import InternalError, MethodNotAllowed
 from score.inference import pipeline
 from score.inference.predictor import Predictor
-from score.server import answer, openapi
+from score.server import answer, openapi, page
 from score.server.answer import Answer
 from score.server.body import Intake
 from score.server.data_collector import Collector
@@ -108,7 +108,7 @@ class Service:
                 raise MethodNotAllowed(f"/score does not take {head.method}")
             accepted = parse_accept_header(head.headers.get("accept"), MIMEAccept)
             if accepted.best_match(("application/json", "text/html")) == "text/html":
-                return answer.page()
+                return Answer(200, page.HEADERS, page.PAGE)
             return answer.of_json(self.card())
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
             return answer.of_failure(error, head.request_id)

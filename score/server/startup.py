@@ -12,6 +12,7 @@ from typing import Any, cast
 import orjson
 import torch
 
+from score import log
 from score.codecs import registry as codecs
 from score.errors import LoadError, ModelStuck, NoTemporaryFolder, one_line
 from score.inference import infer_signature, watchdog
@@ -22,8 +23,6 @@ from score.server import azmlinfsrv
 from score.server.metrics import Observer
 from score.server.service import Service
 from score.settings import Settings
-
-log = logging.getLogger("azmlinfsrv.score")
 
 LARGEST_EXAMPLE = 256  # numbers in a command that people paste
 

@@ -7,7 +7,6 @@ used as it is.
 Names and units follow OpenTelemetry's semantic conventions for HTTP servers where these have one.
 """
 
-import logging
 import os
 import time
 
@@ -15,9 +14,8 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
+from score import log
 from score.server.metrics import RequestRecord
-
-log = logging.getLogger("azmlinfsrv.score")
 
 SCOPE = "loadstone"
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from score.errors import MalformedFile
-from score.formats._pickle.rebuild import as_bytes
+from score.formats._io.source import as_bytes
 
 THREADS = 4
 _pool: ThreadPoolExecutor | None = None

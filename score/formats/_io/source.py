@@ -149,6 +149,11 @@ class _Positioned(io.RawIOBase):
         return len(content)
 
 
+def as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    """A storage as a tensor of its bytes, not copied."""
+    return torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload, no-any-return]
+
+
 def resolved(path: Path) -> Path | None:
     """Where a path leads, through all links; None where these go in a circle, or it holds what no path can."""
     try:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from score.errors import MalformedFile
+from score.formats._io.source import as_bytes
 from score.formats._pickle.inert import Restricted
-from score.formats._pickle.rebuild import StorageRef, as_bytes, storage_dtype
+from score.formats._pickle.rebuild import StorageRef, storage_dtype
 from score.formats._pickle.vm import Policy, Unpickler
 from score.formats.base import GlobalName, OpaqueObject
 

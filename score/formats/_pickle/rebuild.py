@@ -98,11 +98,6 @@ def row_major(shape: Sequence[Any]) -> list[int]:
     return strides
 
 
-def as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
-    """A storage as a tensor of its bytes, not copied."""
-    return torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload, no-any-return]
-
-
 def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TensorRef:
     """`_rebuild_tensor` and `_rebuild_tensor_v2`: what follows is requires_grad, hooks and metadata."""
     return _viewed(strided(storage, offset, size, stride), rest[2] if len(rest) > 2 else None)

@@ -5,7 +5,6 @@ measured passes say that it pays, also for a moment while it is idle. What is co
 dtypes or scalars form batches of their own; nothing is padded.
 """
 
-import logging
 import os
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from score import log
 from score.codecs.base import Arrays
 from score.errors import ClientGone, DeadlinePassed, OutOfMemory, QueueFull, RequestError
 from score.inference.batching.cost_model import CostModel
@@ -32,8 +32,6 @@ from score.inference.batching.rows import (
     shapes_of,
     sliced,
 )
-
-log = logging.getLogger("azmlinfsrv.score")
 
 Forward = Callable[[Inputs], Arrays]
 

@@ -1,67 +1,3 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Loadstone</title>
-<link rel="icon" href="data:,">
-<style>
-:root { --ink: #1b1f24; --soft: #57606a; --paper: #fff; --panel: #f6f8fa; --line: #d0d7de; --accent: #0757b0; --bad: #b3261e; --on: #fff }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #9aa5b1; --paper: #0d1117; --panel: #161b22; --line: #30363d; --accent: #6cb6ff; --bad: #ff8a80; --on: #0d1117 }
-}
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 76rem; padding: 1.5rem; font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper) }
-h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 0 0 .7rem }
-header { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: baseline; margin-bottom: 1rem }
-header p { margin: 0; color: var(--soft) }
-main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; align-items: start }
-section { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; min-width: 0 }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0 } dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere }
-button, select, input, textarea { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--line); border-radius: .35rem; padding: .35rem .6rem }
-button { cursor: pointer } button.main { background: var(--accent); border-color: var(--accent); color: var(--on); font-weight: 600 }
-button[aria-selected=true] { border-color: var(--accent); box-shadow: inset 0 -2px var(--accent) }
-:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px }
-textarea { width: 100%; min-height: 9rem; font: 13px/1.45 ui-monospace, monospace }
-pre { font: 12.5px/1.45 ui-monospace, monospace; margin: 0; padding: .6rem; background: var(--paper); border: 1px solid var(--line); border-radius: .35rem; overflow: auto; max-height: 18rem; white-space: pre-wrap; overflow-wrap: anywhere }
-.row { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin: .6rem 0 }
-.numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: .4rem } .numbers label { font-size: .8rem; color: var(--soft) } .numbers input { width: 100% }
-canvas { touch-action: none; border: 1px solid var(--line); border-radius: .35rem; width: min(100%, 16rem); aspect-ratio: 1; image-rendering: pixelated; background: #000; cursor: crosshair; display: block }
-.bar { display: grid; grid-template-columns: minmax(3rem, max-content) 1fr 4rem; gap: .6rem; align-items: center; margin: .15rem 0 }
-.bar i { display: block; height: .9rem; background: var(--accent); border-radius: .2rem; min-width: 2px } .bar b { font-weight: 400; text-align: right; font-variant-numeric: tabular-nums }
-.error { border-left: 4px solid var(--bad); padding-left: .8rem } .error strong { color: var(--bad) } .more { color: var(--soft) }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1rem } .charts svg { width: 100%; height: 5rem; display: block }
-.charts path { fill: none; stroke: var(--accent); stroke-width: 1.5; vector-effect: non-scaling-stroke } .charts path.second { stroke: var(--soft) } .charts rect { fill: var(--accent) }
-figure { margin: 0 } figcaption { color: var(--soft); font-size: .85rem } .wide { grid-column: 1 / -1 } [hidden] { display: none !important }
-</style>
-</head>
-<body>
-<header><h1 id="name">Loadstone</h1><p id="about" role="status">reading the model card …</p></header>
-<main>
-<section aria-labelledby="try-title">
-  <h2 id="try-title">Try it</h2>
-  <div class="row" role="tablist" aria-label="How to give the input" id="tabs"></div>
-  <div id="panel-draw" role="tabpanel" aria-label="Draw" hidden>
-    <canvas id="draw" tabindex="0" role="img" aria-label="Drawing grid. Arrow keys move, space paints, Delete clears."></canvas>
-    <div class="row"><button type="button" id="clear">Clear</button><label for="white">white is</label><input id="white" type="number" step="any" value="1" style="width:5rem"><span id="where" aria-live="polite"></span></div>
-  </div>
-  <div id="panel-numbers" role="tabpanel" aria-label="Numbers" hidden><div class="numbers" id="numbers"></div></div>
-  <div id="panel-text" role="tabpanel" aria-label="Text" hidden><label for="text">One text a line</label><textarea id="text">hello world</textarea></div>
-  <div id="panel-file" role="tabpanel" aria-label="File" hidden><label for="file">A .npy file, or a PNG or JPEG where the model takes images</label><br><input type="file" id="file" accept=".npy,.npz,.png,.jpg,.jpeg"></div>
-  <div id="panel-json" role="tabpanel" aria-label="JSON" hidden><label for="json">The request's body</label><textarea id="json" spellcheck="false"></textarea></div>
-  <div class="row"><button type="button" class="main" id="send">Predict</button><span id="took"></span></div>
-</section>
-<section aria-labelledby="answer-title"><h2 id="answer-title">Answer</h2><div id="answer" aria-live="polite"><p>Nothing asked yet.</p></div></section>
-<section aria-labelledby="card-title"><h2 id="card-title">Model</h2><dl id="card"></dl></section>
-<section aria-labelledby="code-title">
-  <h2 id="code-title">The same request</h2>
-  <div class="row"><label for="kind">as</label><select id="kind"><option>curl</option><option>Python</option><option>az ml</option></select><button type="button" id="copy">Copy</button><span id="copied" role="status"></span></div>
-  <pre id="code" tabindex="0"></pre>
-</section>
-<section class="wide" aria-labelledby="live-title"><h2 id="live-title">Live</h2><div class="charts" id="charts"></div></section>
-</main>
-<script>
 "use strict";
 const $ = id => document.getElementById(id), url = location.pathname;
 const el = (tag, text, attributes = {}) => { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v); return e; };
@@ -260,6 +196,3 @@ async function poll() {
   $("copy").onclick = async () => { try { await navigator.clipboard.writeText($("code").textContent); $("copied").textContent = "copied"; } catch { getSelection().selectAllChildren($("code")); $("copied").textContent = "selected: press Ctrl+C"; } };
   poll();
 })();
-</script>
-</body>
-</html>
