@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from tests.fuzz import mutated
-from tests.server import Server, running
+from tests.real_server import Server, running
 
 BODY = b'{"data": [[0.0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]}'
 WHOLE = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY

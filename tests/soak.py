@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 import torch
 
-from tests.server import running
+from tests.real_server import running
 
 PASS_SECONDS, MAX_BATCH = 0.02, 4
 CAPACITY = MAX_BATCH / PASS_SECONDS  # rows a second

@@ -17,7 +17,7 @@ import torch
 from score import batch
 from score.codecs import _tables as tables
 from score.errors import RequestError
-from tests.server import ROOT, environment, running
+from tests.real_server import ROOT, environment, running
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from score.inference.pipeline import load_model
 from score.settings import Settings
 from score.weights import select
 from score.weights.locate import find_checkpoint
-from tests.server import environment
+from tests.real_server import environment
 from tools import settings_page, site
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,7 +23,7 @@ from score.formats.registry import open_checkpoint
 from score.inference import pipeline
 from score.settings import Settings
 from tests import makers
-from tests.server import environment, running
+from tests.real_server import environment, running
 
 
 def _npz(kind: int, claimed: int | None = None) -> bytes:

@@ -1,4 +1,7 @@
-"""Match a model's keys to a checkpoint's, and explain the difference. Pure functions of names and shapes."""
+"""Match a model's keys to a checkpoint's, and explain the difference. Pure functions of names and shapes.
+
+By hand: torch's `load_state_dict` knows of no prefixes, and transformers' loader goes on where keys are missing.
+"""
 
 import difflib
 from collections import Counter

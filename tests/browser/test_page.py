@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.server import ROOT, Server, running
+from tests.real_server import ROOT, Server, running
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.server import Server, running, until
+from tests.real_server import Server, running, until
 
 # A model that does what it is told, as a library that was broken into would.
 TRIES = """
@@ -122,7 +122,7 @@ def test_sigterm_does_not_wait_for_such_a_pass(model: Path, tmp_path: Path) -> N
 
 
 def test_what_a_client_asked_that_has_left_is_not_run(tmp_path: Path) -> None:
-    from tests.server import SLOW
+    from tests.real_server import SLOW
 
     (tmp_path / "model").mkdir()
     torch.save({"one": torch.ones(1)}, tmp_path / "model" / "model.pt")

@@ -10,7 +10,7 @@ import torch
 
 from examples.train_digits import writers
 from models.digits_cnn import DigitsCNN
-from tests.server import Server, running
+from tests.real_server import Server, running
 
 FORMATS = ("torch-zip", "torch-legacy", "safetensors", "torchscript", "torch-export")
 SAVED = [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import environment
+from tests.real_server import environment
 
 SCRIPT = """
 import torch

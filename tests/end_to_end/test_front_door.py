@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.server import Server, environment, free_port, refused, running
+from tests.real_server import Server, environment, free_port, refused, running
 
 BODY = b'{"data": [[0.0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]}'
 POST = b"POST /score HTTP/1.1\r\nHost: x\r\n"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.simple_model import SimpleModel
-from tests.server import Server, running
+from tests.real_server import Server, running
 
 ROW = [0.5] * 10
 

@@ -16,7 +16,7 @@ import tritonclient.http as triton
 from torch import nn
 
 from models.simple_model import SimpleModel
-from tests.server import Answer, Server, running
+from tests.real_server import Answer, Server, running
 
 ROWS = np.linspace(-1, 1, 20, dtype=np.float32).reshape(2, 10)
 

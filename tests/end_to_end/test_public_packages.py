@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from score.formats.registry import detect, open_checkpoint
 from score.weights import select
-from tests.server import running
+from tests.real_server import running
 
 CACHE = Path(__file__).parents[2] / ".cache" / "public-packages"
 PACKAGES = ("lpips==0.1.4", "silero-vad==6.2.3")

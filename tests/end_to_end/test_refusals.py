@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.simple_model import SimpleModel
-from tests.server import environment, refused, running
+from tests.real_server import environment, refused, running
 
 
 def _truncated(folder: Path) -> None:

@@ -24,7 +24,7 @@ from models.simple_model import SimpleModel
 from score.errors import ClassNotImportable, DeviceOutOfMemory
 from score.inference.pipeline import load_model
 from score.settings import Settings
-from tests.server import ROOT, Server, environment, refused, running
+from tests.real_server import ROOT, Server, environment, refused, running
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 STATE = {"linear.weight": torch.ones(2, 10), "linear.bias": torch.zeros(2)}

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 
-from tests.server import SLOW, Server, running, until
+from tests.real_server import SLOW, Server, running, until
 
 
 @pytest.fixture(scope="module")

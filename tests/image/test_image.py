@@ -19,7 +19,7 @@ import torch
 
 from score import __version__
 from tests.image.base import base_image
-from tests.server import SLOW, START_SECONDS, Server, free_port
+from tests.real_server import SLOW, START_SECONDS, Server, free_port
 from tools import image as tool
 
 pytestmark = pytest.mark.image

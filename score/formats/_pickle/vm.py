@@ -3,6 +3,9 @@
 It knows all opcodes of protocols 0 to 5 and leaves every decision to a policy: what a global name stands for, what a
 call gives, what BUILD does. `score.formats._pickle.inert` is the policy for everything that is only read.
 
+By hand, since Python's own unpicklers import what a file names before anybody is asked, torch's `weights_only` knows
+torch's classes alone and stops at the first other one, and neither gives a tensor without bringing in its bytes.
+
 Specification: the comments of CPython's `Lib/pickletools.py`.
 """
 

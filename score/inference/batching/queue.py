@@ -3,6 +3,8 @@
 A lone request runs at once. While the model is busy, requests gather, and all that fit together run next; where the
 measured passes say that it pays, also for a moment while it is idle. What is counted is rows. Requests of other shapes,
 dtypes or scalars form batches of their own; nothing is padded.
+
+By hand: the libraries for it count requests, not rows, wait a fixed time, and let one bad row fail those beside it.
 """
 
 import os

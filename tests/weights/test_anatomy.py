@@ -12,8 +12,8 @@ from models.simple_model import SimpleModel
 from score.formats.registry import open_checkpoint
 from score.weights import anatomy, compare, select
 from score.weights.select import Candidate
-from tests.test_cli import score
-from tests.test_recognition import candidate
+from tests.architectures.test_recognition import candidate
+from tests.cli.test_commands import score
 
 
 def opened(path: Path) -> Candidate:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import ROOT, environment
+from tests.real_server import ROOT, environment
 
 # A project whose package is called `models`, as YOLOv5's and hundreds of others' is.
 NET = """

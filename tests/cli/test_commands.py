@@ -25,7 +25,7 @@ from score import __version__
 from score.cli.app import app
 from score.errors import ScoreError, every_error
 from score.weights.hashing import file_sha256
-from tests.server import environment
+from tests.real_server import environment
 
 KEYS = ["path", "format", "bytes", "sha256", "weights_path", "tensors", "parameters", "dtypes", "prefix", "candidates",
         "unsafe_globals", "architecture", "metadata"]  # fmt: skip

@@ -17,7 +17,7 @@ from score.errors import ChecksumMismatch
 from score.inference.pipeline import load_model
 from score.settings import Settings
 from score.weights import checksums
-from tests.test_cli import score
+from tests.cli.test_commands import score
 
 PLAIN = """
 from torch import nn

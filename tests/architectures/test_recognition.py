@@ -32,7 +32,7 @@ from score.formats.base import TensorRef
 from score.inference.pipeline import load_model
 from score.settings import LIBRARIES, Settings
 from score.weights.select import Candidate
-from tests.test_cli import score
+from tests.cli.test_commands import score
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.arange(14).reshape(2, 7)

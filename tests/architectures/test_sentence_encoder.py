@@ -13,7 +13,7 @@ from score.codecs.base import Decoded
 from score.errors import ArchitectureBroken
 from score.inference import pipeline
 from score.settings import Settings
-from tests.test_task import CACHE, minilm  # noqa: F401  # the fixture
+from tests.inference.preprocess.test_task import CACHE, minilm  # noqa: F401  # the fixture
 
 pytest.importorskip("transformers")
 

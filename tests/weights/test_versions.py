@@ -14,7 +14,7 @@ from score.errors import WeightsMismatch
 from score.inference.pipeline import load_model
 from score.settings import Settings
 from score.weights import versions
-from tests.test_cli import score
+from tests.cli.test_commands import score
 
 HERE = torch.__version__.partition("+")[0]
 

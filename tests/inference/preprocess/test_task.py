@@ -24,9 +24,9 @@ from score.errors import InvalidImage, InvalidSetting, UnsupportedMediaType
 from score.inference.pipeline import load_model
 from score.inference.preprocess import images, labels
 from score.settings import Settings
+from tests.architectures.test_recognition import filled
 from tests.end_to_end.test_public_packages import CACHE
-from tests.server import Server, running
-from tests.test_recognition import filled
+from tests.real_server import Server, running
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
 

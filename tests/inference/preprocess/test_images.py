@@ -12,7 +12,7 @@ from score.codecs.base import Body
 from score.inference import pipeline
 from score.inference.preprocess.task import _is_of_images, _json
 from score.settings import Settings
-from tests.transformers_models import built
+from tests.architectures.transformers_models import built
 
 transformers = pytest.importorskip("transformers")
 PIL = pytest.importorskip("PIL.Image")

@@ -10,7 +10,7 @@ from torch import nn
 from score.errors import LoadError
 from score.inference import pipeline
 from score.settings import Settings
-from tests.transformers_models import SAMPLE, built, model_types, saved
+from tests.architectures.transformers_models import SAMPLE, built, model_types, saved
 
 pytest.importorskip("transformers")
 
