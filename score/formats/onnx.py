@@ -1,8 +1,8 @@
 """`onnx`: an ONNX graph, served by onnxruntime where that is installed. Its weights are read without it.
 
 The file is one protobuf message, ModelProto; its initializers are found by walking the wire format, so that raw data is
-mapped where it lies. By hand, since protobuf's parser copies all of it into memory, and the onnx package is not needed to
-serve. Specifications: onnx/onnx.proto, https://protobuf.dev/programming-guides/encoding.
+mapped where it lies. By hand, since protobuf's parser copies all of it into memory, and serving needs no onnx package.
+Specifications: onnx/onnx.proto, https://protobuf.dev/programming-guides/encoding.
 """
 
 import importlib.util

@@ -1,7 +1,7 @@
 """`safetensors`: an 8-byte header length, a JSON header, then the tensors' bytes.
 
-By hand, though the library is here: it opens a file, not a record in an archive or a window of a mapping, and its errors
-do not say which tensor is wrong.
+By hand, though the library is here: it opens a file, not a record in an archive or a window of a mapping, and its
+errors do not say which tensor is wrong.
 
 Specification: https://github.com/huggingface/safetensors, README, "Format".
 """
