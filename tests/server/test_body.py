@@ -1,0 +1,90 @@
+"""Bodies as they come in: counted, bounded, decompressed; and what was counted is given back."""
+
+import gzip
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from score.errors import BodyTooLarge, InvalidGzip, InvalidTensor, QueueFull, ScoreError, UnsupportedMediaType
+from score.server.body import Intake, held
+from score.settings import Settings
+
+
+def intake(headers: dict[str, str] | None = None, **settings: float) -> Intake:
+    return Intake(headers or {}, Settings(**settings))
+
+
+def test_pieces_become_one_body() -> None:
+    found = intake({"content-type": "Application/JSON; charset=utf-8"})
+    for piece in (b'{"da', b'ta": 1}'):
+        found.add(piece)
+    assert held.bytes == found.size == 11
+    body = found.body()
+    assert (body.data, body.content_type, body.json_length) == (b'{"data": 1}', "application/json", None)
+    found.release()
+    found.release()  # twice is once
+    assert held.bytes == 0
+
+
+def test_a_length_that_is_too_much_is_refused_before_a_byte() -> None:
+    for said in ("1000001", "9" * 40):
+        with pytest.raises(BodyTooLarge, match="1 MB"):
+            intake({"content-length": said}, max_body_mb=1)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_was_counted_is_given_back_whatever_happens(compressed: bool) -> None:
+    """A body that is refused while it comes in must not lower what others may hold, for good."""
+    content = gzip.compress(bytes(3_000_000)) if compressed else bytes(3_000_000)
+    for _ in range(5):
+        found = intake({"content-encoding": "gzip"} if compressed else {}, max_body_mb=1)
+        with pytest.raises(BodyTooLarge):
+            for at in range(0, len(content), 65_536):
+                found.add(content[at : at + 65_536])
+            found.body()
+        found.release()
+        assert held.bytes == 0
+
+
+def test_all_requests_together_are_bounded() -> None:
+    one, other = intake(max_held_mb=1), intake(max_held_mb=1)
+    one.add(bytes(700_000))
+    with pytest.raises(QueueFull):
+        other.add(bytes(700_000))
+    other.release()
+    assert held.bytes == 700_000
+    one.release()
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "error"),
+    [
+        ({"content-encoding": "br"}, b"", UnsupportedMediaType),
+        ({"content-encoding": "gzip"}, b"no gzip", InvalidGzip),
+        ({"content-encoding": "x-gzip"}, gzip.compress(b"{}")[:-1], InvalidGzip),
+        ({"inference-header-content-length": "3"}, b"{}", InvalidTensor),
+        ({"inference-header-content-length": "-1"}, b"{}", InvalidTensor),
+        ({"inference-header-content-length": "²"}, b"{}", InvalidTensor),
+    ],
+)
+def test_what_is_wrong_with_a_body(headers: dict[str, str], content: bytes, error: type[ScoreError]) -> None:
+    with pytest.raises(error):
+        found = intake(headers)
+        found.add(content)
+        try:
+            found.body()
+        finally:
+            found.release()
+    assert held.bytes == 0
+
+
+@given(parts=st.lists(st.binary(max_size=200), max_size=5), cut=st.integers(1, 64))
+def test_gzip_members_in_any_pieces(parts: list[bytes], cut: int) -> None:
+    content = b"".join(gzip.compress(part) for part in parts) or gzip.compress(b"")
+    found = intake({"content-encoding": "gzip"})
+    for at in range(0, len(content), cut):
+        found.add(content[at : at + cut])
+    assert found.body().data == b"".join(parts)
+    found.release()
+    assert held.bytes == 0

@@ -1,0 +1,81 @@
+"""The log's own thread: in order, many at a time, never in anybody's way, and nothing lost at the end."""
+
+import io
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from score.server import log as log_module
+from score.server.log import Background
+
+logger = logging.getLogger("test.background")
+
+
+class Pipe(io.StringIO):
+    """A stream that can be full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = threading.Event()
+        self.taken.set()
+
+    def write(self, text: str) -> int:
+        self.taken.wait(20)
+        return super().write(text)
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
+    found = Pipe()
+    handler = logging.StreamHandler(found)
+    monkeypatch.setattr(log_module, "_writes", lambda each: each is handler)  # pytest has its own standard error
+    handler.setFormatter(logging.Formatter("%(levelname).1s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield found
+    found.taken.set()
+    logger.handlers.clear()
+
+
+def test_lines_come_in_order_and_the_handlers_are_given_back(pipe: Pipe) -> None:
+    before = list(logger.handlers)
+    background = Background()
+    assert logger.handlers != before
+    for number in range(1000):
+        logger.info("line %d", number)
+    assert background.stop()
+    assert pipe.getvalue().splitlines() == [f"I line {number}" for number in range(1000)]
+    assert logger.handlers == before
+
+
+def test_nobody_waits_for_a_pipe_that_is_full(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "MOST_WAITING", 50)
+    background = Background()
+    pipe.taken.clear()
+    for number in range(500):
+        logger.info("line %d", number)  # comes back at once
+    pipe.taken.set()
+    assert background.stop()
+    lines = pipe.getvalue().splitlines()
+    assert 50 <= len(lines) < 500
+    assert any("lines of the log are missing here" in line for line in lines)
+
+
+def test_a_traceback_is_written_and_holds_on_to_nothing(pipe: Pipe) -> None:
+    background = Background()
+    try:
+        raise ValueError("inside")
+    except ValueError:
+        logger.exception("it failed")
+    assert background.stop()
+    assert "ValueError: inside" in pipe.getvalue()
+
+
+def test_flushing_waits_for_what_is_there(pipe: Pipe) -> None:
+    background = Background()
+    logger.info("the last words")
+    logger.handlers[0].flush()
+    assert "the last words" in pipe.getvalue()
+    background.stop()
