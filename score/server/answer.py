@@ -1,8 +1,9 @@
 """Answers, whatever server sends them: status, headers, body."""
 
+import contextlib
 import gzip
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -27,7 +28,7 @@ class Answer:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    pieces: AsyncIterator[bytes] | None = None
+    pieces: AsyncGenerator[bytes, None] | None = None
 
 
 def of_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
@@ -46,6 +47,20 @@ def of_encoded(encoded: Encoded, accept_encoding: str) -> Answer:
         body = gzip.compress(body, compresslevel=1, mtime=0)
         headers |= {"content-encoding": "gzip", "vary": "Accept-Encoding"}
     return Answer(200, headers, body)
+
+
+def of_events(events: AsyncGenerator[Any, None]) -> Answer:
+    """Server-sent events, one for each value as it comes, its data as JSON.
+
+    Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
+    """
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(events) as opened:
+            async for event in opened:
+                yield b"data: " + orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n\n"
+
+    return Answer(200, {"content-type": "text/event-stream", "cache-control": "no-store"}, pieces=pieces())
 
 
 def of_error(error: ScoreError, request_id: str) -> Answer:

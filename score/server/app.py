@@ -6,6 +6,7 @@ process of its own, so that liveness and small requests never wait for it.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +67,7 @@ class Application:
         if found is None:
             found = await self._predict(head, scope, receive)
         sent = azmlinfsrv.stamp(found, head, time.perf_counter() - started)
-        await respond(send, found, sent)
+        await respond(send, found, sent, receive)
 
     async def _predict(self, head: Head, scope: Scope, receive: Receive) -> Answer:
         with self._service.predicting(head) as prediction:
@@ -111,10 +112,8 @@ class Application:
     async def _run(self, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:
         """Have the model answer, and wait for it; a request whose client leaves before it begins is dropped."""
         loop = asyncio.get_running_loop()
-        cycle = getattr(receive, "__self__", None)  # uvicorn's, which knows whether the client is still there
         batcher = self._service.predictor.batcher
-        gone = lambda: bool(getattr(cycle, "disconnected", False))  # noqa: E731  # asked of many, at each pass
-        ticket = batcher.enqueue(prepared.inputs, self._deliver, gone, loop.create_future(), wake=False)
+        ticket = batcher.enqueue(prepared.inputs, self._deliver, _gone(receive), loop.create_future(), wake=False)
         if not self._waking:  # once for all that are read in this turn of the loop
             self._waking = True
             loop.call_soon(self._wake)
@@ -166,8 +165,9 @@ def _resolve(tickets: Sequence[Ticket]) -> None:
             ticket.waiter.set_result(None)
 
 
-async def respond(send: Send, found: Answer, headers: dict[str, str]) -> None:
-    """Send an answer: as a whole, or piece by piece as they come, each as soon as it is there."""
+async def respond(send: Send, found: Answer, headers: dict[str, str], receive: Receive) -> None:
+    """Send an answer: as a whole, or piece by piece as they come, each as soon as it is there. What makes the pieces is
+    closed once the client has left."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     if found.pieces is None:
         if found.status != 204:
@@ -176,9 +176,19 @@ async def respond(send: Send, found: Answer, headers: dict[str, str]) -> None:
         await send({"type": "http.response.body", "body": found.body})
         return
     await send({"type": "http.response.start", "status": found.status, "headers": raw})
-    async for piece in found.pieces:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    gone = _gone(receive)
+    async with contextlib.aclosing(found.pieces) as pieces:
+        async for piece in pieces:
+            if gone():
+                return
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _gone(receive: Receive) -> Callable[[], bool]:
+    """Whether the client has left: uvicorn's cycle knows, without being waited for."""
+    cycle = getattr(receive, "__self__", None)
+    return lambda: bool(getattr(cycle, "disconnected", False))
 
 
 def _letters(arrays: Any) -> int:

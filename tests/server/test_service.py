@@ -1,0 +1,90 @@
+"""What answers `/score`, without HTTP."""
+
+import json
+
+import pytest
+
+from score.codecs.base import Body
+from score.errors import InvalidJson, UnknownParameter
+from score.server.body import Intake, held
+from score.server.metrics import RequestRecord
+from score.server.page import HEADERS, PAGE
+from score.server.service import Head, Service, new_id, top_k
+
+
+def head(method: str = "POST", query: bytes = b"", **headers: str) -> Head:
+    return Head.of(method, query, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def test_ids() -> None:
+    assert head(x_request_id="r1").request_id == "r1"
+    assert Head.of("GET", b"", {"x-request-id": "r1"}, "flask").request_id == "flask"
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(len(each) == 36 and each[14] == "4" for each in ids)
+
+
+def test_everything_but_a_prediction(service: Service) -> None:
+    assert service.without_body(head()) is None
+    options = service.without_body(head("OPTIONS"))
+    assert options is not None
+    assert (options.status, options.headers["allow"]) == (204, "GET, HEAD, POST, OPTIONS")
+    card = service.without_body(head("GET"))
+    assert card is not None
+    assert list(json.loads(card.body)) == ["model", "signature", "task", "serving", "versions"]
+    page = service.without_body(head("GET", accept="text/html,application/xhtml+xml,*/*;q=0.8"))
+    assert page is not None
+    assert (page.body, page.headers) == (PAGE, HEADERS)
+    refused = service.without_body(head("DELETE"))
+    assert refused is not None
+    assert refused.status == 405
+
+
+def test_a_prediction_is_seen_by_all_who_watch(service: Service) -> None:
+    seen: list[RequestRecord] = []
+
+    class Watching:
+        def saw(self, record: RequestRecord) -> None:
+            seen.append(record)
+
+    watched = Service(service.predictor, service.observer, watchers=(service.observer, Watching()))
+    asked = head(x_request_id="r7")
+    with watched.predicting(asked) as prediction:
+        body = Body(json.dumps({"data": [[1.0] * 10] * 3}).encode())
+        prediction.answer = watched.predict(asked, body, prediction.record)
+    assert prediction.answer.status == 200
+    (record,) = seen
+    assert (record.request_id, record.status, record.codec, record.error) == ("r7", 200, "json", "")
+    assert record.took is not None
+    assert record.took.rows == 3
+    assert record.inputs is not None
+    assert service.observer.snapshot()["rows"] == 3
+
+
+def test_what_is_raised_is_the_answer_and_what_was_held_is_given_back(service: Service) -> None:
+    asked = head()
+    with service.predicting(asked) as prediction:
+        prediction.intake = Intake({}, service.predictor.settings)
+        prediction.intake.add(b"{")
+        service.predict(asked, prediction.intake.body(), prediction.record)
+    assert prediction.answer is not None
+    assert prediction.answer.status == 400
+    assert (prediction.record.status, prediction.record.error) == (400, InvalidJson.code)
+    assert held.bytes == 0
+    with service.predicting(asked) as prediction:
+        raise KeyError("a bug")
+    assert (prediction.record.status, prediction.record.error) == (500, "internal_error")
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [("", None), ("top_k=3", "3"), ("a=b&top_k=3", "3"), ("top_k=1&top_k=2", "1"), ("top_k=", "")],
+)
+def test_top_k_in_the_query(query: str, wanted: str | None) -> None:
+    assert top_k(query) == wanted
+
+
+def test_a_word_that_is_nearly_a_parameter_is_refused() -> None:
+    with pytest.raises(UnknownParameter, match="did you mean top_k"):
+        top_k("topk=3")
+    assert top_k("code=azure-functions-key") is None  # others are for others
