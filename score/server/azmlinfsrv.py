@@ -55,7 +55,7 @@ def take_over(loaded: Service) -> None:
     blueprint = sys.modules[ROUTES].main_blueprint
     for status, kind, message in (
         (404, NotFound, "there is nothing at this path"),
-        (405, MethodNotAllowed, "this path does not take this method"),
+        (405, MethodNotAllowed, "{path} does not take {method}"),
     ):
         blueprint.app_errorhandler(status)(_handler(kind, message))
     blueprint.record(lambda state: _describe(state.app.view_functions))
@@ -110,7 +110,7 @@ def _predict(loaded: Service, head: Head, request: Request) -> Answer:
     return prediction.answer
 
 
-def _headers(request: Request) -> dict[str, str]:
+def _headers(request: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in request.headers}
 
 
@@ -119,7 +119,15 @@ def _response(found: Answer) -> Response:
 
 
 def _handler(kind: type[ScoreError], message: str) -> Any:
-    return lambda _error: _response(answer.of_error(kind(message), getattr(g, "request_id", "")))
+    """For what Flask's routing refuses, before azmlinfsrv's hooks have given the request an id."""
+
+    def handle(_error: Any) -> Response:
+        head = Head.of(current_request.method, b"", _headers(current_request), getattr(g, "request_id", ""))
+        said = message.format(path=current_request.path, method=head.method)
+        found = answer.of_error(kind(said), head.request_id)
+        return _response(Answer(found.status, stamp(found, head, 0.0), found.body))
+
+    return handle
 
 
 def _describe(views: dict[str, Any]) -> None:
