@@ -115,7 +115,10 @@ def _headers(request: Any) -> dict[str, str]:
 
 
 def _response(found: Answer) -> Response:
-    return Response(found.body, found.status, dict(found.headers))
+    made = Response(found.body, found.status, dict(found.headers))
+    if "content-type" not in found.headers:
+        del made.headers["content-type"]  # Flask calls everything HTML, even nothing
+    return made
 
 
 def _handler(kind: type[ScoreError], message: str) -> Any:
