@@ -119,6 +119,18 @@ def test_no_compiler_a_home_and_what_serves_each_format(engine: tool.Engine, bui
     assert "inspect" in shown.stdout
 
 
+def test_a_package_can_be_written_from_the_image(engine: tool.Engine, built: str) -> None:
+    script = (
+        "import torch; from models.simple_model import SimpleModel; "
+        "torch.save(SimpleModel().state_dict(), '/tmp/model.pt')"
+    )
+    written = "score package /tmp/model.pt -o /tmp/out && cat /tmp/out/deployment.yml"
+    done = inside(engine, built, "sh", "-c", f'python -c "{script}" && {written}')
+    assert done.returncode == 0, done.stderr
+    assert "\n  path: model\n" in done.stdout
+    assert "endpoint_name: model\n" in done.stdout
+
+
 def test_it_serves_a_mounted_model(
     engine: tool.Engine,
     built: str,
