@@ -224,9 +224,10 @@ class Settings(BaseSettings):
     def load(cls, model_dir: Path | None = None, **overrides: Any) -> "Settings":
         """Read the settings. Raises `InvalidSetting` naming each wrong one and what it may be."""
         given = {name: value for name, value in overrides.items() if value is not None}
-        for name in given.keys() - cls.model_fields.keys():
-            near = difflib.get_close_matches(name, cls.model_fields, n=1)
-            raise InvalidSetting(f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        for name in given:
+            if name not in cls.model_fields:
+                near = difflib.get_close_matches(name, cls.model_fields, n=1)
+                raise InvalidSetting(f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
         if model_dir is not None:
             given["AZUREML_MODEL_DIR"] = model_dir
         try:

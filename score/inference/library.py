@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from score.errors import NoWeights
 from score.inference import predictor
 from score.inference.pipeline import load_model
 from score.settings import Settings
@@ -66,8 +67,10 @@ def open_weights(path: PathLike, **settings: Any) -> TensorMapping:
         >>> weights["features.0.bias"].dtype
         torch.float32
     """
-    chosen = opened(_settings(path, None, settings)).weights
-    return TensorMapping({} if chosen is None else chosen.tensors)
+    found = opened(_settings(path, None, settings))
+    if found.weights is None:
+        raise NoWeights(f"{found.checkpoint.path.name} holds no weights that can be read without running it")
+    return TensorMapping(found.weights.tensors)
 
 
 class Predictor(predictor.Predictor):

@@ -15,7 +15,6 @@ from score.codecs.base import Body, Codec, Decoded, Encoded
 from score.errors import (
     ArchitectureBroken,
     ClassNotImportable,
-    InvalidTopK,
     LoadError,
     MalformedFile,
     Uninitialised,
@@ -27,6 +26,7 @@ from score.formats._io import integrity
 from score.inference import device, load
 from score.inference.batching.queue import Pass
 from score.inference.predictor import Predictor
+from score.inference.preprocess import labels
 from score.settings import Settings
 from score.weights import hashing, versions
 from score.weights.opened import open_weights
@@ -98,22 +98,10 @@ def infer(predictor: Predictor, body: Body, accept: str | None = None, top_k: An
 
 def prepare(predictor: Predictor, codec: Codec, decoded: Decoded, top_k: Any = None) -> Prepared:
     """From what a codec has decoded to what the model takes."""
-    return Prepared(codec, decoded, predictor.preprocess(decoded), _classes(decoded.top_k, top_k))
+    return Prepared(codec, decoded, predictor.preprocess(decoded), labels.how_many(decoded.top_k, top_k))
 
 
 def encode(predictor: Predictor, prepared: Prepared, outputs: Any, accept: str | None) -> Encoded:
     """From the model's outputs to the answer's body, in the request's own codec unless `accept` rules it out."""
     encoder = codecs.for_answer(prepared.codec, accept, labelled=prepared.top_k is not None)
     return encoder.encode(predictor.postprocess(outputs, prepared.top_k), prepared.decoded)
-
-
-def _classes(in_body: Any, outside: Any) -> int | None:
-    """How many classes of each row are asked for. Raises `InvalidTopK`."""
-    said = outside if in_body is None else in_body
-    if said is None:
-        return None
-    if isinstance(said, str) and said.isascii() and said.isdigit():
-        said = int(said[:9])
-    if type(said) is not int or said < 1:
-        raise InvalidTopK(f"top_k is {said!r:.40}, and has to be a number above zero")
-    return said

@@ -23,6 +23,7 @@ from score.inference import infer_signature, outputs
 from score.inference.batching.queue import Batcher, Limits
 from score.inference.batching.rows import same_rows
 from score.inference.load import LoadReport
+from score.inference.preprocess import labels
 from score.inference.preprocess.task import Task
 from score.inference.preprocess.task import find as find_task
 from score.inference.signature import Signature, validate
@@ -64,16 +65,17 @@ class Predictor:
         model's inputs; the first dimension counts rows. Bytes are a request's body as it would be sent: JSON, npy, an
         image.
 
-        An array of outputs, or several by name; with `top_k`, for each row that many classes, as dicts of `label` and
-        `score`. Requests from several threads share forward passes. Raises a `RequestError`.
+        An array of outputs, or several by name; with `top_k`, said here or in a body, that many classes for each row,
+        as dicts of `label` and `probability`. Calls from several threads share forward passes. Raises a `RequestError`.
         """
         if isinstance(inputs, (bytes, bytearray)):
             body = Body(bytes(inputs))
             decoded = codecs.choose(body).decode(body)
         else:
             decoded = Decoded(_arrays(inputs), "inputs")
+        most = labels.how_many(decoded.top_k, top_k)
         outputs, _ = self.batcher.submit(self.preprocess(decoded))
-        return self.postprocess(outputs, top_k)
+        return self.postprocess(outputs, most)
 
     def preprocess(self, decoded: Decoded) -> dict[str, Any]:
         """A request's arrays, image or texts as the model takes them. Raises a `RequestError`."""

@@ -11,7 +11,7 @@ import torch
 
 import score
 from models.simple_model import SimpleModel
-from score.errors import InvalidSetting, MalformedFile, NoWeights, RaggedRows, WrongInputs, WrongShape
+from score.errors import InvalidSetting, InvalidTopK, MalformedFile, NoWeights, RaggedRows, WrongInputs, WrongShape
 from score.inference import library
 from tests import makers
 
@@ -79,9 +79,16 @@ def test_a_predictor_takes_what_people_have(checkpoint: tuple[Path, SimpleModel]
 
 def test_top_k_and_labels(checkpoint: tuple[Path, SimpleModel]) -> None:
     path, _ = checkpoint
-    rows = score.Predictor(path, labels=["cat", "dog"])(np.ones((3, 10)), top_k=1)
+    predictor = score.Predictor(path, labels=["cat", "dog"])
+    rows = predictor(np.ones((3, 10)), top_k=1)
     assert len(rows) == 3
+    assert set(rows[0][0]) == {"label", "probability"}
     assert rows[0][0]["label"] in ("cat", "dog")
+    body = b'{"inputs": [[1,1,1,1,1,1,1,1,1,1]], "parameters": {"top_k": 1}}'
+    assert predictor(body) == predictor(np.ones((1, 10)), top_k=1)  # what a body asks is not lost
+    for wrong in (0, True, "x"):
+        with pytest.raises(InvalidTopK):
+            predictor(np.ones((3, 10)), top_k=wrong)
 
 
 def test_errors_are_the_servers(checkpoint: tuple[Path, SimpleModel], tmp_path: Path) -> None:
@@ -120,6 +127,12 @@ def test_every_format_opens_as_a_mapping(name: str, tmp_path: Path) -> None:
     weights = score.open_weights(path)
     assert set(weights) == set(state)
     assert all(torch.equal(weights[key], value) for key, value in state.items())
+
+
+def test_a_program_whose_weights_can_not_be_read_is_no_empty_mapping(tmp_path: Path) -> None:
+    makers.MAKERS["aot-inductor"](tmp_path)
+    with pytest.raises(NoWeights, match="without running it"):
+        score.open_weights(tmp_path)
 
 
 def test_importing_it_imports_no_torch() -> None:

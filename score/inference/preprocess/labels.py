@@ -5,6 +5,20 @@ from typing import Any
 
 import numpy as np
 
+from score.errors import InvalidTopK
+
+
+def how_many(in_body: Any, outside: Any) -> int | None:
+    """How many classes of each row are asked for. Raises `InvalidTopK`."""
+    said = outside if in_body is None else in_body
+    if said is None:
+        return None
+    if isinstance(said, str) and said.isascii() and said.isdigit():
+        said = int(said[:9])
+    if type(said) is not int or said < 1:
+        raise InvalidTopK(f"top_k is {said!r:.40}, and has to be a number above zero")
+    return said
+
 
 def probabilities(outputs: np.ndarray) -> np.ndarray:
     """[N, classes], as they are where each row is a distribution already, else through a softmax. Logarithms of
