@@ -4,7 +4,7 @@ import orjson
 from rich.markup import escape
 
 from score.cli.console import Model, busy, errors_shown, guarded, out
-from score.errors import one_line
+from score.errors import InputsUnknown, one_line
 from score.settings import Settings
 
 
@@ -14,7 +14,6 @@ def check(path: Model) -> None:
         with busy(f"loading {path.name}"):
             from score.cli.render_text import shortened
             from score.codecs.base import Body
-            from score.errors import InputsUnknown
             from score.inference import infer_signature
             from score.inference.pipeline import infer, load_model
             from score.weights import versions

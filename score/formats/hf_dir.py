@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from score.errors import ArchitectureBroken, NoWeights
-from score.formats import _shards as shards
-from score.formats import safetensors, torch_bin_sharded
+from score.formats import safetensors, shards, torch_bin_sharded
 from score.formats._io.folder import contained, json_file, within
 from score.formats.base import Checkpoint, DescribedWeights, HfConfig, StateDict
 from score.formats.probe import Probe

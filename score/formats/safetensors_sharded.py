@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from score.formats import _shards as shards
-from score.formats import safetensors
+from score.formats import safetensors, shards
 from score.formats.base import Checkpoint
 from score.formats.probe import Probe
 

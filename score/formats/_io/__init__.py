@@ -1,1 +1,1 @@
-"""Bytes: windows on files, zip records, shards, their checksums."""
+"""Bytes: windows on files, zip records, files that others name, their checksums."""
