@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -36,6 +36,7 @@ class Slow(nn.Module):
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 90
+Command = Sequence[str | Path]
 
 
 @dataclass(frozen=True)
@@ -88,21 +89,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(model: Path, log_path: Path, port: int, **settings: str) -> subprocess.Popen:
-    """`score serve`, as a user would start it; its output goes to a file."""
+def start(model: Path, log_path: Path, port: int, command: Command = (), **settings: str) -> subprocess.Popen:
+    """`score serve`, as a user would start it, or another command that takes a port; its output goes to a file."""
     score = Path(sys.executable).parent / "score"
     with log_path.open("wb") as log:
         return subprocess.Popen(
-            [score, "serve", model, "--port", str(port)],
+            [*(command or (score, "serve", model)), "--port", str(port)],
             stdout=log, stderr=subprocess.STDOUT, env=environment(**settings), start_new_session=True,
         )  # fmt: skip
 
 
 @contextmanager
-def running(model: Path, folder: Path, port: int | None = None, **settings: str) -> Iterator[Server]:
+def running(
+    model: Path, folder: Path, port: int | None = None, command: Command = (), **settings: str
+) -> Iterator[Server]:
     """A server with `model` loaded; stopped afterwards."""
     port, log_path = port or free_port(), folder / "server.log"
-    process = start(model, log_path, port, **settings)
+    process = start(model, log_path, port, command, **settings)
     server = Server(port, log_path, process)
     try:
         deadline = time.monotonic() + START_SECONDS

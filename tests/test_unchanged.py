@@ -5,7 +5,6 @@ rely on: if it is meant, change the file by hand, and say it in CHANGELOG.md.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from models.simple_model import SimpleModel
 from score.errors import every_error
 from score.settings import Settings, variable
 from tests import makers
-from tests.real_server import ROOT, environment, running
+from tests.real_server import environment, running
 
 GOLDEN = Path(__file__).with_name("golden")
 # What differs from file to file and from machine to machine.
@@ -40,15 +39,14 @@ def scrubbed(value: Any) -> Any:
     return re.sub(r"(/[\w.\-]+){2,}", "/...", value) if isinstance(value, str) else value
 
 
-def inspected(folder: Path, name: str, program: tuple[str, ...] = ("-m", "score.cli.app")) -> Any:
+def inspected(folder: Path, name: str) -> Any:
     """What `score inspect --json` says of a file of a format."""
     (folder / name).mkdir()
     makers.MAKERS[name](folder / name)
     (path,) = (folder / name).iterdir()
     done = subprocess.run(
-        [sys.executable, *program, "inspect", path, "--json"],
-        capture_output=True, env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", str(ROOT))), cwd="/",
-    )  # fmt: skip
+        [sys.executable, "-m", "score.cli.app", "inspect", path, "--json"], capture_output=True, env=environment()
+    )
     return scrubbed(json.loads(done.stdout)) | {"exit code": done.returncode}
 
 

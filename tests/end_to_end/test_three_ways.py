@@ -4,13 +4,8 @@ images: the same answers, with the same headers."""
 import gzip
 import io
 import json
-import os
 import re
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +14,9 @@ import pytest
 import torch
 
 from models.simple_model import SimpleModel
-from tests.real_server import ROOT, START_SECONDS, Answer, Server, environment, free_port, running
+from tests.real_server import ROOT, Answer, Server, running
 
+Seen = tuple[int, dict[str, str], bytes]  # status, headers, body
 ROWS = np.linspace(-1, 1, 20, dtype=np.float32).reshape(2, 10)
 # Of the connection, or different each time.
 _VARIES = {"date", "server", "connection", "keep-alive", "transfer-encoding", "x-ms-run-fn-exec-ms"}
@@ -61,35 +57,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
-@contextmanager
-def stock(model: Path, folder: Path, arguments: str) -> Iterator[Server]:
-    """azmlinfsrv as a curated image starts it: no configuration of ours, only the entry script."""
-    port, log_path = free_port(), folder / "server.log"
-    command = [Path(sys.executable).with_name("azmlinfsrv"), "--entry_script", ROOT / "score" / "main.py"]
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--model_dir", model, "--port", str(port)],
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd="/",
-            env=environment(GUNICORN_CMD_ARGS=arguments, AML_APP_ROOT=str(ROOT), AZUREML_MODEL_DIR=str(model)),
-        )  # fmt: skip
-    server = Server(port, log_path, process)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            assert process.poll() is None, server.log
-            assert time.monotonic() < deadline, server.log
-            try:
-                if server.request("/", method="GET").status == 200:
-                    break
-            except OSError:
-                time.sleep(0.1)
-        yield server
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-
-
-def seen(answer: Answer, sent: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+def seen(answer: Answer) -> Seen:
     """An answer without what is of the connection: ids that the server made are told by their form."""
     headers = {name.lower(): value for name, value in answer.headers.items() if name.lower() not in _VARIES}
     headers.pop("content-length", None)
@@ -99,8 +67,8 @@ def seen(answer: Answer, sent: dict[str, Any]) -> tuple[int, dict[str, str], byt
     return answer.status, shown, made.sub(b"<id>", body)
 
 
-def asked(server: Server) -> dict[str, tuple[int, dict[str, str], bytes]]:
-    return {name: seen(server.request(**sent), sent) for name, sent in REQUESTS.items()}
+def asked(server: Server) -> dict[str, Seen]:
+    return {name: seen(server.request(**sent)) for name, sent in REQUESTS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -112,18 +80,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ours(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[str, str], bytes]]:
+def ours(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Seen]:
     with running(model, tmp_path_factory.mktemp("ours")) as server:
         assert "Using worker: HttpWorker" in server.log
         return asked(server)
 
 
 @pytest.mark.parametrize("arguments", ["--worker-class sync", "--worker-class gthread --threads 8"])
-def test_the_answers_are_the_same(
-    arguments: str, model: Path, ours: dict[str, tuple[int, dict[str, str], bytes]], tmp_path: Path
-) -> None:
+def test_the_answers_are_the_same(arguments: str, model: Path, ours: dict[str, Seen], tmp_path: Path) -> None:
     assert ours["json"][0] == ours["a large one, and gzip back"][0] == 200
-    with stock(model, tmp_path, arguments) as server:
+    # As a curated image starts it: no configuration of ours, only the entry script.
+    azmlinfsrv = Path(sys.executable).with_name("azmlinfsrv")
+    command = (azmlinfsrv, "--entry_script", ROOT / "score" / "main.py", "--model_dir", model)
+    given = {"GUNICORN_CMD_ARGS": arguments, "AML_APP_ROOT": str(ROOT), "AZUREML_MODEL_DIR": str(model)}
+    with running(model, tmp_path, command=command, **given) as server:
         theirs = asked(server)
         assert f"Using worker: {arguments.split()[1]}" in server.log
     for name, answer in ours.items():

@@ -142,7 +142,7 @@ def test_a_client_that_does_not_take_its_answer_is_given_up(listening: Serve, mo
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         deadline = time.monotonic() + 10
-        while served.gate.connections or not deadline:
+        while served.gate.connections:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
@@ -154,9 +154,8 @@ def test_silent_connections_go_before_others(listening: Serve) -> None:
         return socket.create_connection(("127.0.0.1", served.port), timeout=10)
 
     used, silent = connected(), connected()
-    for connection in (used,):
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    used.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert used.recv(100).startswith(b"HTTP/1.1 200")
     more = [connected() for _ in range(2)]
     with pytest.raises(ConnectionResetError):
         if silent.recv(1) == b"":
