@@ -14,7 +14,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from serve import CACHE, OURS, Case, contenders, first_answer, load, make_models, serving
+from contenders import CACHE, OURS, Case, contenders
+from serve import first_answer, load, make_models, serving
 
 RATES = (10, 1_000, 100_000)  # requests a second
 VCPUS = (2, 4, 8, 16)

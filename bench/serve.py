@@ -1,10 +1,11 @@
 """Requests per second, latency and memory of this server and of what people use instead, on this machine, in one run.
 
-    python bench/serve.py [--seconds 5] [--rounds 2] [--only NAME ...] [--models wide] [--bodies json] [--out FOLDER]
+    python bench/serve.py [--seconds 5] [--rounds 3] [--only NAME ...] [--revision COMMIT ...] [--models wide]
+                          [--bodies json] [--out FOLDER]
 
-Needs wrk. Each contender gets a virtual environment of its own below .cache/bench, with the same torch, and serves the
-same pickled module; batching is on where it has it. One server runs at a time; the contenders take turns, `--rounds`
-times, so that a machine whose speed drifts favours none. The tables give the median of the rounds.
+Needs wrk. `--revision COMMIT` has this project as it was at a commit take part; the others are in bench/contenders.py.
+All serve the same pickled module. One server runs at a time; the contenders take turns, `--rounds` times, so that a
+machine whose speed drifts favours none. The tables give the median of the rounds.
 
 Memory is the proportional set size of the server's processes after its first load, so shared pages count once.
 """
@@ -21,133 +22,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-PEERS = ROOT / "bench" / "peers"
-CACHE = ROOT / ".cache" / "bench"
-TORCH = "torch==2.13.0"
-PORT = 7300
+from contenders import CACHE, OURS, PEERS, PORT, ROOT, USUAL, Case, Contender, contenders, environment_of, revision
+
 CONNECTIONS = (1, 16, 64)
 WIDTHS = {"tiny": 10, "wide": 3072}
-OURS, USUAL = "loadstone", "azmlinfsrv"
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a contender is started for: a model's folder and the kind of body."""
-
-    model: str
-    folder: Path
-    body: str
-
-
-@dataclass(frozen=True)
-class Contender:
-    """How to install and start a server. `packages` go into its own environment; none means this project's."""
-
-    command: Callable[[Case, Path], list[str]]
-    path: Callable[[str], str]
-    packages: tuple[str, ...] = ()
-    ready: str = "/"
-    bodies: tuple[str, ...] = ("json", "npy")
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
-def contenders() -> dict[str, Contender]:
-    entry = str(PEERS / "azmlinfsrv_score.py")
-    return {
-        OURS: Contender(
-            lambda case, bin: [str(bin / "score"), "serve", str(case.folder), "--port", str(PORT)], lambda _: "/score"
-        ),
-        USUAL: Contender(
-            lambda case, bin: [
-                str(bin / "azmlinfsrv"), "--entry_script", entry, "--model_dir", str(case.folder), "--port", str(PORT),
-            ],
-            lambda _: "/score",
-        ),
-        "fastapi": Contender(
-            lambda case, bin: [str(bin / "uvicorn"), "fastapi_app:app", "--port", str(PORT)],
-            lambda body: f"/{body}", ("fastapi", "uvicorn[standard]"), "/health",
-        ),
-        "litserve": Contender(
-            lambda case, bin: [str(bin / "python"), "litserve_app.py", str(PORT)],
-            lambda _: "/predict", ("litserve",), "/health", ("json",),
-        ),
-        "bentoml": Contender(
-            lambda case, bin: [str(bin / "bentoml"), "serve", "bentoml_service:Model", "--port", str(PORT)],
-            lambda _: "/predict", ("bentoml",), "/readyz", ("json",), {"BENTOML_DO_NOT_TRACK": "true"},
-        ),
-        "mlserver": Contender(
-            mlserver, lambda _: "/v2/models/model/infer",
-            ("mlserver", "uvloop<0.22"), "/v2/models/model/ready", ("json",),  # newer ones break mlserver 1.7.1
-        ),
-        "torchserve": Contender(
-            torchserve,
-            lambda _: "/predictions/model",
-            ("torchserve", "torch-model-archiver", "pyyaml", "psutil", "setuptools<81"),
-            "/ping",
-        ),
-    }  # fmt: skip
-
-
-def mlserver(case: Case, bin: Path) -> list[str]:
-    folder = work(case, "mlserver")
-    settings = {"http_port": PORT, "grpc_port": PORT + 1, "metrics_port": PORT + 2, "debug": False}
-    model = {
-        "name": "model",
-        "implementation": "mlserver_runtime.Runtime",
-        "max_batch_size": 64,
-        "max_batch_time": 0.005,
-    }
-    (folder / "settings.json").write_text(json.dumps(settings))
-    (folder / "model-settings.json").write_text(json.dumps(model))
-    shutil.copy(PEERS / "mlserver_runtime.py", folder)
-    return [str(bin / "mlserver"), "start", str(folder)]
-
-
-def torchserve(case: Case, bin: Path) -> list[str]:
-    folder = work(case, "torchserve")
-    (folder / "store").mkdir(exist_ok=True)
-    subprocess.run(
-        [bin / "torch-model-archiver", "--model-name", "model", "--version", "1", "--force", "--handler",
-         PEERS / "torchserve_handler.py", "--export-path", folder / "store"], check=True, capture_output=True,
-    )  # fmt: skip
-    batching = {"1": {"defaultVersion": True, "marName": "model.mar", "minWorkers": 1, "maxWorkers": 1,
-                      "batchSize": 64, "maxBatchDelay": 5, "responseTimeout": 60}}  # fmt: skip
-    snapshot = {"name": "start", "modelCount": 1, "models": {"model": batching}}
-    (folder / "config.properties").write_text(
-        f"inference_address=http://127.0.0.1:{PORT}\nmanagement_address=http://127.0.0.1:{PORT + 1}\n"
-        f"metrics_address=http://127.0.0.1:{PORT + 2}\nenable_envvars_config=true\njob_queue_size=1000\n"
-        f"disable_token_authorization=true\nmodel_snapshot={json.dumps(snapshot)}\n"
-    )
-    return [
-        str(bin / "torchserve"), "--start", "--foreground", "--disable-token-auth",
-        "--model-store", str(folder / "store"), "--ts-config", str(folder / "config.properties"),
-    ]  # fmt: skip
-
-
-def work(case: Case, name: str) -> Path:
-    folder = case.folder.parent / f"work-{name}"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def environment_of(name: str, contender: Contender) -> Path:
-    """The folder of executables of a contender's virtual environment, made where it is missing."""
-    if not contender.packages:
-        return Path(sys.executable).parent
-    home = CACHE / name
-    if not (home / ".ready").exists():
-        print(f"installing {name} ...", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        subprocess.run([home / "bin/pip", "install", "--quiet", TORCH, "numpy", *contender.packages], check=True)
-        (home / ".ready").touch()
-    return home / "bin"
 
 
 def make_models(folder: Path, names: list[str]) -> None:
@@ -172,11 +55,13 @@ def make_models(folder: Path, names: list[str]) -> None:
         np.save(array, row.numpy())
         (folder / f"{name}.json").write_text(json.dumps({"data": row.tolist()}))
         (folder / f"{name}.v2").write_text(json.dumps({"inputs": [tensor]}))
+        (folder / f"{name}.instances").write_text(json.dumps({"instances": row.tolist()}))
         (folder / f"{name}.npy").write_bytes(array.getvalue())
     for name in names:
         for kind, content_type in (
             ("json", "application/json"),
             ("v2", "application/json"),
+            ("instances", "application/json"),
             ("npy", "application/x-npy"),
         ):
             (folder / f"{name}.{kind}.lua").write_text(
@@ -281,7 +166,7 @@ def load(script: Path, path: str, connections: int, seconds: float) -> dict[str,
 
 def measure(name: str, contender: Contender, case: Case, seconds: float) -> dict[int, dict[str, float]]:
     """All connection counts, against one start of a server."""
-    kind = "v2" if name == "mlserver" else case.body
+    kind = contender.kind if case.body == "json" else case.body
     script = case.folder.parent / f"{case.model}.{kind}.lua"
     found = {}
     with serving(name, contender, case) as group:
@@ -317,7 +202,8 @@ def verdicts(model: str, body: str, results: dict[str, dict[int, dict[str, float
     found: list[str] = []
     if OURS not in results:
         return found
-    others = {name: by for name, by in results.items() if name not in (OURS, USUAL)}
+    earlier = [name for name in results if name not in contenders()]
+    others = {name: by for name, by in results.items() if name not in (OURS, USUAL, *earlier)}
     for connections in CONNECTIONS:
         ours = results[OURS][connections]
         parts = []
@@ -325,6 +211,7 @@ def verdicts(model: str, body: str, results: dict[str, dict[int, dict[str, float
             usual = results[USUAL][connections]
             parts.append(f"{ours['rps'] / usual['rps']:.2f} x the usual azmlinfsrv's requests/s")
             parts.append(f"p50 {ours['p50'] / usual['p50']:.2f} x")
+        parts.extend(f"{ours['rps'] / results[name][connections]['rps']:.2f} x {name}'s" for name in earlier)
         if others:
             best = max(others, key=lambda name: others[name][connections]["rps"])
             parts.append(f"{ours['rps'] / others[best][connections]['rps']:.2f} x the best peer ({best})")
@@ -358,8 +245,9 @@ def median(rounds: list[dict[int, dict[str, float]]]) -> dict[int, dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--revision", nargs="*", default=[])
     parser.add_argument("--models", nargs="*", default=list(WIDTHS))
     parser.add_argument("--bodies", nargs="*", default=["json", "npy"])
     parser.add_argument("--out", type=Path, default=CACHE / "out")
@@ -370,6 +258,7 @@ def main() -> None:
     folder = CACHE / "models"
     make_models(folder, given.models)
     wanted = {name: found for name, found in contenders().items() if not given.only or name in given.only}
+    wanted |= {commit: revision(commit) for commit in given.revision}
     for name, contender in wanted.items():
         environment_of(name, contender)
     everything: dict[str, Any] = {}

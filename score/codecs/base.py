@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,7 +48,7 @@ class Body:
     json_length: int | None = None
     limit: int = 100_000_000
 
-    @cached_property
+    @property
     def is_json(self) -> bool:
         """JSON is told by how it begins: `curl -d` calls everything form-urlencoded. A body that says it is JSON, or
         text, is judged as JSON, so that what is wrong with it can be said."""
@@ -57,9 +56,14 @@ class Body:
             return True
         return self.data[:64].lstrip()[:1] in (b"{", b"[")
 
-    @cached_property
+    @property
     def document(self) -> Any:
         """The JSON in it, parsed once. Raises `InvalidJson`."""
+        if "_document" not in self.__dict__:  # not a cached_property, whose lock costs as much as a small document
+            self.__dict__["_document"] = self._parsed()
+        return self.__dict__["_document"]
+
+    def _parsed(self) -> Any:
         text = self.data if self.json_length is None else self.data[: self.json_length]
         try:
             return orjson.loads(text)

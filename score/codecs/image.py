@@ -19,7 +19,7 @@ _BEGINNINGS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 
 
 def accepts(body: Body) -> bool:
-    return any(body.data.startswith(beginning) for beginning in _BEGINNINGS) or body.content_type.startswith("image/")
+    return body.data.startswith(tuple(_BEGINNINGS)) or body.content_type.startswith("image/")
 
 
 def effort(body: Body) -> int | None:

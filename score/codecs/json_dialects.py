@@ -162,7 +162,7 @@ def array(value: Any, where: str) -> np.ndarray:
         found = np.asarray(value)
     except ValueError:
         raise RaggedRows(f"{where}: {_first_ragged(value, where)}") from None
-    if found.dtype == np.float64 and found.size and found.max() >= _UNSIGNED:
+    if found.dtype == np.float64 and found.size and np.maximum.reduce(found, axis=None) >= _UNSIGNED:
         return _whole(value, found)
     if found.dtype.kind in "biuf":
         return found

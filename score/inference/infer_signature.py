@@ -76,11 +76,16 @@ def input_names(module: nn.Module) -> list[str]:
     return [spec.name for spec in _input_names(module)]
 
 
-def call(module: nn.Module, inputs: dict[str, Any], order: list[str]) -> Any:
-    """Run the module on inputs by name: by position as long as `order` (`input_names`) allows, since names may be
-    mangled."""
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are; the CPU where it has none."""
     held = itertools.chain(module.parameters(), module.buffers())
-    device = next((tensor.device for tensor in held), torch.device("cpu"))
+    return next((tensor.device for tensor in held), torch.device("cpu"))
+
+
+def call(module: nn.Module, inputs: dict[str, Any], order: list[str], device: torch.device | None = None) -> Any:
+    """Run the module on inputs by name: by position as long as `order` (`input_names`) allows, since names may be
+    mangled. `device` spares looking for it."""
+    device = device or device_of(module)
     placed = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
     with torch.inference_mode(), watchdog.forward_pass():
         if list(placed) == order[: len(placed)] or not set(placed) <= set(order):

@@ -90,6 +90,10 @@ class Predictor:
         return infer_signature.input_names(self.module)
 
     @cached_property
+    def _device(self) -> torch.device:
+        return infer_signature.device_of(self.module)
+
+    @cached_property
     def batcher(self) -> Batcher:
         """What requests are given to: it runs `predict`."""
         settings = self.settings
@@ -99,7 +103,7 @@ class Predictor:
     def predict(self, inputs: dict[str, Any]) -> np.ndarray | dict[str, np.ndarray]:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said, or `OutOfMemory`."""
         try:
-            return outputs.arrays(infer_signature.call(self.module, inputs, self._order))
+            return outputs.arrays(infer_signature.call(self.module, inputs, self._order, self._device))
         except RequestError:
             raise
         except torch.OutOfMemoryError as error:

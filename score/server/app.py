@@ -8,8 +8,9 @@ process of its own, so that liveness and small requests never wait for it.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,6 +37,8 @@ ELSEWHERE = 4  # threads for what is large
 FLASK_THREADS = 64
 
 Made = TypeVar("Made")
+AT_ONCE = "loadstone.at_once"  # among the extensions in the scope: the server's way to send a whole answer at once
+_STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 REFUSAL = "loadstone.refusal"  # in the scope of a request whose body turned out to be malformed, or too slow: the error
 
 
@@ -49,12 +52,14 @@ class Application:
         self._hooked = hooked
         self._waking = False
         self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
-        score = Route("/score", _Endpoint(self._score))
-        self._router = Router([score], redirect_slashes=False, default=self._behind)  # type: ignore[arg-type]
+        routes = [Route("/score", _Endpoint(self._score))]
+        # Starlette tries one regular expression after the other; most requests are for a path that has none.
+        self._exact: dict[str, Any] = {route.path: route.app for route in routes if not route.param_convertors}
+        self._router = Router(routes, redirect_slashes=False, default=self._behind)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._router(scope, receive, send)
+            await self._exact.get(scope["path"], self._router)(scope, receive, send)
 
     async def _score(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -67,7 +72,7 @@ class Application:
         if found is None:
             found = await self._predict(head, scope, receive)
         sent = azmlinfsrv.stamp(found, head, time.perf_counter() - started)
-        await respond(send, found, sent, receive)
+        await respond(send, found, sent, receive, scope.get("extensions", {}).get(AT_ONCE))
 
     async def _predict(self, head: Head, scope: Scope, receive: Receive) -> Answer:
         with self._service.predicting(head) as prediction:
@@ -88,9 +93,9 @@ class Application:
         if intake.compressed or intake.size > SMALL:
             return await self._somewhere_else(self._prepare_large, intake, asked, record)
         body = intake.body()
-        if codecs.effort(body) > SMALL:
-            return await self._somewhere_else(self._decode_large, intake, body, asked, record)
         codec = codecs.choose(body)
+        if (codec.effort(body) or 0) > SMALL:
+            return await self._somewhere_else(self._decode_large, intake, body, asked, record)
         record.codec = codec.NAME
         decoded = codec.decode(body)
         if _letters(decoded.arrays) > MOST_TEXT:
@@ -165,9 +170,20 @@ def _resolve(tickets: Sequence[Ticket]) -> None:
             ticket.waiter.set_result(None)
 
 
-async def respond(send: Send, found: Answer, headers: dict[str, str], receive: Receive) -> None:
-    """Send an answer: as a whole, or piece by piece as they come, each as soon as it is there. What makes the pieces is
-    closed once the client has left."""
+def head_of(found: Answer, headers: Mapping[str, str]) -> str:
+    """The status and headers of a whole answer as HTTP has them, each line with its end."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    length = "" if found.status == 204 else f"content-length: {len(found.body)}\r\n"
+    return f"{_STATUS[found.status]}\r\n{lines}{length}"
+
+
+async def respond(
+    send: Send, found: Answer, headers: dict[str, str], receive: Receive, at_once: Mapping[str, Any] | None = None
+) -> None:
+    """Send an answer: as a whole, by the server's own way where it has one, or piece by piece as they come, each as
+    soon as it is there. What makes the pieces is closed once the client has left."""
+    if found.pieces is None and at_once is not None and at_once["send"](head_of(found, headers), found.body):
+        return
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     if found.pieces is None:
         if found.status != 204:

@@ -26,7 +26,7 @@ __all__ = ["rawhttp", "Request", "Response"]
 ROUTES = "azureml_inference_server_http.server.routes"
 LONGEST_ID = 100  # characters
 # A request with one of these headers goes through Flask: only azmlinfsrv knows what to do with it.
-_ITS_OWN = ("x-ms-request-id", "traceid")
+_ITS_OWN = frozenset(("x-ms-request-id", "traceid"))
 
 _service: Service | None = None
 
@@ -70,10 +70,14 @@ def has_hooks() -> bool:
 
 def wants(headers: Mapping[str, str]) -> bool:
     """Whether a request has headers that only azmlinfsrv knows what to do with."""
-    ids = (headers.get("x-request-id", ""), headers.get("x-ms-client-request-id", ""))
-    return any(name in headers for name in _ITS_OWN) or any(
-        len(each) > LONGEST_ID or not answer.sendable(each) for each in ids
-    )
+    if not _ITS_OWN.isdisjoint(headers):
+        return True
+    own, client = headers.get("x-request-id", ""), headers.get("x-ms-client-request-id", "")
+    return bool(own and not _fit(own)) or bool(client and not _fit(client))
+
+
+def _fit(request_id: str) -> bool:
+    return len(request_id) <= LONGEST_ID and answer.sendable(request_id)
 
 
 def stamp(found: Answer, head: Head, seconds: float) -> dict[str, str]:

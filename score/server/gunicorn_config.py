@@ -61,6 +61,10 @@ def _has_ipv6() -> bool:
     return True
 
 
+# Threads of a forward pass that have nothing to do sleep, and do not spin for a moment in case there is more: spinning
+# takes the core from HTTP. OpenMP reads it when torch is imported, which the workers do.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 worker_class = HttpWorker
 worker_connections = 1000
 graceful_timeout = 30  # seconds to answer what was asked, after SIGTERM

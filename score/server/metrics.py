@@ -1,12 +1,14 @@
 """What is seen from outside: a line in the log for each request, and the counters and percentiles of `GET /score`."""
 
 import logging
+import os
 import re
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from score import log
@@ -14,6 +16,11 @@ from score.inference.batching.queue import Pass
 
 RECENT = 4096  # requests that percentiles are taken over
 WINDOW = 60.0  # seconds that rates are taken over
+_ANSWERED = (
+    "request id=%s status=%d total_ms=%.2f rows=%d batch_rows=%d queue_ms=%.2f compute_ms=%.2f codec=%s"  # one line
+)
+_FAILED = f"{_ANSWERED} error=%s"
+_REFUSED = "request id=%s status=%d total_ms=%.2f codec=%s error=%s"
 _PLAIN = re.compile(r"[\w.:/+@-]+", re.ASCII)
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
@@ -38,18 +45,30 @@ class RequestRecord:
         """The model's part is done."""
         self.outputs, self.took, self.until_answer = outputs, took, time.perf_counter() - self.began
 
-    def line(self) -> str:
-        """The exchange as `key=value` pairs, times in milliseconds."""
+    def line(self) -> tuple[str, tuple[Any, ...]]:
+        """The exchange as `key=value` pairs, times in milliseconds: what to format, and with what, once it is
+        written."""
         # The id comes from the client, who must not be able to add pairs of its own.
         name = self.request_id if _PLAIN.fullmatch(self.request_id) else ascii(self.request_id).replace(" ", "\\x20")
-        parts = [f"request id={name} status={self.status}", f"total_ms={self.total * 1e3:.2f}"]
-        if self.took is not None:
-            parts.append(
-                f"rows={self.took.rows} batch_rows={self.took.batch_rows} queue_ms={self.took.queued * 1e3:.2f} "
-                f"compute_ms={self.took.computed * 1e3:.2f}"
-            )
-        parts.append(f"codec={self.codec}")
-        return " ".join([*parts, f"error={self.error}"] if self.error else parts)
+        given = (name, self.status, self.total * 1e3)
+        if self.took is None:
+            return _REFUSED, (*given, self.codec, self.error)
+        took = (self.took.rows, self.took.batch_rows, self.took.queued * 1e3, self.took.computed * 1e3, self.codec)
+        return (_FAILED, (*given, *took, self.error)) if self.error else (_ANSWERED, (*given, *took))
+
+
+class _Line(logging.LogRecord):
+    """A line of the log, made from another: logging would look up the caller, the thread, the process and the task for
+    each, which takes as long as all of the request's head."""
+
+    def __init__(self, message: str, args: tuple[Any, ...]) -> None:
+        now = time.time()
+        self.__dict__.update(_of_process(os.getpid()), msg=message, args=args, created=now, msecs=now % 1 * 1000)
+
+
+@cache
+def _of_process(_pid: int) -> dict[str, Any]:
+    return logging.LogRecord(log.name, logging.INFO, __file__, 0, "", None, None).__dict__
 
 
 class Observer:
@@ -85,8 +104,7 @@ class Observer:
             self._seconds[-1][1] += 1
             self._seconds[-1][2] += rows
         if self._log_requests and log.isEnabledFor(logging.INFO):
-            # Made here, since logging would search the stack for the caller, at each request.
-            log.handle(logging.LogRecord(log.name, logging.INFO, __file__, 0, exchange.line(), None, None))
+            log.handle(_Line(*exchange.line()))
 
     def snapshot(self) -> dict[str, Any]:
         """The counters since the start, rates over the last minute, and percentiles over the last answered requests."""

@@ -11,16 +11,16 @@ Rules (RFC 9112):
 """
 
 import asyncio
-from http import HTTPStatus
+from functools import partial
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from score import log
 from score.errors import HeadTooLarge, MalformedRequest, QueueFull, RequestTimeout, ScoreError
 from score.server import answer
-from score.server.app import REFUSAL
+from score.server.app import AT_ONCE, REFUSAL, head_of
 from score.server.service import new_id
 
 KEEPALIVE = 75.0  # seconds; longer than load balancers keep theirs, or requests are sent into closing connections
@@ -136,12 +136,37 @@ class HttpProtocol(HttpToolsProtocol):
         if self._error is not None:
             raise ValueError(self._error.message)
         super().on_headers_complete()
+        self.scope["extensions"] = {AT_ONCE: {"send": partial(self._answer, self.cycle)}}
         if self.gate.draining:
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._reading = False
         super().on_message_complete()
+
+    def _answer(self, cycle: RequestResponseCycle, head: str, body: bytes) -> bool:
+        """Send a whole answer with one write, in place of the cycle's two: a third of what it takes. False, and nothing
+        is sent, where the client has yet to take what was sent before. `head` is its status and headers, all of them
+        known to be fit for it."""
+        if self.flow.write_paused:
+            return False
+        if cycle.disconnected:
+            return True
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        parts = [b"HTTP/1.1 ", head.encode("latin-1")]
+        for name, value in cycle.default_headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        if cycle.scope["method"] != "HEAD":
+            parts.append(body)
+        self.transport.write(b"".join(parts))
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     # limits
 
@@ -191,10 +216,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._refused = True
         found = answer.of_error(error, new_id())
         log.info("refused what came from %s: %s", self.client[0] if self.client else "a socket", error.message)
-        lines = [f"HTTP/1.1 {found.status} {HTTPStatus(found.status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in found.headers.items()]
-        lines += [f"content-length: {len(found.body)}", "connection: close", "", ""]
-        self.transport.write("\r\n".join(lines).encode("latin-1") + found.body)
+        head = f"HTTP/1.1 {head_of(found, found.headers)}connection: close\r\n\r\n"
+        self.transport.write(head.encode("latin-1") + found.body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._close_by = self.loop.time() + LINGER
@@ -211,18 +234,23 @@ def _head_too_large() -> HeadTooLarge:
 
 def _wrong_with(headers: list[tuple[bytes, bytes]], url: bytes, version: str) -> ScoreError | None:
     """What the parser lets pass and RFC 9112 does not."""
-    names = [name for name, _ in headers]
-    if len(url) + sum(len(name) + len(value) for name, value in headers) > MOST_HEAD:
+    size, hosts, lengths, encoded = len(url), 0, 0, False
+    for name, value in headers:
+        size += len(name) + len(value)
+        hosts += name == b"host"
+        lengths += name == b"content-length"
+        encoded |= name == b"transfer-encoding"
+    if size > MOST_HEAD:
         return _head_too_large()
     if version not in ("1.0", "1.1"):
         return MalformedRequest(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
-    if names.count(b"host") != 1 and (version == "1.1" or b"host" in names):
-        return MalformedRequest(f"a request has one Host header, and this has {names.count(b'host')}")
-    if names.count(b"content-length") > 1:
+    if hosts != 1 and (version == "1.1" or hosts):
+        return MalformedRequest(f"a request has one Host header, and this has {hosts}")
+    if lengths > 1:
         return MalformedRequest("the length of the body is said twice")
-    if b"transfer-encoding" in names:
+    if encoded:
         codings = b",".join(value for name, value in headers if name == b"transfer-encoding").lower().strip()
-        if codings != b"chunked" or b"content-length" in names or version == "1.0":
+        if codings != b"chunked" or lengths or version == "1.0":
             return MalformedRequest(
                 "a body's Transfer-Encoding is chunked, once, in HTTP/1.1, and without Content-Length"
             )

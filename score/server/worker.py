@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SILENT = 120.0  # seconds in which the loop does not come round; then the process ends, and gunicorn starts another
 SWEEP = 0.5  # seconds between two looks at all connections
 LAST_CALL = 0.1  # seconds in which those that the kernel has taken for us are still accepted, after SIGTERM
+GARBAGE = 20_000  # objects between two looks for cycles, of which requests make none
 _RESERVED = 128  # descriptors for everything but connections
 
 
@@ -73,6 +74,7 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
         background = Background()
         gc.collect()
         gc.freeze()  # what is loaded stays: looking through torch's objects again and again takes 0.15 s each time
+        gc.set_threshold(GARBAGE)
         try:
             super().run()
         finally:

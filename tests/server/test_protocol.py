@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from score.server import protocol
-from score.server.app import REFUSAL
+from score.server.answer import Answer
+from score.server.app import AT_ONCE, REFUSAL, respond
 
 Serve = Callable[..., SimpleNamespace]
 
@@ -179,3 +180,67 @@ def test_too_many_at_work_are_refused(listening: Serve) -> None:
         connection.sendall(b"i")
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         connection.close()
+
+
+ANSWERS = {
+    "a body": Answer(200, {"content-type": "text/plain"}, b"hello"),
+    "no body": Answer(204, {"allow": "GET"}),
+    "an error": Answer(503, {"retry-after": "1"}, b"{}"),
+    "an empty body": Answer(200, {}, b""),
+}
+
+
+@pytest.mark.parametrize("request_head", ["GET / HTTP/1.1", "HEAD / HTTP/1.1", "GET / HTTP/1.0"])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_sent_at_once_is_the_one_that_uvicorn_sends(name: str, request_head: str, listening: Serve) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        at_once = scope["extensions"][AT_ONCE] if scope["path"] == "/at-once" else None
+        await respond(send, ANSWERS[name], dict(ANSWERS[name].headers), receive, at_once)
+
+    port = listening(app).port
+    head = f"{request_head}\r\nHost: x\r\nConnection: close\r\n\r\n"
+    ours = exchanged(port, head.replace(" / ", " /at-once ").encode())
+    theirs = exchanged(port, head.encode())
+    assert sorted(_without_date(ours)) == sorted(_without_date(theirs))
+    assert ours.partition(b"\r\n\r\n")[2] == theirs.partition(b"\r\n\r\n")[2]
+
+
+def _without_date(answer: bytes) -> list[bytes]:
+    return [line for line in answer.partition(b"\r\n\r\n")[0].split(b"\r\n") if not line.startswith(b"date:")]
+
+
+def test_answers_sent_at_once_keep_the_connection_and_their_order(listening: Serve) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found = Answer(200, {}, scope["path"].encode())
+        await respond(send, found, {}, receive, scope["extensions"][AT_ONCE])
+
+    requests = b"".join(b"GET /%02d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(20))
+    found = exchanged(listening(app).port, requests + b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    bodies = [part.partition(b"\r\n\r\n")[2] for part in found.split(b"HTTP/1.1 200 OK")[1:]]
+    assert bodies == [b"/%02d" % number for number in range(20)] + [b"/last"]
+    assert found.count(b"connection: close") == 1
+
+
+def test_an_answer_waits_for_a_client_that_does_not_read(listening: Serve) -> None:
+    """What is sent at once does not pile up: it is held back as uvicorn does it."""
+    large = Answer(200, {}, bytes(20_000_000))
+    sent: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        way = scope["extensions"][AT_ONCE]["send"]
+
+        def noted(head: str, body: bytes) -> bool:
+            sent.append(way(head, body))
+            return sent[-1]
+
+        await respond(send, large, {}, receive, {"send": noted})
+
+    port = listening(app).port
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 4)
+        time.sleep(0.5)
+        found = 0
+        while found < 4 * len(large.body):
+            found += len(connection.recv(1 << 20))
+    assert len(sent) == 4
+    assert sent[:2] == [True, False]

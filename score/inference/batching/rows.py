@@ -16,15 +16,18 @@ Inputs = dict[str, Any]
 def rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
     """How many rows, and what other requests have to be like to run with these. None where the inputs have no common
     first dimension."""
-    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
-    counts = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
-    if len(counts) != 1 or 0 in counts:
-        return 1, None
-    kind = tuple(
-        (name, value.dtype, value.shape[1:]) if isinstance(value, torch.Tensor) else (name, value)
-        for name, value in inputs.items()
-    )
-    return counts.pop(), kind
+    rows = 0
+    kind: list[tuple[Any, ...]] = []
+    for name, value in inputs.items():
+        if not isinstance(value, torch.Tensor):
+            kind.append((name, value))
+            continue
+        shape = value.shape
+        if not shape or not shape[0] or (rows and shape[0] != rows):
+            return 1, None
+        rows = shape[0]
+        kind.append((name, value.dtype, shape[1:]))
+    return (rows, tuple(kind)) if rows else (1, None)
 
 
 def joined(batch: Sequence[Inputs]) -> Inputs:
