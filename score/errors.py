@@ -529,6 +529,27 @@ class TopKUnavailable(RequestError):
     hint = "Leave top_k out; or, where the number of labels is wrong, correct SCORE_LABELS, labels.txt or id2label."
 
 
+class InvalidParameter(RequestError):
+    code = "invalid_parameter"
+    cause = "a parameter with a value that it can't have"
+    example = "aggregation_strategy is 'all', and has to be none or simple or first or average or max"
+    hint = "Correct the value; GET /score lists the task's parameters."
+
+
+class InvalidItem(RequestError):
+    code = "invalid_item"
+    cause = "an item that the model's task does not take"
+    example = 'question-answering takes {"question": "...", "context": "..."}'
+    hint = "Send what the task takes: GET /score names it. For tensors as the model takes them, set SCORE_TASK=tensors."
+
+
+class InputTooLong(RequestError):
+    code = "input_too_long"
+    cause = "more tokens than the model has places for"
+    example = "the text has 700 tokens; the model takes 512"
+    hint = 'Send a shorter text, or {"inputs": ..., "parameters": {"truncation": true}} to have it cut.'
+
+
 class InvalidGzip(RequestError):
     code = "invalid_gzip"
     cause = "a body that says it is compressed and is not"

@@ -154,6 +154,14 @@ class Settings(BaseSettings):
         description="How images (PNG, JPEG) become the model's input: `imagenet`, or a JSON object with `resize`, "
         "`crop`, `mean`, `std`, `scale`, `interpolation`.",
     )
+    task: str | None = Field(
+        None,
+        description="What a model of transformers answers with: a task such as `text-classification`, or `tensors` for "
+        "its raw outputs. Otherwise the folder or the model's class says.",
+    )
+    max_new_tokens: int = Field(
+        1024, ge=1, description="The most tokens that a request may have a model generate for one item."
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`."
     )

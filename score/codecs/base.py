@@ -73,14 +73,25 @@ class Body:
 
 
 @dataclass(frozen=True)
+class Items:
+    """What a task answers one by one: texts, pairs, pictures as base64, as JSON had them; and the request's parameters.
+    `single` where it was one, and not a list."""
+
+    values: tuple[Any, ...]
+    single: bool
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Decoded:
-    """A request's arrays (one, or by input name), the dialect that the answer mirrors, what else it asked for, and how
-    many classes of each row, as it said it."""
+    """A request's arrays (one, or by input name) or its items, the dialect that the answer mirrors, what else it asked
+    for, and how many classes of each row, as it said it."""
 
     arrays: Arrays
     dialect: str
     asked: Any = None  # of a kind that JSON has: it may come from another process
     top_k: Any = None
+    items: Items | None = None
 
 
 @dataclass(frozen=True)

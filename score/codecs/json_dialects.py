@@ -22,7 +22,7 @@ NAME = "json"
 TYPES = ("application/json",)
 PRIORITY = 0
 BARE = ("input_data", "dataframe_split")  # dialects whose answer is a bare list
-_BESIDE = ("parameters", "params")
+BESIDE = ("parameters", "params")
 WRAPPED = ("data", "inputs", "instances")
 _UNSIGNED = 2.0**63  # integers from here on have no signed type
 MAX_DEPTH = 32  # tensors of more dimensions do not exist in practice; numpy stops at 64
@@ -62,15 +62,20 @@ def _asked(document: dict[str, Any]) -> dict[str, Any]:
     """What a request asks for beside its inputs: `parameters`, as Hugging Face has it, or MLflow's `params`. A word
     that is nearly one of these is a mistake, and so is a parameter that stands outside of them."""
     asked: dict[str, Any] = {}
-    for name in (name for name in _BESIDE if name in document):
+    for name in (name for name in BESIDE if name in document):
         if not isinstance(document[name], dict):
             raise UnknownParameter(f"{name} is a {_kind(document[name])}, not an object of parameters")
         refuse_unknown(document[name])
         asked |= document[name]
-    for name in document:
-        if name not in (*_BESIDE, *WRAPPED, *BARE) and difflib.get_close_matches(name, (*_BESIDE, *PARAMETERS), n=1):
-            refuse_unknown((name,), _BESIDE)
+    refuse_misplaced(document)
     return asked
+
+
+def refuse_misplaced(document: Mapping[str, Any]) -> None:
+    """Raise `UnknownParameter` for a parameter that stands outside of `parameters`, or a misspelt one of these."""
+    for name in document:
+        if name not in (*BESIDE, *WRAPPED, *BARE) and difflib.get_close_matches(name, (*BESIDE, *PARAMETERS), n=1):
+            refuse_unknown((name,), BESIDE)
 
 
 def encode(outputs: Arrays, decoded: Decoded) -> Encoded:

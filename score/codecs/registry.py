@@ -7,12 +7,16 @@ To add one, add a file here with `NAME`, `TYPES`, `PRIORITY`, `accepts(body)`, `
 import importlib
 import pkgutil
 from functools import cache
+from typing import Any
 
+import numpy as np
+import orjson
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 import score.codecs
-from score.codecs.base import Body, Codec
+from score.codecs import json_items, oip_v2
+from score.codecs.base import Body, Codec, Decoded, Encoded
 from score.errors import EmptyBody, NotAcceptable, UnsupportedMediaType
 
 
@@ -62,6 +66,19 @@ def for_answer(codec: Codec, accept: str | None, labelled: bool = False) -> Code
     if quality <= 0:
         raise NotAcceptable(f"the request accepts {accept}; answers can be {_types()}")
     return best
+
+
+def encode_answer(codec: Codec, answer: Any, decoded: Decoded, accept: str | None) -> Encoded:
+    """What a task answered, as the request's sender expects it: JSON; in the Open Inference Protocol, as texts of JSON.
+
+    Raises `NotAcceptable`.
+    """
+    if codec.NAME == oip_v2.NAME:
+        listed = answer if isinstance(answer, list) else [answer]
+        return codec.encode(np.array([orjson.dumps(each).decode() for each in listed], dtype=np.str_), decoded)
+    if accept and not parse_accept_header(accept, MIMEAccept).quality(json_items.TYPES[0]):
+        raise NotAcceptable(f"the request accepts {accept}; this model's answers are {json_items.TYPES[0]}")
+    return json_items.encode_answer(answer, decoded)
 
 
 def _types() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from score.architectures import key_conversions, resolve
 from score.architectures.meta_init import Skeleton
 from score.codecs import registry as codecs
-from score.codecs.base import Body, Codec, Decoded, Encoded
+from score.codecs.base import Body, Codec, Decoded, Encoded, Items
 from score.errors import (
     ArchitectureBroken,
     ClassNotImportable,
@@ -67,12 +67,13 @@ def _add_versions(error: LoadError, metadata: Any) -> None:
 @dataclass(frozen=True)
 class Prepared:
     """A request, read: its codec, what was decoded, what the model is given, and how many classes of each row were
-    asked for."""
+    asked for; `items` where it is for the model's task."""
 
     codec: Codec
     decoded: Decoded
     inputs: dict[str, Any]
     top_k: int | None
+    items: Items | None = None
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,30 @@ def infer(predictor: Predictor, body: Body, accept: str | None = None, top_k: An
     """
     codec = codecs.choose(body)
     prepared = prepare(predictor, codec, codec.decode(body), top_k)
-    outputs, took = predictor.batcher.submit(prepared.inputs)
+    outputs, took = run(predictor, prepared)
     return Inference(encode(predictor, prepared, outputs, accept), prepared, outputs, took)
 
 
 def prepare(predictor: Predictor, codec: Codec, decoded: Decoded, top_k: Any = None) -> Prepared:
     """From what a codec has decoded to what the model takes."""
-    return Prepared(codec, decoded, predictor.preprocess(decoded), labels.how_many(decoded.top_k, top_k))
+    most = labels.how_many(decoded.top_k, top_k)
+    if predictor.runner is not None and (items := predictor.runner.items(decoded)) is not None:
+        return Prepared(codec, decoded, {}, most, items)
+    return Prepared(codec, decoded, predictor.preprocess(decoded), most)
+
+
+def run(predictor: Predictor, prepared: Prepared) -> tuple[Any, Pass]:
+    """The model's outputs, or its task's answer, and what the forward pass was; waits for it. Raises a
+    `RequestError`."""
+    if prepared.items is None:
+        return predictor.batcher.submit(prepared.inputs)
+    assert predictor.runner is not None
+    return predictor.runner(prepared.items, {} if prepared.top_k is None else {"top_k": prepared.top_k})
 
 
 def encode(predictor: Predictor, prepared: Prepared, outputs: Any, accept: str | None) -> Encoded:
     """From the model's outputs to the answer's body, in the request's own codec unless `accept` rules it out."""
+    if prepared.items is not None:
+        return codecs.encode_answer(prepared.codec, outputs, prepared.decoded, accept)
     encoder = codecs.for_answer(prepared.codec, accept, labelled=prepared.top_k is not None)
     return encoder.encode(predictor.postprocess(outputs, prepared.top_k), prepared.decoded)

@@ -1,8 +1,6 @@
 """A loaded model that answers: what `init()` makes and `run()` uses."""
 
-import os
 import platform
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +13,12 @@ import torch
 from torch import nn
 
 from score import __version__, log
+from score.architectures.sentence_encoder import SentenceEncoder
 from score.codecs import json_dialects
 from score.codecs import registry as codecs
 from score.codecs.base import Arrays, Body, Decoded, named
-from score.errors import DeviceLost, ModelRejected, OutOfMemory, RequestError
-from score.inference import infer_signature, outputs
+from score.errors import InvalidSetting, ModelRejected, RequestError
+from score.inference import infer_signature, model_errors, outputs
 from score.inference.batching.queue import Batcher, Limits
 from score.inference.batching.rows import same_rows
 from score.inference.load import LoadReport
@@ -27,6 +26,9 @@ from score.inference.preprocess import labels
 from score.inference.preprocess.task import Task
 from score.inference.preprocess.task import find as find_task
 from score.inference.signature import Signature, validate
+from score.inference.tasks import find as find_name
+from score.inference.tasks import runner
+from score.inference.tasks.runner import TaskRunner
 from score.settings import Settings
 
 LONG_PASS = 0.25  # seconds; larger batches than one that takes as long are not tried at the start
@@ -60,6 +62,20 @@ class Predictor:
         checkpoint = self.checkpoint or Path(self.report.path)
         return find_task(self.settings, checkpoint, self.report.architecture, self.module)
 
+    @cached_property
+    def runner(self) -> TaskRunner | None:
+        """What answers texts, pairs and pictures as people expect; None for a model that takes tensors only. Raises
+        `InvalidSetting` or `MalformedFile`."""
+        name = self.report.architecture
+        if not name.startswith("transformers."):
+            if self.settings.task not in (None, find_name.TENSORS):
+                raise InvalidSetting(f"SCORE_TASK is {self.settings.task!r}, and {name} is no model of transformers")
+            return None
+        checkpoint = self.checkpoint or Path(self.report.path)
+        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+        embeds = isinstance(self.module, SentenceEncoder)
+        return runner.of(self.module, name.rpartition(".")[2], folder, self.settings, self._tolerance, embeds=embeds)
+
     def __call__(self, inputs: Any, top_k: int | None = None) -> Any:
         """The model's answer to one request: arrays, nested lists, tensors or texts, or several by the names of the
         model's inputs; the first dimension counts rows. Bytes are a request's body as it would be sent: JSON, npy, an
@@ -74,6 +90,8 @@ class Predictor:
         else:
             decoded = Decoded(_arrays(inputs), "inputs")
         most = labels.how_many(decoded.top_k, top_k)
+        if self.runner is not None and (items := self.runner.items(decoded)) is not None:
+            return self.runner(items, {} if most is None else {"top_k": most})[0]
         outputs, _ = self.batcher.submit(self.preprocess(decoded))
         return self.postprocess(outputs, most)
 
@@ -106,16 +124,15 @@ class Predictor:
             return outputs.arrays(infer_signature.call(self.module, inputs, self._order, self._device))
         except RequestError:
             raise
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"the GPU's memory does not suffice: {_first_lines(error, 200)}") from None
-        except (Exception, SystemExit) as error:  # the model's own code raises anything
-            if "can't allocate memory" in str(error):  # torch's allocator for the CPU
-                raise OutOfMemory(f"the memory does not suffice: {_first_lines(error, 200)}") from None
-            _restart_if_lost(error)
-            raise ModelRejected(f"the model raised {type(error).__name__}: {_first_lines(error)}") from error
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # the model's own code raises anything
+            found = model_errors.of(error)
+            raise found from (error if isinstance(found, ModelRejected) else None)
 
     def warm_up(self) -> None:
         """Run one made-up request, so that the first real one pays for no lazy set-up."""
+        if self.runner is not None:  # tensors, which it takes too, are not what people send
+            self.runner.warm_up()
+            return
         if not self.signature.known:
             log.info("no warm-up: what the model takes is not known (set SCORE_INPUTS to have requests checked)")
             return
@@ -179,7 +196,7 @@ class Predictor:
         return {
             "model": self.report.as_dict(),
             "signature": self.signature.as_dict(),
-            "task": self.task.card(),
+            "task": self.task.card() | (self.runner.card() if self.runner else {}),
             "versions": {
                 "loadstone": __version__,
                 "torch": torch.__version__,
@@ -201,17 +218,3 @@ def _array(value: Any, where: str) -> np.ndarray:
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)  # numpy has no bfloat16
     found: np.ndarray = value if isinstance(value, np.ndarray) else json_dialects.array(value, where)
     return found
-
-
-def _first_lines(error: BaseException, limit: int = 500) -> str:
-    text = "\n".join(line for line in str(error).splitlines() if line.strip())
-    return text if len(text) <= limit else text[:limit] + " ..."
-
-
-def _restart_if_lost(error: BaseException) -> None:
-    """A CUDA error other than a lack of memory leaves the whole process unable to use the GPU: end, and let gunicorn
-    start another. Raises `DeviceLost` then."""
-    if isinstance(error, torch.AcceleratorError):
-        log.critical("the GPU is in an error state, and the worker ends", exc_info=error)
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise DeviceLost(f"the GPU can't be used any more: {_first_lines(error, 200)}") from None

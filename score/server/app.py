@@ -19,7 +19,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from score.codecs import registry as codecs
-from score.codecs.base import Body
+from score.codecs.base import Body, Decoded
 from score.errors import ClientGone, Draining, ScoreError
 from score.inference import pipeline
 from score.inference.batching.queue import Ticket
@@ -35,6 +35,7 @@ SMALL = 256 << 10  # bytes that are decoded, or encoded, on the event loop: a fe
 MOST_TEXT = 4_000  # characters that are tokenised there
 ELSEWHERE = 4  # threads for what is large
 FLASK_THREADS = 64
+TASK_THREADS = 64  # requests whose items are prepared, or wait for the model, at a time
 
 Made = TypeVar("Made")
 AT_ONCE = "loadstone.at_once"  # among the extensions in the scope: the server's way to send a whole answer at once
@@ -51,6 +52,7 @@ class Application:
         self._behind: Any = WSGIMiddleware(behind, workers=FLASK_THREADS)
         self._hooked = hooked
         self._waking = False
+        self._tasks = ThreadPoolExecutor(TASK_THREADS, thread_name_prefix="answer")
         self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
         routes = [Route("/score", _Endpoint(self._score))]
         # Starlette tries one regular expression after the other; most requests are for a path that has none.
@@ -98,7 +100,7 @@ class Application:
             return await self._somewhere_else(self._decode_large, intake, body, asked, record)
         record.codec = codec.NAME
         decoded = codec.decode(body)
-        if _letters(decoded.arrays) > MOST_TEXT:
+        if _letters(decoded) > MOST_TEXT:
             return await self._somewhere_else(pipeline.prepare, predictor, codec, decoded, asked)
         return pipeline.prepare(predictor, codec, decoded, asked)
 
@@ -117,6 +119,8 @@ class Application:
     async def _run(self, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:
         """Have the model answer, and wait for it; a request whose client leaves before it begins is dropped."""
         loop = asyncio.get_running_loop()
+        if prepared.items is not None:
+            return await loop.run_in_executor(self._tasks, pipeline.run, self._service.predictor, prepared)
         batcher = self._service.predictor.batcher
         ticket = batcher.enqueue(prepared.inputs, self._deliver, _gone(receive), loop.create_future(), wake=False)
         if not self._waking:  # once for all that are read in this turn of the loop
@@ -207,8 +211,11 @@ def _gone(receive: Receive) -> Callable[[], bool]:
     return lambda: bool(getattr(cycle, "disconnected", False))
 
 
-def _letters(arrays: Any) -> int:
-    """Characters of an array of texts; 0 for numbers."""
+def _letters(decoded: Decoded) -> int:
+    """Characters of texts; 0 for numbers."""
+    if decoded.items is not None:
+        return sum(len(item) for item in decoded.items.values if isinstance(item, str))
+    arrays = decoded.arrays
     if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
         return int(arrays.size * arrays.dtype.itemsize // 4)
     return 0

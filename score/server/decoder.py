@@ -24,7 +24,7 @@ import orjson
 
 from score import errors, log
 from score.codecs import registry as codecs
-from score.codecs.base import Body, Codec, Decoded
+from score.codecs.base import Body, Codec, Decoded, Items
 from score.errors import InternalError, OutOfMemory, ScoreError
 
 WORTH_IT = 64 << 10  # bytes to be parsed; below, handing them over takes longer than doing it
@@ -117,7 +117,10 @@ def _received(said: dict[str, Any], fd: int) -> tuple[Codec, Decoded]:
     memory = mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE) if size else b""
     arrays = {item["name"]: _array(memory, item) for item in said["arrays"]}
     found: Any = arrays if said["named"] else arrays[""]
-    return codecs.codecs()[said["codec"]], Decoded(found, said["dialect"], said["asked"], said["top_k"])
+    items = None
+    if said["items"] is not None:
+        items, found = Items(tuple(orjson.loads(found.data)), *said["items"]), np.empty(0)
+    return codecs.codecs()[said["codec"]], Decoded(found, said["dialect"], said["asked"], said["top_k"], items)
 
 
 def _array(memory: Any, item: dict[str, Any]) -> np.ndarray:
@@ -180,11 +183,14 @@ def _decoded(body: Body, put: Callable[[np.ndarray], int]) -> dict[str, Any]:
     decoded = codec.decode(body)
     named = not isinstance(decoded.arrays, np.ndarray)
     arrays = decoded.arrays if not isinstance(decoded.arrays, np.ndarray) else {"": decoded.arrays}
+    if decoded.items is not None:
+        arrays = {"": np.frombuffer(orjson.dumps(decoded.items.values), np.uint8)}
     return {
         "codec": codec.NAME,
         "dialect": decoded.dialect,
         "asked": decoded.asked,
         "top_k": decoded.top_k,
+        "items": None if decoded.items is None else [decoded.items.single, decoded.items.parameters],
         "named": named,
         "arrays": [
             {"name": name, "dtype": array.dtype.str, "shape": array.shape, "count": array.size, "offset": put(array)}

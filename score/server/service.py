@@ -124,7 +124,7 @@ class Service:
         record.codec = codec.NAME
         prepared = pipeline.prepare(self.predictor, codec, codec.decode(body), top_k(head.query))
         record.inputs = prepared.inputs
-        record.answered(*self.predictor.batcher.submit(prepared.inputs))
+        record.answered(*pipeline.run(self.predictor, prepared))
         return self.encode(head, prepared, record)
 
     def encode(self, head: Head, prepared: pipeline.Prepared, record: RequestRecord) -> Answer:

@@ -24,15 +24,13 @@ from score.inference.batching.cost_model import CostModel
 from score.inference.batching.rows import (
     TOLERANCE,
     Inputs,
+    Rows,
     all_equal,
     concatenated,
     has_rows,
-    joined,
     part_of,
-    rows_and_kind,
     same_rows,
     shapes_of,
-    sliced,
 )
 
 Forward = Callable[[Inputs], Arrays]
@@ -104,10 +102,18 @@ class Batcher:
     is how far their answers may be apart, relative to the largest value.
     """
 
-    def __init__(self, forward: Forward, limits: Limits, separable: bool | None, tolerance: float = TOLERANCE) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        limits: Limits,
+        separable: bool | None,
+        tolerance: float = TOLERANCE,
+        layout: Rows | None = None,
+    ) -> None:
         self.limits = limits
         self.separable = separable
         self._tolerance = tolerance
+        self._layout = layout or Rows()
         self.running = 0  # rows in the forward pass that runs now
         self._forward = forward
         self.most_rows = limits.rows  # less, once the device has run out of memory
@@ -150,7 +156,7 @@ class Batcher:
         One that is `abandoned` before it begins is not run. Without `wake` it waits for a call of `wake`: whoever has
         several to submit wakes the model's thread once. Raises `QueueFull`.
         """
-        rows, kind = rows_and_kind(inputs)
+        rows, kind = self._layout.kind(inputs)
         ticket = Ticket(inputs, rows, kind, time.monotonic(), deliver, abandoned, waiter)
         with self._changed:
             if len(self._queue) >= self.limits.requests:
@@ -293,7 +299,7 @@ class Batcher:
             self._try_together(batch)
         else:
             try:
-                self._share_out(batch, self._rows(joined(_inputs(batch)), _rows_in(batch), self._together))
+                self._share_out(batch, self._rows(self._layout.join(_inputs(batch)), _rows_in(batch), self._together))
             except Exception as error:  # noqa: BLE001  # whatever it was, the halves say whose
                 log.debug("a batch of %d requests failed: %s", len(batch), error)
                 self._answer(batch[: len(batch) // 2])
@@ -336,17 +342,16 @@ class Batcher:
             return  # they tell nothing
         alone = [ticket.outputs for ticket in batch]
         try:
-            together = self._forward(joined(_inputs(batch)))
+            together = self._forward(self._layout.join(_inputs(batch)))
             self.separable = same_rows(together, alone, [ticket.rows for ticket in batch], self._tolerance)
         except RequestError:
             self.separable = False
         log.info("requests %s be answered in batches", "can" if self.separable else "can't")
 
     def _share_out(self, batch: Sequence[Ticket], outputs: Arrays) -> None:
-        start = 0
-        for ticket in batch:
-            ticket.outputs = sliced(outputs, start, start + ticket.rows)
-            start += ticket.rows
+        parts = self._layout.split(outputs, _inputs(batch), [ticket.rows for ticket in batch])
+        for ticket, part in zip(batch, parts, strict=True):
+            ticket.outputs = part
 
     def _together(self, inputs: Inputs, rows: int) -> Arrays:
         """Run the model on rows of several requests, or on some of one's. Raises `_NotRows`."""

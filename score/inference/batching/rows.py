@@ -1,5 +1,6 @@
 """Requests and answers by their rows: what can be one batch, put together, and taken apart. Pure functions."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,23 @@ def rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
         rows = shape[0]
         kind.append((name, value.dtype, shape[1:]))
     return (rows, tuple(kind)) if rows else (1, None)
+
+
+class Rows:
+    """How requests become one batch, and a batch's answers theirs: here, those of equal shapes, behind each other."""
+
+    def kind(self, inputs: Inputs) -> tuple[int, Any]:
+        """As `rows_and_kind`."""
+        return rows_and_kind(inputs)
+
+    def join(self, batch: Sequence[Inputs]) -> Inputs:
+        """Several requests' inputs of one kind as one batch."""
+        return joined(batch)
+
+    def split(self, outputs: Arrays, batch: Sequence[Inputs], rows: Sequence[int]) -> list[Arrays]:
+        """The batch's outputs by request."""
+        ends = list(itertools.accumulate(rows))
+        return [sliced(outputs, end - count, end) for end, count in zip(ends, rows, strict=True)]
 
 
 def joined(batch: Sequence[Inputs]) -> Inputs:

@@ -12,7 +12,7 @@ from torch import nn
 
 from score.architectures.recognition import registered_models
 from score.codecs import image
-from score.codecs.base import Decoded
+from score.codecs.base import Decoded, refuse_unknown
 from score.errors import InvalidSetting, NotNumeric, TopKUnavailable, UnsupportedMediaType
 from score.inference.infer_signature import input_names
 from score.inference.preprocess import images, texts
@@ -37,7 +37,7 @@ class Task:
 
     def prepared(self, decoded: Decoded) -> np.ndarray | Mapping[str, np.ndarray]:
         """What the model takes, from numbers, an image or texts."""
-        arrays = decoded.arrays
+        arrays = decoded.arrays if decoded.items is None else _texts(decoded)
         if decoded.dialect == image.NAME:
             assert isinstance(arrays, np.ndarray)
             if self.recipe is None:
@@ -91,6 +91,15 @@ class Task:
     def takes(self) -> dict[str, str] | None:
         """The inputs of a model that a tokenizer belongs to."""
         return dict.fromkeys(self.tokenizer.names, "int64[N, ?]") if self.tokenizer else None
+
+
+def _texts(decoded: Decoded) -> np.ndarray:
+    """The items of a request as texts. Raises `NotNumeric` or `UnknownParameter`."""
+    assert decoded.items is not None
+    refuse_unknown(decoded.items.parameters)
+    if not all(isinstance(item, str) for item in decoded.items.values):
+        raise NotNumeric(f"{decoded.dialect} has objects or lists with texts in them where numbers belong")
+    return np.asarray(decoded.items.values, dtype=np.str_)
 
 
 def find(settings: Settings, checkpoint: Path, architecture: str, module: nn.Module) -> Task:

@@ -32,9 +32,11 @@ class Tokenizer:
         if self._tokenizer.pad_token is None:  # GPT-2 and others have none; the mask says what is padding
             self._tokenizer.pad_token = self._tokenizer.eos_token
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """int64[N, T] for each input of the model, cut to what it takes and padded to the longest text."""
-        given = [self._prompt + (text.lower() if self._lower else text) for text in texts]
+    def __call__(self, texts: Sequence[str], prompt: str | None = None) -> dict[str, np.ndarray]:
+        """int64[N, T] for each input of the model, cut to what it takes and padded to the longest text. A `prompt`
+        comes before each text in place of the folder's own."""
+        prompt = self._prompt if prompt is None else prompt
+        given = [prompt + (text.lower() if self._lower else text) for text in texts]
         found = self._tokenizer(given, padding=True, truncation=True, max_length=self._longest, return_tensors="np")
         return {name: np.asarray(value, np.int64) for name, value in found.items() if name in self.names}
 

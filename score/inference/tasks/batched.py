@@ -1,0 +1,101 @@
+"""A transformers model as pipelines call it, while the batcher runs its forward passes."""
+
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from score.codecs.base import named
+from score.errors import ModelRejected, RequestError
+from score.inference import model_errors, outputs, watchdog
+from score.inference.batching.padded import Padded
+from score.inference.batching.queue import Batcher, Limits, Pass
+from score.inference.infer_signature import device_of
+
+_JOB = "job"
+
+
+@dataclass(eq=False)
+class _Job:
+    """What runs by itself in the model's thread, and what came of it."""
+
+    run: Callable[[], Any]
+    result: Any = None
+
+
+@dataclass(eq=False)
+class Batched:
+    """Stands in for `module`: a call waits for a pass of the batcher, in which others may run too. `generate` takes a
+    turn by itself. Everything else is the module's."""
+
+    module: nn.Module
+    limits: Limits
+    tolerance: float
+    layout: Padded
+    passes: threading.local = field(default_factory=threading.local)
+
+    def __post_init__(self) -> None:
+        self.device = device_of(self.module)
+        self.batcher = Batcher(self._forward, self.limits, None, self.tolerance, self.layout)
+        self._kind: type = dict
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["module"], name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # pipelines look at the name of the class
+        return type(self.module)
+
+    @property
+    def forward(self) -> Any:
+        return self.module.forward  # pipelines look at its parameters
+
+    def __call__(self, *positional: Any, **inputs: Any) -> Any:
+        names = list(inspect.signature(self.module.forward).parameters)
+        given = dict(zip(names, positional, strict=False)) | inputs
+        found, took = self.batcher.submit(given)
+        self._note(took)
+        tensors = {name: torch.from_numpy(array) for name, array in named(found).items()}
+        return self._kind(**tensors) if self._kind is not torch.Tensor else tensors["output"]
+
+    def generate(self, *positional: Any, **given: Any) -> Any:
+        """As the module's own, in the model's thread."""
+        job = _Job(lambda: self.module.generate(*positional, **given))  # type: ignore[operator]
+        _, took = self.batcher.submit({_JOB: job})
+        self._note(took)
+        return job.result
+
+    def taken(self) -> list[Pass]:
+        """The passes that this thread has waited for since it was last asked."""
+        found: list[Pass] = getattr(self.passes, "found", [])
+        self.passes.found = []
+        return found
+
+    def _note(self, took: Pass) -> None:
+        self.passes.found = [*getattr(self.passes, "found", []), took]
+
+    def _forward(self, inputs: dict[str, Any]) -> Any:
+        try:
+            with torch.inference_mode(), watchdog.forward_pass():
+                if isinstance(job := inputs.get(_JOB), _Job):
+                    job.result = job.run()
+                    return {}
+                placed = {
+                    name: value.to(self.device) if isinstance(value, torch.Tensor) else value
+                    for name, value in inputs.items()
+                }
+                found = self.module(**placed)
+        except RequestError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # the model's own code raises anything
+            rejected = model_errors.of(error)
+            raise rejected from (error if isinstance(rejected, ModelRejected) else None)
+        if isinstance(found, torch.Tensor):
+            self._kind = torch.Tensor
+            return {"output": outputs.array(found)}
+        self._kind = type(found)
+        return {name: outputs.array(value) for name, value in found.items() if isinstance(value, torch.Tensor)}

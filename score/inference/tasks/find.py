@@ -1,0 +1,70 @@
+"""Which task a model is for: as the settings say, as its folder says, or by its class."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from score.errors import InvalidSetting
+from score.inference.tasks.parameters import BY_TASK
+
+TENSORS = "tensors"
+ALIASES = {
+    "sentiment-analysis": "text-classification", "ner": "token-classification", "mask-fill": "fill-mask",
+    "sentence-similarity": "sentence-embeddings", "embeddings": "sentence-embeddings", "rerank": "text-ranking",
+    "text2text": "text2text-generation", "conversational": "text-generation", "chat-completion": "text-generation",
+    "multiclass": "text-classification", "image-to-text-generation": "image-to-text",
+}  # fmt: skip
+# Names of transformers' tables of classes, each with its task; the first that has the class counts.
+_TABLES = (
+    ("SEQUENCE_CLASSIFICATION", "text-classification"),
+    ("TOKEN_CLASSIFICATION", "token-classification"),
+    ("QUESTION_ANSWERING", "question-answering"),
+    ("MASKED_LM", "fill-mask"),
+    ("SEQ_TO_SEQ_CAUSAL_LM", "text2text-generation"),
+    ("CAUSAL_LM", "text-generation"),
+    ("IMAGE_CLASSIFICATION", "image-classification"),
+    ("OBJECT_DETECTION", "object-detection"),
+    ("IMAGE_SEGMENTATION", "image-segmentation"),
+    ("SEMANTIC_SEGMENTATION", "image-segmentation"),
+    ("INSTANCE_SEGMENTATION", "image-segmentation"),
+    ("UNIVERSAL_SEGMENTATION", "image-segmentation"),
+    ("DEPTH_ESTIMATION", "depth-estimation"),
+    ("ZERO_SHOT_IMAGE_CLASSIFICATION", "zero-shot-image-classification"),
+)
+_TRANSLATORS = ("MarianMTModel", "M2M100ForConditionalGeneration", "NllbMoeForConditionalGeneration")
+_CAPTIONS = ("VisionEncoderDecoderModel", "BlipForConditionalGeneration", "GitForCausalLM")
+
+
+def named(task: str, by: str) -> str:
+    """A task by the name that somebody gave it. Raises `InvalidSetting`."""
+    if task.startswith("translation_"):
+        return "translation"
+    found = ALIASES.get(task, task)
+    if found not in BY_TASK and found != TENSORS:
+        raise InvalidSetting(f"{by} is {task!r}; there is {', '.join((*BY_TASK, TENSORS))}")
+    return found
+
+
+def of_class(name: str, config: Mapping[str, Any], *, embeds: bool, reads: bool) -> str | None:
+    """The task of a class of transformers. `embeds`: it is what sentence-transformers put its pooling behind; `reads`:
+    there is a tokenizer beside it."""
+    from transformers.models.auto import modeling_auto
+
+    if embeds:
+        return "sentence-embeddings"
+    if name in _CAPTIONS:
+        return "image-to-text"
+    if name in _TRANSLATORS:
+        return "translation"
+    if name.endswith("ForSequenceClassification") and _ranks(config):
+        return "text-ranking"
+    for table, task in _TABLES:
+        classes = getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES", {}).values()
+        if any(name in each if isinstance(each, tuple) else name == each for each in classes):
+            return task
+    plain = getattr(modeling_auto, "MODEL_MAPPING_NAMES", {}).values()
+    return "feature-extraction" if reads and name in plain else None
+
+
+def _ranks(config: Mapping[str, Any]) -> bool:
+    """Whether sentence-transformers wrote a cross-encoder: its configuration says what is applied to the number."""
+    return "sbert_ce_default_activation_function" in config or "sentence_transformers" in config

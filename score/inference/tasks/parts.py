@@ -1,0 +1,47 @@
+"""What lies beside a model's weights for its task: tokenizer, processors. None of the folder's own code is run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from score.errors import MalformedFile
+from score.inference.preprocess import texts
+
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Objects of transformers; None for what is not there."""
+
+    folder: Path
+    tokenizer: Any = None
+    image_processor: Any = None
+    feature_extractor: Any = None
+
+
+def read(folder: Path) -> Parts:
+    """The tokenizer and the processor of pictures in a folder. Raises `MalformedFile` for one that can't be read."""
+    import transformers
+
+    tokenizer = _made(transformers.AutoTokenizer, folder, "a tokenizer") if texts.is_there(folder) else None
+    if (
+        tokenizer is not None and tokenizer.pad_token is None
+    ):  # GPT-2 and others have none; the mask says what is padding
+        tokenizer.pad_token = tokenizer.eos_token
+    pictures = None
+    if (folder / "preprocessor_config.json").is_file() or (folder / "processor_config.json").is_file():
+        pictures = _made(transformers.AutoImageProcessor, folder, "an image processor", optional=tokenizer is not None)
+    return Parts(folder, tokenizer, pictures)
+
+
+def _made(cls: Any, folder: Path, what: str, *, optional: bool = False) -> Any:
+    try:
+        return cls.from_pretrained(str(folder), **_LOCAL)
+    except Exception as error:  # noqa: BLE001  # transformers and its parsers raise anything
+        if optional:
+            return None
+        raise MalformedFile(
+            f"{folder.name}: transformers can't make {what} of its files ({type(error).__name__}: {str(error)[:300]})",
+            hint="Get these files again, or set SCORE_TASK=tensors to serve the model as it is, with tensors.",
+        ) from None

@@ -1,0 +1,252 @@
+"""A model's task at work: a request's items, each answered by itself, their forward passes together."""
+
+import base64
+import binascii
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from score import log
+from score.architectures.sentence_encoder import read_json
+from score.codecs import image
+from score.codecs.base import Body, Decoded, Items
+from score.errors import InternalError, InvalidItem, MalformedFile, ScoreError
+from score.inference.batching.padded import Padded
+from score.inference.batching.queue import Limits, Pass
+from score.inference.preprocess import texts
+from score.inference.tasks import find, parameters, parts
+from score.inference.tasks.batched import Batched
+from score.inference.tasks.generation import ImageToText, Text2Text
+from score.inference.tasks.of_transformers import Piped, of_single
+from score.inference.tasks.question_answering import QuestionAnswering
+from score.inference.tasks.sentences import Embeddings, Ranking
+from score.settings import Settings
+
+AT_ONCE = 64  # items that are prepared, or wait for the model, at a time; of all requests together
+_PICTURES = frozenset(
+    ("image-classification", "object-detection", "image-segmentation", "depth-estimation", "image-to-text",
+     "zero-shot-image-classification")
+)  # fmt: skip
+_NEEDS_TOKENIZER = frozenset(parameters.BY_TASK) - (_PICTURES - {"image-to-text", "zero-shot-image-classification"})
+_SHORT, _LONG = "A fine day.", "It was a fine day, and nobody thought of the long way home, or of the rain to come."
+
+
+Answer = Callable[[Any, Mapping[str, Any]], Any]
+"""From an item and the request's parameters to the answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class TaskRunner:
+    """Answers items of a task. `source` says how the task is known."""
+
+    task: str
+    source: str
+    most_new_tokens: int
+    _answer: Answer
+    _model: Batched
+    _tokenizer: Any
+    _threads: ThreadPoolExecutor
+
+    def items(self, decoded: Decoded) -> Items | None:
+        """What a request asks of the task; None where it is numbers, which go to the model as they are."""
+        if decoded.items is not None:
+            return decoded.items
+        arrays = decoded.arrays
+        if decoded.dialect == image.NAME and self.task in _PICTURES:
+            return Items((arrays,), single=True, parameters={})
+        if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
+            return Items(tuple(arrays.reshape(-1).tolist()), single=False, parameters={})
+        return None
+
+    def __call__(self, items: Items, beside: Mapping[str, Any]) -> tuple[Any, Pass]:
+        """The answer to a request, and what its forward passes were. `beside` are parameters of the query. Raises a
+        `RequestError`."""
+        given = parameters.checked(self.task, {**beside, **items.parameters}, self.most_new_tokens)
+        values = [self._value(item) for item in items.values]
+        if len(values) == 1:
+            answered = [self._one(values[0], given)]
+        else:
+            answered = list(self._threads.map(lambda value: self._one(value, given), values))
+        answers = [jsonable(answer) for answer, _ in answered]
+        took = _together([each for _, passes in answered for each in passes], len(values))
+        return (of_single(self.task, values[0], answers[0], given) if items.single else answers), took
+
+    def _one(self, value: Any, given: Mapping[str, Any]) -> tuple[Any, list[Pass]]:
+        try:
+            return self._answer(value, given), self._model.taken()
+        except ScoreError:
+            raise
+        except Exception as error:  # transformers raises anything on an item that it can't take
+            said = str(error).strip().splitlines()
+            raise InvalidItem(f"{self.task}: {type(error).__name__}: {said[0][:300] if said else ''}") from error
+
+    def _value(self, item: Any) -> Any:
+        """An item as the task takes it: a picture as Pillow has it, anything else as it came."""
+        if self.task not in _PICTURES:
+            if isinstance(item, (str, dict)) or (isinstance(item, list) and self.task == "text-ranking"):
+                return item
+            raise InvalidItem(f"{self.task} takes texts, or objects with texts")
+        from PIL import Image
+
+        return Image.fromarray(item if isinstance(item, np.ndarray) else _decoded(item))
+
+    def warm_up(self) -> None:
+        """Answer one made-up item, so that the first real one pays for no lazy set-up and what does not work shows;
+        then find out whether texts can be padded."""
+        start = time.perf_counter()
+        try:
+            self(Items((_made_up(self.task, self._tokenizer),), single=True, parameters=_given(self.task)), {})
+        except ScoreError as error:
+            log.warning("%s: the made-up request was refused: %s", self.task, error.message)
+        self.try_padding()
+        log.info("the task is %s, by %s; warmed up in %.1f ms", self.task, self.source, _since(start))
+
+    def try_padding(self) -> None:
+        """Find out whether texts of different lengths can be one padded batch: from two made-up ones, alone and
+        together."""
+        tokens = getattr(self._answer, "tokens", None)
+        layout = self._model.layout
+        if tokens is None or not layout.values or self.task in ("text-generation", *_PICTURES):
+            return
+        try:
+            batch = [tokens(_SHORT), tokens(_LONG)]
+            alone = [self._model.batcher.submit(inputs)[0] for inputs in batch]
+            layout.learn(batch[0], batch[1], (alone[0], alone[1]))
+            layout.pads = True
+            together, _ = self._model.batcher.submit(layout.join(batch))
+            layout.pads = layout.agrees(together, batch, alone, self._model.tolerance)
+        except ScoreError as error:
+            layout.pads = False
+            log.warning("%s: a made-up request was refused: %s", self.task, error.message)
+            return
+        self._model.batcher.separable = True if layout.pads else None
+        log.info("texts of different lengths are %s", "padded into one batch" if layout.pads else "answered apart")
+
+    def card(self) -> dict[str, Any]:
+        """As the model card shows it."""
+        known = sorted(parameters.BY_TASK[self.task])
+        return {"name": self.task, "source": self.source, "parameters": known, "padding": self._model.layout.pads}
+
+
+def of(
+    module: torch.nn.Module, name: str, folder: Path, settings: Settings, tolerance: float, *, embeds: bool
+) -> TaskRunner | None:
+    """The task of a model of transformers, whose class has a `name`; None where there is none, or is not to be.
+    `embeds` says that sentence-transformers wrote the folder. Raises `InvalidSetting` or `MalformedFile`."""
+    said, source = settings.task, "SCORE_TASK"
+    if said:
+        task: str | None = find.named(said, source)
+    else:
+        config = read_json(folder / "config.json")
+        reads = texts.is_there(folder)
+        task = find.of_class(name, config if isinstance(config, dict) else {}, embeds=embeds, reads=reads)
+        source = "the model's class"
+    if task is None or task == find.TENSORS:
+        return None
+    beside = parts.read(folder)
+    lacking = task in _NEEDS_TOKENIZER and beside.tokenizer is None
+    if lacking or (task in _PICTURES and beside.image_processor is None):
+        if said:
+            raise MalformedFile(f"{folder.name} has no {'tokenizer' if lacking else 'image processor'} for {task}")
+        return None
+    limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
+    model = Batched(module, limits, tolerance, Padded(_padding(beside.tokenizer)))
+    return TaskRunner(
+        task, source, settings.max_new_tokens, _answer(task, model, beside), model, beside.tokenizer,
+        ThreadPoolExecutor(AT_ONCE, thread_name_prefix="task"),
+    )  # fmt: skip
+
+
+def _answer(task: str, model: Batched, beside: parts.Parts) -> Answer:
+    if task in ("summarization", "translation", "text2text-generation"):
+        return Text2Text(task, model, beside)
+    own: dict[str, Callable[[Batched, parts.Parts], Answer]] = {
+        "question-answering": QuestionAnswering,
+        "image-to-text": ImageToText,
+        "sentence-embeddings": Embeddings,
+        "text-ranking": Ranking,
+    }
+    return own[task](model, beside) if task in own else Piped(task, model, beside)
+
+
+def _since(start: float) -> float:
+    return (time.perf_counter() - start) * 1e3
+
+
+def _made_up(task: str, tokenizer: Any) -> Any:
+    """An item that a task takes."""
+    if task in _PICTURES:
+        return np.full((64, 64, 3), 128, np.uint8)
+    if task == "question-answering":
+        return {"question": "What is it?", "context": _LONG}
+    if task == "fill-mask":
+        return f"{_SHORT} {tokenizer.mask_token}"
+    return {"query": _SHORT, "texts": [_LONG]} if task == "text-ranking" else _SHORT
+
+
+def _given(task: str) -> dict[str, Any]:
+    """The parameters that a task can't do without, or that keep it short."""
+    known = parameters.BY_TASK[task]
+    if "candidate_labels" in known:
+        return {"candidate_labels": ["one", "another"]}
+    return {"max_new_tokens": 2} if "max_new_tokens" in known else {}
+
+
+def _padding(tokenizer: Any) -> dict[str, int]:
+    if tokenizer is None or tokenizer.pad_token_id is None or tokenizer.padding_side != "right":
+        return {}
+    return {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
+
+
+def _decoded(item: Any) -> np.ndarray:
+    """The pixels of a picture in base64, with or without the beginning of a `data:` address. No other address is ever
+    looked up."""
+    if not isinstance(item, str):
+        raise InvalidItem("a picture is a PNG or JPEG file in base64")
+    try:
+        data = base64.b64decode(item.partition(",")[2] if item.startswith("data:") else item, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidItem("a picture is a PNG or JPEG file in base64; addresses are not fetched") from None
+    pixels = image.decode(Body(data)).arrays
+    assert isinstance(pixels, np.ndarray)
+    return pixels
+
+
+def jsonable(value: Any) -> Any:
+    """What a task answers with, as JSON has it: pictures as PNG in base64, tensors as lists."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(name): jsonable(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(each) for each in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if hasattr(value, "save") and hasattr(value, "mode"):  # a picture of Pillow's
+        out = io.BytesIO()
+        value.save(out, format="PNG")
+        return base64.b64encode(out.getvalue()).decode("ascii")
+    raise InternalError(f"a {type(value).__name__} in a task's answer")
+
+
+def _together(passes: Sequence[Pass], rows: int) -> Pass:
+    """Several passes as one: the longest wait, all the computing, the largest batch."""
+    if not passes:
+        return Pass(0.0, 0.0, rows, rows)
+    return Pass(
+        max(each.queued for each in passes),
+        sum(each.computed for each in passes),
+        rows,
+        max(each.batch_rows for each in passes),
+    )

@@ -1,0 +1,195 @@
+"""Tasks that are ours, what they refuse, and the bodies that ask for them."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from score.codecs.base import Body
+from score.errors import (
+    InputTooLong,
+    InvalidItem,
+    InvalidParameter,
+    InvalidSetting,
+    InvalidTopK,
+    ScoreError,
+    UnknownParameter,
+)
+from score.inference.pipeline import infer, load_model
+from score.inference.predictor import Predictor
+from score.settings import Settings
+from tests.inference.tasks import tiny
+
+pytest.importorskip("transformers")
+Loaded = Callable[..., Predictor]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    place = tmp_path_factory.mktemp("tasks")
+    known: dict[str, Predictor] = {}
+
+    def load(name: str, **settings: Any) -> Predictor:
+        key = f"{name} {settings}"
+        if key not in known:
+            known[key] = load_model(Settings.load(tiny.made(name, place / name), device="cpu", **settings))
+            known[key].warm_up()
+        return known[key]
+
+    return load
+
+
+def ask(predictor: Predictor, document: Any) -> Any:
+    return json.loads(infer(predictor, Body(json.dumps(document).encode())).encoded.body)
+
+
+BODIES: dict[str, tuple[Any, bool]] = {
+    "Hugging Face": ({"inputs": ["a fine day", "bad"]}, True),
+    "Azure's catalog": ({"input_data": {"input_string": ["a fine day", "bad"]}}, True),
+    "Azure's list": ({"input_data": ["a fine day", "bad"]}, True),
+    "Azure's table": ({"input_data": {"columns": ["text"], "index": [0, 1], "data": [["a fine day"], ["bad"]]}}, True),
+    "a table without columns": ({"input_data": {"data": [["a fine day"], ["bad"]]}}, True),
+    "MLflow's table": ({"dataframe_split": {"columns": ["text"], "data": [["a fine day"], ["bad"]]}}, True),
+    "MLflow's records": ({"dataframe_records": [{"text": "a fine day"}, {"text": "bad"}]}, False),
+    "instances": ({"instances": ["a fine day", "bad"]}, False),
+    "instances by name": ({"instances": [{"text": "a fine day"}, {"text": "bad"}]}, False),
+    "data": ({"data": ["a fine day", "bad"]}, False),
+}
+
+
+@pytest.mark.parametrize("sender", BODIES)
+def test_each_sender_is_answered_as_it_expects(sender: str, loaded: Loaded) -> None:
+    predictor = loaded("text-classification")
+    document, bare = BODIES[sender]
+    found = ask(predictor, document)
+    answers = found if bare else found["predictions"]
+    assert bare or list(found) == ["predictions"]
+    theirs = [predictor([text])[0] for text in ("a fine day", "bad")]
+    assert answers == [{"label": each["label"], "score": pytest.approx(each["score"], rel=1e-4)} for each in theirs]
+
+
+def test_a_lone_text_and_its_parameters(loaded: Loaded) -> None:
+    predictor = loaded("text-classification")
+    one = ask(predictor, {"inputs": "a fine day"})
+    assert [set(answer) for answer in one] == [{"label", "score"}]
+    three = ask(predictor, {"inputs": "a fine day", "parameters": {"top_k": 3}})
+    assert len(three) == 3
+    assert three[0] == pytest.approx(one[0])
+    azure = {"input_data": {"input_string": ["a fine day"], "parameters": {"top_k": 2}}}
+    assert len(ask(predictor, azure)[0]) == 2
+    pair = ask(predictor, {"inputs": {"text": "a fine day", "text_pair": "bad"}})
+    assert set(pair) == {"label", "score"}
+    assert predictor(["a fine day"])[0] == pytest.approx(one[0])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "said"),
+    [
+        ({"topk": 2}, UnknownParameter, "top_k"),
+        ({"aggregation_strategy": "simple"}, UnknownParameter, "function_to_apply"),
+        ({"top_k": 0}, InvalidTopK, "above zero"),
+        ({"truncation": 1}, InvalidParameter, "true or false"),
+        ({"function_to_apply": "relu"}, InvalidParameter, "softmax"),
+    ],
+)
+def test_parameters_are_checked(parameters: Any, error: type[ScoreError], said: str, loaded: Loaded) -> None:
+    with pytest.raises(error) as raised:
+        ask(loaded("text-classification"), {"inputs": "a fine day", "parameters": parameters})
+    assert said in f"{raised.value.message} {raised.value.hint}"
+
+
+def test_what_a_task_does_not_take_is_refused(loaded: Loaded) -> None:
+    with pytest.raises(InputTooLong, match="the model takes 64"):
+        ask(loaded("text-classification"), {"inputs": "a fine day " * 40})
+    cut = ask(loaded("text-classification"), {"inputs": "a fine day " * 40, "parameters": {"truncation": True}})
+    assert set(cut[0]) == {"label", "score"}
+    with pytest.raises(InvalidItem, match="context"):
+        ask(loaded("question-answering"), {"inputs": {"question": "who"}})
+    with pytest.raises(InvalidItem, match="mask"):
+        ask(loaded("fill-mask"), {"inputs": "nothing to fill"})
+    for address in ("http://127.0.0.1:1/cat.png", "file:///etc/passwd", "/etc/passwd"):
+        with pytest.raises(InvalidItem, match="not fetched"):
+            ask(loaded("image-classification"), {"inputs": address})
+    with pytest.raises(InvalidParameter, match="SCORE_MAX_NEW_TOKENS allows 8"):
+        generating = loaded("text-generation", max_new_tokens=8)
+        ask(generating, {"inputs": "the weights", "parameters": {"max_new_tokens": 9}})
+
+
+def test_the_tensors_of_old_and_tasks_by_name(loaded: Loaded) -> None:
+    raw = loaded("text-classification", task="tensors")
+    assert raw.runner is None
+    assert np.asarray(ask(raw, {"data": ["a fine day"]})["predictions"]["logits"]).shape == (1, 3)
+    task = loaded("text-classification")
+    numbers = {"inputs": {"input_ids": [[2, 5, 3]], "attention_mask": [[1, 1, 1]], "token_type_ids": [[0, 0, 0]]}}
+    assert np.asarray(ask(task, numbers)["predictions"]["logits"]).shape == (1, 3)
+    with pytest.raises(InvalidSetting, match="text-classification, "):
+        loaded("text-classification", task="text-clasification").warm_up()
+
+
+def test_the_best_span_is_the_one_by_hand(loaded: Loaded) -> None:
+    """Against all spans tried one by one, on the model's own logits."""
+    predictor = loaded("question-answering")
+    question, context = "where lives anna?", "Anna lives in Paris. She works for Contoso, and likes long walks."
+    found = ask(predictor, {"inputs": {"question": question, "context": context}, "parameters": {"top_k": 5}})
+    words = predictor.runner._tokenizer  # type: ignore[union-attr]
+    encoded = words(question, context, return_tensors="pt", return_offsets_mapping=True)
+    offsets, of = encoded.pop("offset_mapping")[0].tolist(), encoded.sequence_ids(0)
+    with torch.inference_mode():
+        outputs = predictor.module(**encoded)
+    may = torch.tensor([each == 1 for each in of])
+    may[0] = True
+    starts, ends = (
+        torch.softmax(torch.where(may, values[0], torch.tensor(-10_000.0)), 0)
+        for values in (outputs.start_logits, outputs.end_logits)
+    )
+    spans = sorted(
+        (
+            (float(starts[a] * ends[b]), context[offsets[a][0] : offsets[b][1]])
+            for a in range(1, len(of))
+            for b in range(a, min(a + 15, len(of)))
+            if of[a] == 1 and of[b] == 1
+        ),
+        reverse=True,
+    )
+    best = ask(predictor, {"inputs": {"question": question, "context": context}})
+    assert best["answer"] == spans[0][1] == context[best["start"] : best["end"]]
+    assert best["score"] == pytest.approx(spans[0][0], rel=1e-3)
+    assert found[0] == best
+    assert len(found) <= 5
+    assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True)
+
+
+def test_a_context_longer_than_the_model_is_read_in_windows(loaded: Loaded) -> None:
+    context = "the weights are never unavailable. " * 20
+    found = ask(loaded("question-answering"), {"inputs": {"question": "what are they?", "context": context}})
+    assert context[found["start"] : found["end"]] == found["answer"] != ""
+
+
+def test_texts_are_generated_as_by_the_model_alone(loaded: Loaded) -> None:
+    predictor = loaded("text2text-generation")
+    words = predictor.runner._tokenizer  # type: ignore[union-attr]
+    texts = ["the weights are never unavailable", "who wrote this"]
+    wanted = []
+    for text in texts:
+        tokens = words(text, return_tensors="pt")
+        tokens.pop("token_type_ids")
+        made = predictor.module.generate(**tokens, max_new_tokens=6, num_beams=2)  # type: ignore[operator]
+        wanted.append([{"generated_text": words.decode(made[0], skip_special_tokens=True)}])
+    asked = {"inputs": texts, "parameters": {"max_new_tokens": 6, "num_beams": 2}}
+    assert ask(predictor, asked) == wanted
+    summary = loaded("text2text-generation", task="summarization")
+    assert list(ask(summary, {"inputs": texts[0], "parameters": {"max_new_tokens": 3}})[0]) == ["summary_text"]
+    translated = loaded("text2text-generation", task="translation_en_to_fr")
+    assert list(ask(translated, {"inputs": texts[0], "parameters": {"max_new_tokens": 3}})[0]) == ["translation_text"]
+
+
+def test_texts_of_different_lengths_run_as_one_pass(loaded: Loaded) -> None:
+    predictor = loaded("text-classification")
+    assert predictor.runner is not None
+    assert predictor.runner.card()["padding"] is True
+    asked = {"inputs": [" ".join(tiny.WORDS[: 4 + at % 4]) for at in range(32)]}
+    body = Body(json.dumps(asked).encode())
+    assert infer(predictor, body).took.batch_rows > 1
