@@ -96,6 +96,18 @@ class HfConfig:
     values: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What belongs to a model and does not lie in its own folder, and the task that is said to be its."""
+
+    tokenizer: Path | None = None
+    processor: Path | None = None
+    task: str = ""
+
+
+NOTHING_BESIDE = Beside()
+
+
 @dataclass(frozen=True, eq=False)
 class _Opened:
     """What every opened checkpoint has.
@@ -133,6 +145,7 @@ class DescribedWeights(_Opened):
     """Tensors by name, with what names their class: a class that is in the file, or a configuration."""
 
     model: ModelFactory | HfConfig
+    beside: Beside = NOTHING_BESIDE
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

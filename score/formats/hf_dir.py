@@ -40,23 +40,26 @@ def detect(probe: Probe) -> bool:
     return weights_in(probe.path) is not None or b'"model_type"' in config.read_bytes()[:1_000_000]
 
 
-def open(path: Path, read: str) -> Checkpoint:
-    """The weights under their own names. Raises `NoWeights` for a configuration without, and for an adapter alone."""
-    _refuse_links(path)
+def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:
+    """The weights under their own names. `described_by` is the folder of config.json, where that is another. Raises
+    `NoWeights` for a configuration without, and for an adapter alone."""
+    described_by = described_by or path
+    for folder in {path, described_by}:
+        _refuse_links(folder)
     found = weights_in(path)
     if found is None and (only := next((name for name in _ADAPTERS if _is_file(path / name)), None)):
         return _adapter(path, only, read)
     if found is None:
         raise NoWeights(_why_none(path))
     inner = open_weights(path, found, read)
-    config = json_file(within(path, "config.json"))
+    config = json_file(within(described_by, "config.json"))
     _refuse_kernels(path, config)
     shown: dict[str, Any] = {key: config[key] for key in _SHOWN if key in config}
     return DescribedWeights(
         NAME,
         path,
         inner.tree,
-        model=HfConfig(path, config),
+        model=HfConfig(described_by, config),
         unsafe_globals=inner.unsafe_globals,
         metadata={"weights": found, **shown, **inner.metadata},
     )

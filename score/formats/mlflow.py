@@ -1,6 +1,5 @@
-"""`mlflow`: a folder with an `MLmodel` and a pytorch flavor; its inner checkpoint is what is served.
-
-Source: mlflow/pytorch/__init__.py, `_save_model`.
+"""`mlflow`: a folder with an `MLmodel` and a flavor that holds a PyTorch model; its inner checkpoint is what is served,
+without mlflow, and without the environment that the folder describes.
 """
 
 import importlib.metadata
@@ -13,9 +12,11 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
-from score.errors import MalformedFile, NoCheckpoint, UnsupportedFormat
+from score.errors import MalformedFile, UnsupportedFormat
+from score.formats import hf_dir
 from score.formats._io.folder import contained, within
-from score.formats.base import Checkpoint, PickledObjects
+from score.formats._mlflow_flavors import FLAVORS, Place
+from score.formats.base import Checkpoint, DescribedWeights, PickledObjects
 from score.formats.probe import Probe
 
 NAME = "mlflow"
@@ -30,19 +31,31 @@ def detect(probe: Probe) -> bool:
 
 def open(path: Path, read: str) -> Checkpoint:
     """The inner checkpoint, with the flavor's versions, and which of its requirements are not met here."""
-    from score.formats.registry import open_checkpoint  # the inner file may be of any format
-
-    flavor = _flavor(path)
-    inner = open_checkpoint(_inner(path, flavor), read)
+    name, flavor = _flavor(path)
+    place = FLAVORS[name](path, flavor)
+    inner = _inner(place, read)
     if isinstance(inner, PickledObjects) and flavor.get("code"):
         inner = _with_code(inner, contained(path, flavor["code"]))
+    if isinstance(inner, DescribedWeights):
+        inner = replace(inner, beside=place.beside)
     metadata = {
         "inner_format": inner.format,
+        "flavor": name,
         "pytorch_version": flavor.get("pytorch_version"),
         "requirements_not_met": unmet(contained(path, "requirements.txt")),
         **inner.metadata,
     }
+    if name == "python_function":
+        metadata["not_run"] = str(flavor.get("python_model", flavor.get("loader_module")))
     return replace(inner, format=NAME, path=path, metadata=metadata)
+
+
+def _inner(place: Place, read: str) -> Checkpoint:
+    if place.config is not None:
+        return hf_dir.open(place.checkpoint, read, place.config)
+    from score.formats.registry import open_checkpoint  # the inner file may be of any format
+
+    return open_checkpoint(place.checkpoint, read)
 
 
 def _with_code(inner: PickledObjects, folder: Path) -> PickledObjects:
@@ -56,7 +69,8 @@ def _with_code(inner: PickledObjects, folder: Path) -> PickledObjects:
     return replace(inner, load_trusted=load_trusted)
 
 
-def _flavor(folder: Path) -> dict[str, Any]:
+def _flavor(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The first flavor that is known here, and what MLmodel says of it."""
     file = within(folder, "MLmodel")
     if file.stat().st_size > MAX_MLMODEL:
         raise MalformedFile(f"MLmodel takes {file.stat().st_size:,} bytes, too much for what it is")
@@ -67,22 +81,14 @@ def _flavor(folder: Path) -> dict[str, Any]:
     flavors = document.get("flavors") if isinstance(document, dict) else None
     if not isinstance(flavors, dict):
         raise MalformedFile("MLmodel has no flavors")
-    flavor = flavors.get("pytorch")
-    if not isinstance(flavor, dict):
-        raise UnsupportedFormat(
-            f"{folder.name} is an MLflow model of flavor {', '.join(map(str, flavors))}, not pytorch",
-            hint="Log it with mlflow.pytorch.log_model, or deploy it with MLflow's own server.",
-        )
-    return flavor
-
-
-def _inner(folder: Path, flavor: dict[str, Any]) -> Path:
-    """`data/model.pth` below the flavor's model_data; older versions wrote other names."""
-    data = contained(folder, flavor.get("model_data", "data"))
-    for name in ("model.pth", "model.pt2", "state_dict.pth"):
-        if (data / name).is_file():
-            return within(data, name)
-    raise NoCheckpoint(f"{folder.name}: MLmodel says the model is in {data.name}/, and there is no model.pth")
+    others = [str(name) for name in flavors if name not in FLAVORS]
+    for name in FLAVORS:
+        if isinstance(flavors.get(name), dict) and not (name == "python_function" and others):
+            return name, flavors[name]
+    raise UnsupportedFormat(
+        f"{folder.name} is an MLflow model of flavor {', '.join(map(str, flavors))}, not one of PyTorch",
+        hint="Log it with mlflow.pytorch.log_model, or deploy it with MLflow's own server.",
+    )
 
 
 def unmet(requirements: Path) -> list[str]:

@@ -96,7 +96,9 @@ class Predictor(predictor.Predictor):
 
     def __init__(self, path: PathLike, device: str | torch.device | None = None, **settings: Any) -> None:
         made = load_model(_settings(path, device, settings))
-        super().__init__(made.module, made.report, made.settings, made.registered, made.checkpoint)
+        super().__init__(
+            made.module, made.report, made.settings, made.registered, made.checkpoint, made.home, made.beside
+        )
 
 
 def _settings(path: PathLike, device: str | torch.device | None, settings: dict[str, Any]) -> Settings:

@@ -23,6 +23,7 @@ from score.errors import (
     WeightsMismatch,
 )
 from score.formats._io import integrity
+from score.formats.base import NOTHING_BESIDE, DescribedWeights, HfConfig
 from score.inference import device, load
 from score.inference.batching.queue import Pass
 from score.inference.predictor import Predictor
@@ -55,7 +56,10 @@ def load_model(settings: Settings) -> Predictor:
             _add_versions(error, checkpoint.metadata)
             raise
     inputs = architecture.inputs if isinstance(architecture, Skeleton) else None
-    return Predictor(module, report, settings, inputs, checkpoint.path)
+    home, beside = None, NOTHING_BESIDE
+    if isinstance(checkpoint, DescribedWeights) and isinstance(checkpoint.model, HfConfig):
+        home, beside = checkpoint.model.folder, checkpoint.beside
+    return Predictor(module, report, settings, inputs, checkpoint.path, home, beside)
 
 
 def _add_versions(error: LoadError, metadata: Any) -> None:

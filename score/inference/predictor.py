@@ -18,6 +18,7 @@ from score.codecs import json_dialects
 from score.codecs import registry as codecs
 from score.codecs.base import Arrays, Body, Decoded, named
 from score.errors import InvalidSetting, ModelRejected, RequestError
+from score.formats.base import NOTHING_BESIDE, Beside
 from score.inference import infer_signature, model_errors, outputs
 from score.inference.batching.queue import Batcher, Limits
 from score.inference.batching.rows import same_rows
@@ -46,6 +47,8 @@ class Predictor:
     settings: Settings
     registered: str | dict[str, str] | None = None
     checkpoint: Path | None = None  # where it was loaded from; `report.path` is that for people
+    home: Path | None = None  # the folder of its configuration, where that is another
+    beside: Beside = NOTHING_BESIDE
 
     @cached_property
     def signature(self) -> Signature:
@@ -59,8 +62,14 @@ class Predictor:
     @cached_property
     def task(self) -> Task:
         """Labels, image recipe and tokenizer, as far as they are known. Raises `InvalidSetting`."""
-        checkpoint = self.checkpoint or Path(self.report.path)
-        return find_task(self.settings, checkpoint, self.report.architecture, self.module)
+        words = self.beside.tokenizer or self._folder
+        return find_task(self.settings, self._folder, self.report.architecture, self.module, words)
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Where the model's configuration lies."""
+        checkpoint = self.home or self.checkpoint or Path(self.report.path)
+        return checkpoint if checkpoint.is_dir() else checkpoint.parent
 
     @cached_property
     def runner(self) -> TaskRunner | None:
@@ -71,10 +80,10 @@ class Predictor:
             if self.settings.task not in (None, find_name.TENSORS):
                 raise InvalidSetting(f"SCORE_TASK is {self.settings.task!r}, and {name} is no model of transformers")
             return None
-        checkpoint = self.checkpoint or Path(self.report.path)
-        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-        embeds = isinstance(self.module, SentenceEncoder)
-        return runner.of(self.module, name.rpartition(".")[2], folder, self.settings, self._tolerance, embeds=embeds)
+        return runner.of(
+            self.module, name.rpartition(".")[2], self._folder, self.beside, self.settings, self._tolerance,
+            embeds=isinstance(self.module, SentenceEncoder),
+        )  # fmt: skip
 
     def __call__(self, inputs: Any, top_k: int | None = None) -> Any:
         """The model's answer to one request: arrays, nested lists, tensors or texts, or several by the names of the

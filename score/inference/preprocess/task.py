@@ -102,17 +102,17 @@ def _texts(decoded: Decoded) -> np.ndarray:
     return np.asarray(decoded.items.values, dtype=np.str_)
 
 
-def find(settings: Settings, checkpoint: Path, architecture: str, module: nn.Module) -> Task:
-    """What is known about a model's task, from the settings and the files beside its weights."""
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+def find(settings: Settings, folder: Path, architecture: str, module: nn.Module, words: Path | None = None) -> Task:
+    """What is known about a model's task, from the settings and the files in its folder; `words` is the tokenizer's."""
+    words = words or folder
     folders = [folder, *([settings.model_dir] if settings.model_dir and settings.model_dir.is_dir() else [])]
     registered = registered_models().get(architecture)
     sources: dict[str, str] = {}
     labels = _labels_of(settings, folders, sources)
     recipe = _recipe_of(settings, folder, architecture, registered, module, sources)
     tokenizer = None
-    if architecture.startswith("transformers") and texts.is_there(folder):
-        tokenizer, sources["texts"] = texts.Tokenizer(folder, input_names(module)), "the model's folder"
+    if architecture.startswith("transformers") and texts.is_there(words):
+        tokenizer, sources["texts"] = texts.Tokenizer(words, input_names(module)), "the model's folder"
     problem = _json(folder / "config.json").get("problem_type")
     return Task(
         labels, recipe, tokenizer, registered.white if registered else None,

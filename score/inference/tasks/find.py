@@ -11,7 +11,11 @@ ALIASES = {
     "sentiment-analysis": "text-classification", "ner": "token-classification", "mask-fill": "fill-mask",
     "sentence-similarity": "sentence-embeddings", "embeddings": "sentence-embeddings", "rerank": "text-ranking",
     "text2text": "text2text-generation", "conversational": "text-generation", "chat-completion": "text-generation",
-    "multiclass": "text-classification", "image-to-text-generation": "image-to-text",
+    "multiclass": "text-classification", "multilabel": "text-classification",
+    "named-entity-recognition": "token-classification", "multi-class-image-classification": "image-classification",
+    "multi-label-image-classification": "image-classification", "llm/v1/completions": "text-generation",
+    "image-object-detection": "object-detection", "image-instance-segmentation": "image-segmentation",
+    "image-to-text-generation": "image-to-text",
 }  # fmt: skip
 # Names of transformers' tables of classes, each with its task; the first that has the class counts.
 _TABLES = (
@@ -42,6 +46,16 @@ def named(task: str, by: str) -> str:
     if found not in BY_TASK and found != TENSORS:
         raise InvalidSetting(f"{by} is {task!r}; there is {', '.join((*BY_TASK, TENSORS))}")
     return found
+
+
+def known(task: str) -> str | None:
+    """A task by the name that a file gives it; None for one that is not known here, or is no task of texts and
+    pictures."""
+    try:
+        found = named(task, "MLmodel")
+    except InvalidSetting:
+        return None
+    return None if found == TENSORS else found
 
 
 def of_class(name: str, config: Mapping[str, Any], *, embeds: bool, reads: bool) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from score.errors import MalformedFile
+from score.formats.base import Beside
 from score.inference.preprocess import texts
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -20,18 +21,21 @@ class Parts:
     feature_extractor: Any = None
 
 
-def read(folder: Path) -> Parts:
-    """The tokenizer and the processor of pictures in a folder. Raises `MalformedFile` for one that can't be read."""
+def read(folder: Path, beside: Beside) -> Parts:
+    """The tokenizer and the processor of pictures in a model's folder, or beside it. Raises `MalformedFile` for one
+    that can't be read."""
     import transformers
 
-    tokenizer = _made(transformers.AutoTokenizer, folder, "a tokenizer") if texts.is_there(folder) else None
+    words = beside.tokenizer or folder
+    tokenizer = _made(transformers.AutoTokenizer, words, "a tokenizer") if texts.is_there(words) else None
     if (
         tokenizer is not None and tokenizer.pad_token is None
     ):  # GPT-2 and others have none; the mask says what is padding
         tokenizer.pad_token = tokenizer.eos_token
     pictures = None
-    if (folder / "preprocessor_config.json").is_file() or (folder / "processor_config.json").is_file():
-        pictures = _made(transformers.AutoImageProcessor, folder, "an image processor", optional=tokenizer is not None)
+    pixels = beside.processor or folder
+    if (pixels / "preprocessor_config.json").is_file() or (pixels / "processor_config.json").is_file():
+        pictures = _made(transformers.AutoImageProcessor, pixels, "an image processor", optional=tokenizer is not None)
     return Parts(folder, tokenizer, pictures)
 
 

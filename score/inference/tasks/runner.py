@@ -18,6 +18,7 @@ from score.architectures.sentence_encoder import read_json
 from score.codecs import image
 from score.codecs.base import Body, Decoded, Items
 from score.errors import InternalError, InvalidItem, MalformedFile, ScoreError
+from score.formats.base import Beside
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Limits, Pass
 from score.inference.preprocess import texts
@@ -136,30 +137,39 @@ class TaskRunner:
 
 
 def of(
-    module: torch.nn.Module, name: str, folder: Path, settings: Settings, tolerance: float, *, embeds: bool
+    module: torch.nn.Module,
+    name: str,
+    folder: Path,
+    beside: Beside,
+    settings: Settings,
+    tolerance: float,
+    *,
+    embeds: bool,
 ) -> TaskRunner | None:
     """The task of a model of transformers, whose class has a `name`; None where there is none, or is not to be.
     `embeds` says that sentence-transformers wrote the folder. Raises `InvalidSetting` or `MalformedFile`."""
     said, source = settings.task, "SCORE_TASK"
     if said:
         task: str | None = find.named(said, source)
+    elif known := find.known(beside.task):
+        task, source = known, "MLmodel"
     else:
         config = read_json(folder / "config.json")
-        reads = texts.is_there(folder)
+        reads = texts.is_there(beside.tokenizer or folder)
         task = find.of_class(name, config if isinstance(config, dict) else {}, embeds=embeds, reads=reads)
         source = "the model's class"
     if task is None or task == find.TENSORS:
         return None
-    beside = parts.read(folder)
-    lacking = task in _NEEDS_TOKENIZER and beside.tokenizer is None
-    if lacking or (task in _PICTURES and beside.image_processor is None):
+    found = parts.read(folder, beside)
+    lacking = task in _NEEDS_TOKENIZER and found.tokenizer is None
+    if lacking or (task in _PICTURES and found.image_processor is None):
         if said:
             raise MalformedFile(f"{folder.name} has no {'tokenizer' if lacking else 'image processor'} for {task}")
         return None
     limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
-    model = Batched(module, limits, tolerance, Padded(_padding(beside.tokenizer)))
+    model = Batched(module, limits, tolerance, Padded(_padding(found.tokenizer)))
     return TaskRunner(
-        task, source, settings.max_new_tokens, _answer(task, model, beside), model, beside.tokenizer,
+        task, source, settings.max_new_tokens, _answer(task, model, found), model, found.tokenizer,
         ThreadPoolExecutor(AT_ONCE, thread_name_prefix="task"),
     )  # fmt: skip
 

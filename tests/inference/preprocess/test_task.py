@@ -253,7 +253,7 @@ def test_a_sentence_encoder_gives_the_packages_own_embeddings(minilm: Path, tmp_
     expected = json.loads(done.stdout.splitlines()[-1])
     with running(minilm, tmp_path) as server:
         answer = server.post({"inputs": texts})
-        np.testing.assert_allclose(answer.json["predictions"], expected, atol=1e-5)
+        np.testing.assert_allclose(answer.json, expected, atol=1e-5)
         alone = server.post({"data": texts[:1]})
         np.testing.assert_allclose(alone.json["predictions"], expected[:1], atol=1e-5)
         assert server.post({"data": ["text", 3]}).status == 400

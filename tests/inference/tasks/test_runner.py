@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,3 +194,35 @@ def test_texts_of_different_lengths_run_as_one_pass(loaded: Loaded) -> None:
     asked = {"inputs": [" ".join(tiny.WORDS[: 4 + at % 4]) for at in range(32)]}
     body = Body(json.dumps(asked).encode())
     assert infer(predictor, body).took.batch_rows > 1
+
+
+def test_embeddings_similarities_and_prompts(tmp_path: Path) -> None:
+    predictor = load_model(Settings.load(tiny.sentences(tmp_path), device="cpu"))
+    predictor.warm_up()
+    one, two = ask(predictor, {"inputs": ["a fine day", "the weights are never unavailable"]})
+    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-4)
+    pair = {"source_sentence": "a fine day", "sentences": ["the weights are never unavailable", "a fine day"]}
+    assert ask(predictor, {"inputs": pair}) == pytest.approx([float(np.dot(one, two)), 1.0], abs=1e-4)
+    prompted = ask(predictor, {"inputs": "a fine day", "parameters": {"prompt_name": "query"}})
+    assert prompted == pytest.approx(ask(predictor, {"inputs": "who a fine day"}), abs=1e-5)
+    assert prompted != pytest.approx(one, abs=1e-3)
+    with pytest.raises(InvalidParameter, match="query, document"):
+        ask(predictor, {"inputs": "a fine day", "parameters": {"prompt_name": "poem"}})
+
+
+def test_texts_are_ranked_by_the_models_own_number(tmp_path: Path) -> None:
+    predictor = load_model(Settings.load(tiny.ranking(tmp_path), device="cpu"))
+    predictor.warm_up()
+    assert predictor.runner is not None
+    assert predictor.runner.task == "text-ranking"
+    texts = ["a fine day", "the weights are never unavailable", "bad"]
+    found = ask(predictor, {"inputs": {"query": "who wrote this", "texts": texts}})
+    assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True)
+    words = predictor.runner._tokenizer
+    for each in found:
+        with torch.inference_mode():
+            logits = predictor.module(**words("who wrote this", texts[each["index"]], return_tensors="pt")).logits
+        assert each["score"] == pytest.approx(float(torch.sigmoid(logits)[0, 0]), abs=1e-4)
+    assert ask(predictor, {"inputs": [["who wrote this", texts[0]]]})[0]["score"] == pytest.approx(
+        next(each["score"] for each in found if each["index"] == 0), abs=1e-4
+    )

@@ -1,5 +1,6 @@
 """Tiny random models of transformers, saved with a tokenizer or a processor made here: one folder for each task."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,33 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "object-detection": _yolos,
     "zero-shot-image-classification": _clip,
 }
+
+
+def sentences(folder: Path) -> Path:
+    """A folder as sentence-transformers writes it: mean pooling behind a text model, with two prompts."""
+    made("feature-extraction", folder)
+    kinds = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+    listed = [
+        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for at, (kind, path) in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    prompts = {"prompts": {"query": "who ", "document": ""}, "default_prompt_name": None}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    return folder
+
+
+def ranking(folder: Path) -> Path:
+    """A cross-encoder: one number for a pair of texts, and what is applied to it."""
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
+    _bert("BertForSequenceClassification", num_labels=1)(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.activation.Sigmoid", "version": "5.0"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def made(task: str, folder: Path) -> Path:

@@ -1,0 +1,151 @@
+"""MLflow folders of every torch-bearing flavor answer as the folder inside of them does: read without mlflow, and
+without a pickle. What MLmodel says is as mlflow 3.17 wrote it for these models."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from score.codecs.base import Body
+from score.errors import UnsupportedFormat
+from score.inference.pipeline import infer, load_model
+from score.inference.predictor import Predictor
+from score.settings import Settings
+from tests.inference.tasks import tiny
+
+pytest.importorskip("transformers")
+_PYFUNC = """
+  python_function:
+    env:
+      conda: conda.yaml
+      virtualenv: python_env.yaml
+    python_version: 3.11.7
+    loader_module: """
+TRANSFORMERS = f"""flavors:{_PYFUNC}mlflow.transformers
+  transformers:
+    code: null
+    components:
+    - tokenizer
+    instance_type: TextClassificationPipeline
+    model_binary: model
+    pipeline_model_type: BertForSequenceClassification
+    task: text-classification
+    tokenizer_type: TokenizersBackend
+    torch_dtype: torch.float32
+    transformers_version: 5.24.0
+mlflow_version: 3.17.2
+signature:
+  inputs: '[{{"type": "string", "required": true}}]'
+"""
+HFTRANSFORMERS = f"""flavors:
+  hftransformersv2:
+    code: null
+    hf_config_class: AutoConfig
+    hf_pretrained_class: AutoModelForSequenceClassification
+    hf_tokenizer_class: AutoTokenizer
+    huggingface_id: tiny
+    model_data: data
+    pytorch_version: 2.13.0
+    task_type: text-classification
+    transformers_version: 5.24.0{_PYFUNC}azureml.evaluate.mlflow.hftransformers
+    data: data
+"""
+SENTENCES = f"""flavors:{_PYFUNC}mlflow.sentence_transformers
+    data: model.sentence_transformer
+  sentence_transformers:
+    code: null
+    pipeline_model_type: BertModel
+    sentence_transformers_version: 6.2.0
+"""
+PYTHON = f"""flavors:{_PYFUNC}mlflow.pyfunc.model
+    artifacts:
+      model:
+        path: artifacts/tiny
+        uri: tiny
+    cloudpickle_version: 3.1.3
+    python_model: python_model.pkl
+"""
+
+
+def _moved(source: Path, target: Path, *names: str) -> None:
+    target.mkdir(parents=True)
+    for name in names:
+        shutil.copy(source / name, target / name)
+
+
+def _transformers(source: Path, folder: Path) -> None:
+    _moved(source, folder / "model", "config.json", "model.safetensors")
+    _moved(source, folder / "components" / "tokenizer", "tokenizer.json", "tokenizer_config.json")
+    (folder / "MLmodel").write_text(TRANSFORMERS)
+
+
+def _hftransformers(source: Path, folder: Path) -> None:
+    _moved(source, folder / "data" / "model", "model.safetensors")
+    _moved(source, folder / "data" / "config", "config.json")
+    _moved(source, folder / "data" / "tokenizer", "tokenizer.json", "tokenizer_config.json")
+    (folder / "MLmodel").write_text(HFTRANSFORMERS)
+
+
+def _first_hftransformers(source: Path, folder: Path) -> None:
+    _hftransformers(source, folder)
+    (folder / "MLmodel").write_text(HFTRANSFORMERS.replace("hftransformersv2:", "hftransformers:"))
+
+
+def _python(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder / "artifacts" / "tiny")
+    (folder / "python_model.pkl").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
+    (folder / "MLmodel").write_text(PYTHON)
+
+
+FLAVORS: dict[str, Callable[[Path, Path], None]] = {
+    "transformers": _transformers,
+    "hftransformersv2": _hftransformers,
+    "hftransformers": _first_hftransformers,
+    "python_function": _python,
+}
+
+
+def predictor(folder: Path) -> Predictor:
+    found = load_model(Settings.load(folder, device="cpu"))
+    found.warm_up()
+    return found
+
+
+def ask(served: Predictor, document: Any) -> Any:
+    return json.loads(infer(served, Body(json.dumps(document).encode())).encoded.body)
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_a_flavor_answers_as_what_is_inside(flavor: str, tmp_path: Path) -> None:
+    source = tiny.made("text-classification", tmp_path / "source")
+    (tmp_path / "logged").mkdir()
+    FLAVORS[flavor](source, tmp_path / "logged")
+    served = predictor(tmp_path / "logged")
+    assert served.report.format == "mlflow"
+    assert served.runner is not None
+    assert served.runner.task == "text-classification"
+    assert served.runner.source == ("the model's class" if flavor == "python_function" else "MLmodel")
+    asked = {"input_data": {"columns": ["text"], "index": [0, 1], "data": [["a fine day"], ["bad"]]}}
+    wanted = predictor(source)(["a fine day", "bad"])
+    assert ask(served, asked) == [{"label": each["label"], "score": pytest.approx(each["score"])} for each in wanted]
+
+
+def test_sentence_transformers_in_an_mlflow_folder(tmp_path: Path) -> None:
+    inner = tiny.sentences(tmp_path / "model.sentence_transformer")
+    (tmp_path / "MLmodel").write_text(SENTENCES)
+    served = predictor(tmp_path)
+    assert served.runner is not None
+    assert served.runner.task == "sentence-embeddings"
+    found = ask(served, {"inputs": ["a fine day", "bad"]})
+    assert found == [pytest.approx(each, abs=1e-5) for each in predictor(inner)(["a fine day", "bad"])]
+    assert [len(each) for each in found] == [32, 32]
+
+
+def test_a_python_model_without_a_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text(f"flavors:{_PYFUNC}mlflow.sklearn\n")
+    with pytest.raises(UnsupportedFormat, match=r"mlflow\.sklearn") as raised:
+        load_model(Settings.load(tmp_path))
+    assert "mlflow.transformers" in raised.value.hint
