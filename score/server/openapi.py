@@ -20,8 +20,11 @@ _BINARY: Json = {"schema": {"type": "string", "format": "binary"}}
 _LARGEST_EXACT = 2**53  # in JSON as most readers take it
 
 
-def description(signature: Signature, outputs: Mapping[str, tuple[str, list[int]]]) -> Json:
-    """The document. `outputs` are the dtype and the shape for one row, by name; none where they are not known."""
+def description(
+    signature: Signature, outputs: Mapping[str, tuple[str, list[int]]], task: Mapping[str, Any] | None = None
+) -> Json:
+    """The document. `outputs` are the dtype and the shape for one row, by name; none where they are not known. `task`
+    is the task's card, of a model that has one."""
     return {
         "openapi": "3.0.3",
         "info": {
@@ -30,23 +33,27 @@ def description(signature: Signature, outputs: Mapping[str, tuple[str, list[int]
             "description": f"A PyTorch model on Azure ML. It {signature}.",
         },
         "paths": {
-            "/score": {"get": _card(), "post": _predict(signature, outputs)},
+            "/score": {"get": _card(), "post": _predict(signature, outputs, task)},
             "/": {"get": {"operationId": "liveness", "summary": "Whether the server is up", "responses": _healthy()}},
         },
         "components": {"schemas": {"Error": _error()}},
     }
 
 
-def _predict(signature: Signature, outputs: Mapping[str, tuple[str, list[int]]]) -> Json:
+def _predict(
+    signature: Signature, outputs: Mapping[str, tuple[str, list[int]]], task: Mapping[str, Any] | None
+) -> Json:
     v2 = _v2_outputs(outputs)
-    answers = {"anyOf": [_object({"predictions": _predictions(outputs)}), _predictions(outputs), v2]}
+    answers: Json = {"anyOf": [_object({"predictions": _predictions(outputs)}), _predictions(outputs), v2]}
+    if task is not None:
+        answers = {"description": f"As the task {task['name']} answers, bare or below `predictions`."}
     return {
         "operationId": "predict",
         "summary": "Predictions for the rows in the body, in the body's own dialect",
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": {"anyOf": _dialects(signature)}},
+                "application/json": _json_body(signature, task),
                 "application/x-npy": _BINARY,
                 "application/x-npz": _BINARY,
             },
@@ -64,6 +71,17 @@ def _predict(signature: Signature, outputs: Mapping[str, tuple[str, list[int]]])
             **_refusals(),
         },
     }
+
+
+def _json_body(signature: Signature, task: Mapping[str, Any] | None) -> Json:
+    if task is None:
+        return {"schema": {"anyOf": _dialects(signature)}}
+    item: Json = {"description": f"What {task['name']} takes ({task['takes']}), or a list of these"}
+    known = {"type": "object", "properties": {name: {} for name in task["parameters"]}, "additionalProperties": False}
+    asked = _object({"inputs": item})
+    asked["properties"]["parameters"] = known
+    found: Json = {"schema": {"anyOf": [asked, *_dialects(signature)]}}
+    return found | ({"example": task["example"]} if task["example"] else {})
 
 
 def _card() -> Json:

@@ -116,7 +116,10 @@ class Service:
 
     def swagger(self) -> Answer:
         """The OpenAPI description of this model."""
-        return answer.of_json(openapi.description(self.predictor.signature, self.predictor.outputs))
+        served, runner = self.predictor, self.predictor.runner
+        return answer.of_json(
+            openapi.description(served.signature, served.outputs, None if runner is None else runner.card())
+        )
 
     def predict(self, head: Head, body: Body, record: RequestRecord) -> Answer:
         """Answer a POST, in the thread that calls. Raises a `RequestError`."""

@@ -71,7 +71,7 @@ def _loaded(settings: Settings) -> Service:
     predictor = load_model(settings)
     if azmlinfsrv.serving():  # before the model runs for the first time, and its thread is there
         confined = confine(settings)
-    _ = predictor.task  # a wrong recipe is said now, and not to whoever asks first
+    _ = predictor.task, predictor.runner  # a wrong recipe is said now, and not to whoever asks first
     service = Service.of(predictor, confined)
     tell(service)
     return service
@@ -122,6 +122,10 @@ def tell(service: Service) -> None:
 def curl(served: Predictor, port: str) -> str:
     """A command to paste that gets a prediction; for large or unknown inputs, one that shows the model card."""
     url = f"http://127.0.0.1:{port}/score"
+    if served.runner is not None and (example := served.runner.example()):
+        return f"curl -s {url} -d '{orjson.dumps(example).decode()}'"
+    if served.runner is not None:
+        return f"curl -s {url} --data-binary @picture.png"
     spec = served.signature.inputs[0] if len(served.signature.inputs) == 1 else None
     if spec is None or spec.scalar or not served.signature.known:
         return f"curl -s {url}"

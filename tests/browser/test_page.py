@@ -1,5 +1,6 @@
 """The page at GET /score, in a headless Chromium: `make browser-test`. Screenshots are kept in build/screenshots."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.inference.tasks import tiny
 from tests.real_server import ROOT, Server, running
 
 pytestmark = pytest.mark.browser
@@ -182,3 +184,48 @@ def test_a_model_that_could_not_be_loaded_says_why(chromium: Any, tmp_path: Path
         tab.goto(f"http://127.0.0.1:{server.port}/score")
         assert "foreign_format" in tab.wait_for_selector(".error").text_content()
         tab.close()
+
+
+def served_task(task: str, tmp_path: Path) -> Any:
+    folder = tiny.made(task, tmp_path / task)
+    return running(folder, tmp_path)
+
+
+def test_a_text_is_labelled(chromium: Any, tmp_path: Path) -> None:
+    with served_task("text-classification", tmp_path) as server:
+        for tab in opened(chromium, server):
+            tab.fill("#text", "a fine day")
+            assert """-d '{"inputs":["a fine day"]}'""" in tab.text_content("#code")
+            tab.click("#send")
+            expect(tab.locator("#bars .bar")).to_have_count(1)
+            assert best(tab).text_content() in ("bad", "good", "fine")
+            assert "text-classification" in tab.text_content("#card")
+            kept(tab, "text")
+
+
+def test_a_question_has_its_context(chromium: Any, tmp_path: Path) -> None:
+    with served_task("question-answering", tmp_path) as server:
+        for tab in opened(chromium, server):
+            tab.fill("#question", "where lives anna?")
+            tab.fill("#context", "Anna lives in Paris.")
+            tab.click("#send")
+            tab.wait_for_selector("#raw")
+            assert '"answer"' in tab.text_content("#raw")
+            kept(tab, "question")
+
+
+def test_boxes_and_masks_are_drawn_on_the_picture(chromium: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.random.default_rng(1).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    for task, drawn in (("object-detection", "span"), ("image-segmentation", "i")):
+        with served_task(task, tmp_path) as server:
+            for tab in opened(chromium, server):
+                tab.set_input_files("#file", str(tmp_path / "picture.png"))
+                tab.click("#send")
+                tab.wait_for_selector("#raw")
+                found = json.loads(tab.text_content("#raw").removesuffix(" …")) if task == "object-detection" else [1]
+                if found:
+                    expect(tab.locator(f"#drawn {drawn}").first).to_be_visible()
+                kept(tab, task)

@@ -10,6 +10,7 @@ from score.codecs.base import Arrays
 from score.inference.batching.rows import Inputs, Rows, rows_and_kind, same_rows
 
 MASK = "attention_mask"
+SHORT = 15  # tokens; what is shorter is padded at no cost to speak of
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Padded(Rows):
         if kind is None or not self.pads or length is None:
             return rows, kind
         # Within a factor of two: a text does not wait for one that is many times as long.
-        bucket = length.bit_length()
+        bucket = max(length, SHORT).bit_length()
         return rows, tuple((name, bucket) if name in self.values else rest for name, *rest in kind)
 
     def join(self, batch: Sequence[Inputs]) -> Inputs:

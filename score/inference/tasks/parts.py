@@ -26,6 +26,7 @@ def read(folder: Path, beside: Beside) -> Parts:
     that can't be read."""
     import transformers
 
+    transformers.logging.set_verbosity_error()  # it warns of texts that are too long, which are refused here
     words = beside.tokenizer or folder
     tokenizer = _made(transformers.AutoTokenizer, words, "a tokenizer") if texts.is_there(words) else None
     if (

@@ -17,7 +17,7 @@ from score import log
 from score.architectures.sentence_encoder import read_json
 from score.codecs import image
 from score.codecs.base import Body, Decoded, Items
-from score.errors import InternalError, InvalidItem, MalformedFile, ScoreError
+from score.errors import InternalError, InvalidItem, MalformedFile, RequestError, ScoreError
 from score.formats.base import Beside
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Limits, Pass
@@ -74,10 +74,19 @@ class TaskRunner:
         if len(values) == 1:
             answered = [self._one(values[0], given)]
         else:
-            answered = list(self._threads.map(lambda value: self._one(value, given), values))
+            answered = list(self._threads.map(lambda at: self._placed(at, values[at], given), range(len(values))))
         answers = [jsonable(answer) for answer, _ in answered]
         took = _together([each for _, passes in answered for each in passes], len(values))
         return (of_single(self.task, values[0], answers[0], given) if items.single else answers), took
+
+    def _placed(self, at: int, value: Any, given: Mapping[str, Any]) -> tuple[Any, list[Pass]]:
+        """One of several items: what is wrong with it says which it is."""
+        try:
+            return self._one(value, given)
+        except RequestError as error:
+            if error.status >= 429:  # not its own fault
+                raise
+            raise type(error)(f"item {at}: {error.message}", hint=error.hint) from error
 
     def _one(self, value: Any, given: Mapping[str, Any]) -> tuple[Any, list[Pass]]:
         try:
@@ -132,8 +141,22 @@ class TaskRunner:
 
     def card(self) -> dict[str, Any]:
         """As the model card shows it."""
-        known = sorted(parameters.BY_TASK[self.task])
-        return {"name": self.task, "source": self.source, "parameters": known, "padding": self._model.layout.pads}
+        return {
+            "name": self.task,
+            "source": self.source,
+            "takes": _takes(self.task),
+            "parameters": sorted(parameters.BY_TASK[self.task]),
+            "padding": self._model.layout.pads,
+            "example": self.example(),
+        }
+
+    def example(self) -> dict[str, Any] | None:
+        """A request's body that the task answers; None for pictures, which are files."""
+        if self.task in _PICTURES:
+            return None
+        given = _given(self.task)
+        item = _made_up(self.task, self._tokenizer)
+        return {"inputs": item, "parameters": given} if given else {"inputs": item}
 
 
 def of(
@@ -184,6 +207,13 @@ def _answer(task: str, model: Batched, beside: parts.Parts) -> Answer:
         "text-ranking": Ranking,
     }
     return own[task](model, beside) if task in own else Piped(task, model, beside)
+
+
+def _takes(task: str) -> str:
+    """What an item is: `text`, `question` and context, `ranking` of texts, or `picture`."""
+    if task in _PICTURES:
+        return "picture"
+    return {"question-answering": "question", "text-ranking": "ranking"}.get(task, "text")
 
 
 def _since(start: float) -> float:

@@ -1,7 +1,11 @@
 "use strict";
 const $ = id => document.getElementById(id), url = location.pathname;
 const el = (tag, text, attributes = {}) => { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v); return e; };
-let card, tab, drawing, history = [];
+let card, tab, drawing, shown, history = [];
+const PANELS = ["draw", "numbers", "text", "question", "ranking", "file", "json"];
+const lines = id => $(id).value.split("\n").filter(line => line.trim());
+const labelled = () => (card.task.parameters || []).includes("candidate_labels");
+const asked = () => labelled() ? { parameters: { candidate_labels: $("labels").value.split(",").map(each => each.trim()).filter(Boolean) } } : {};
 
 const fetchCard = async () => (await fetch(url, { headers: { Accept: "application/json" } })).json();
 const bytes = n => { let at = 0; while (n >= 1000 && at < 4) { n /= 1000; at++; } return n.toFixed(at ? 1 : 0) + " " + ["B", "kB", "MB", "GB", "TB"][at]; };
@@ -15,6 +19,8 @@ function spec() {
 function tabsFor() {
   const { dims, several, dtype } = spec(), fixed = dims && dims.slice(1).every(d => /^\d+$/.test(d)), sizes = dims && dims.slice(1).map(Number);
   const found = [];
+  if (card.task.takes === "picture") return ["file", "json"];
+  if (card.task.takes) return [card.task.takes, "json"];
   if (card.task.texts) found.push("text");
   if (!several && fixed && dtype.startsWith("float")) {
     if (sizes.length === 3 && sizes[0] === 1 && sizes[1] <= 64 && sizes[2] <= 64) found.push("draw");
@@ -26,13 +32,15 @@ function tabsFor() {
 function choose(name) {
   tab = name;
   for (const button of $("tabs").children) button.setAttribute("aria-selected", button.dataset.tab === name);
-  for (const each of ["draw", "numbers", "text", "file", "json"]) $("panel-" + each).hidden = each !== name;
+  for (const each of PANELS) $("panel-" + each).hidden = each !== name;
+  $("panel-labels").hidden = name === "json" || !labelled();
   if (name === "json") $("json").value ||= JSON.stringify(example());
   snippets();
 }
 
 function example() {
   const { name, dims, several } = spec();
+  if (card.task.example) return card.task.example;
   if (card.task.texts) return { inputs: ["hello world"] };
   const fill = at => at === dims.length ? 0.5 : Array.from({ length: /^\d+$/.test(dims[at]) ? +dims[at] : at ? 32 : 1 }, () => fill(at + 1));
   return several || !dims ? { inputs: { [name]: dims ? fill(0) : [[0]] } } : { data: fill(0) };
@@ -73,7 +81,9 @@ function wipe() { drawing.values.fill(0); drawing.paint(); }
 function body() {
   if (tab === "draw") { const { high, wide, values } = drawing; return { data: [[Array.from({ length: high }, (_, y) => Array.from(values.slice(y * wide, (y + 1) * wide), v => +(v * +$("white").value).toFixed(3)))]] }; }
   if (tab === "numbers") return { data: [[...$("numbers").querySelectorAll("input")].map(input => input.value === "" ? null : Number(input.value))] };
-  if (tab === "text") return { inputs: $("text").value.split("\n").filter(line => line.trim()) };
+  if (tab === "text") return { inputs: lines("text"), ...asked() };
+  if (tab === "question") return { inputs: { question: $("question").value, context: $("context").value } };
+  if (tab === "ranking") return { inputs: { query: $("query").value, texts: lines("texts") } };
   return null;
 }
 
@@ -82,7 +92,9 @@ async function send() {
   if (tab === "file") {
     const file = $("file").files[0];
     if (!file) { failed({ code: "no_file", message: "no file is chosen", hint: "Choose a file first." }); return; }
-    sent = file; type = file.name.endsWith(".npy") ? "application/x-npy" : file.name.endsWith(".npz") ? "application/x-npz" : file.type;
+    shown = card.task.takes === "picture" ? await address_of(file) : undefined;
+    if (shown && labelled()) sent = JSON.stringify({ inputs: shown.split(",")[1], ...asked() });
+    else { sent = file; type = file.name.endsWith(".npy") ? "application/x-npy" : file.name.endsWith(".npz") ? "application/x-npz" : file.type; }
   } else sent = tab === "json" ? $("json").value : JSON.stringify(body());
   const began = performance.now();
   try {
@@ -94,6 +106,8 @@ async function send() {
   } catch (error) { failed({ code: "no_answer", message: String(error), hint: "Is the server still running?" }); }
 }
 
+const address_of = file => new Promise(done => { const reader = new FileReader(); reader.onload = () => done(reader.result); reader.readAsDataURL(file); });
+
 function failed(error) {
   const box = el("div", undefined, { class: "error", role: "alert" });
   box.append(el("strong", error.code), el("p", error.message), el("p", error.hint || ""), el("p", error.docs || "", { class: "more" }));
@@ -103,16 +117,44 @@ function failed(error) {
 function answered(document_) {
   const first = Array.isArray(document_) ? document_ : document_.predictions, row = Array.isArray(first) ? first[0] : first;
   const parts = [];
+  const listed = Array.isArray(first) && (Array.isArray(row) ? row : first), has = name => listed && listed.length && listed.every(each => each && each[name] !== undefined);
+  if (shown && (has("box") || has("mask"))) parts.push(drawn(listed));
+  if (has("label") && has("score") && !has("mask")) parts.push(scores(listed.map(each => [each.score, each.label])));
+  else if (Array.isArray(first?.labels) && Array.isArray(first?.scores)) parts.push(scores(first.scores.map((score, at) => [score, first.labels[at]])));
   if (Array.isArray(row) && row.length > 1 && row.length <= 1000 && row.every(v => typeof v === "number")) parts.push(bars(row));
-  const text = JSON.stringify(document_), shown = el("pre", text.length > 20000 ? text.slice(0, 20000) + " …" : text, { tabindex: 0, id: "raw" });
-  $("answer").replaceChildren(...parts, shown);
+  const text = JSON.stringify(document_), raw = el("pre", text.length > 20000 ? text.slice(0, 20000) + " …" : text, { tabindex: 0, id: "raw" });
+  $("answer").replaceChildren(...parts, raw);
+}
+
+// The picture that was sent, with the boxes or the masks of its answer on it.
+function drawn(found) {
+  const box = el("div", undefined, { class: "drawn", id: "drawn" }), image = el("img", undefined, { src: shown, alt: "the picture that was sent" });
+  const colour = at => `hsl(${at * 67 % 360} 80% 45%)`;
+  image.onload = () => found.slice(0, 50).forEach((each, at) => {
+    if (each.box) {
+      const { xmin, ymin, xmax, ymax } = each.box, mark = el("span", `${each.label} ${(each.score * 100).toFixed(0)} %`), share = (v, all) => v / all * 100 + "%";
+      Object.assign(mark.style, { left: share(xmin, image.naturalWidth), top: share(ymin, image.naturalHeight), width: share(xmax - xmin, image.naturalWidth), height: share(ymax - ymin, image.naturalHeight), borderColor: colour(at), color: colour(at) });
+      box.append(mark);
+    } else if (each.mask) {
+      const layer = el("i", undefined, { role: "img", "aria-label": `where ${each.label} is` });
+      layer.style.background = colour(at); layer.style.mask = `url(data:image/png;base64,${each.mask}) 0 0 / 100% 100% luminance`;
+      box.append(layer);
+    }
+  });
+  box.append(image);
+  return box;
 }
 
 function bars(row) {
   const sum = row.reduce((a, b) => a + b, 0), already = row.every(v => v >= 0) && Math.abs(sum - 1) < 1e-3, most = Math.max(...row);
   const powers = row.map(v => Math.exp(v - most)), total = powers.reduce((a, b) => a + b, 0), shares = already ? row : powers.map(v => v / total);
-  const labels = card.task.labels || [], list = el("div", undefined, { role: "list", "aria-label": "Classes by probability", id: "bars" });
-  shares.map((share, at) => [share, labels[at] ?? String(at)]).sort((a, b) => b[0] - a[0]).slice(0, 10).forEach(([share, label]) => {
+  const labels = card.task.labels || [];
+  return scores(shares.map((share, at) => [share, labels[at] ?? String(at)]));
+}
+
+function scores(pairs) {
+  const list = el("div", undefined, { role: "list", "aria-label": "Classes by probability", id: "bars" });
+  pairs.sort((a, b) => b[0] - a[0]).slice(0, 10).forEach(([share, label]) => {
     const item = el("div", undefined, { class: "bar", role: "listitem" }), bar = el("i"), holder = el("span");
     bar.style.width = share * 100 + "%"; holder.append(bar);
     item.append(el("span", label), holder, el("b", (share * 100).toFixed(1) + " %")); list.append(item);
@@ -144,7 +186,7 @@ function showCard() {
     architecture: `${model.architecture} (${model.source})`, dtypes: Object.entries(model.dtypes).map(([k, v]) => `${k} × ${v}`).join(", "),
     size: bytes(model.bytes), loaded: `in ${(model.seconds * 1e3).toFixed(1)} ms, ${model.gb_per_s.toFixed(1)} GB/s`,
     takes: Object.entries(signature.inputs).map(([k, v]) => `${k}: ${v}`).join(", ") + ` (${signature.source})`,
-    labels: task.labels && task.labels.slice(0, 12).join(", ") + (task.labels.length > 12 ? " …" : ""), images: task.images,
+    task: task.name && `${task.name} (${task.source})`, labels: task.labels && task.labels.slice(0, 12).join(", ") + (task.labels.length > 12 ? " …" : ""), images: task.images,
     ignored: model.ignored.join(", "), versions: Object.entries(versions).map(([k, v]) => `${k} ${v}`).join(", "),
   };
   $("card").replaceChildren(...Object.entries(rows).filter(([, v]) => v).flatMap(([k, v]) => [el("dt", k), el("dd", v)]));
@@ -186,13 +228,13 @@ async function poll() {
   card = await fetchCard();
   if (card.error) { failed(card.error); $("about").textContent = "the model is not loaded"; return; }
   showCard();
-  const names = { draw: "Draw", numbers: "Numbers", text: "Text", file: "File", json: "JSON" };
+  const names = { draw: "Draw", numbers: "Numbers", text: "Text", question: "Question", ranking: "Ranking", file: "File", json: "JSON" };
   for (const each of tabsFor()) { const button = el("button", names[each], { type: "button", role: "tab", "data-tab": each }); button.onclick = () => choose(each); $("tabs").append(button); }
   if (tabsFor().includes("draw")) makeDrawing();
   if (tabsFor().includes("numbers")) for (let at = 0; at < +spec().dims[1]; at++) { const label = el("label", String(at)); label.append(el("input", undefined, { type: "number", step: "any", value: "0.5", "aria-label": `value ${at}` })); $("numbers").append(label); }
   choose(tabsFor()[0]);
   $("send").onclick = send; $("clear").onclick = wipe; $("kind").onchange = snippets;
-  for (const each of ["json", "text", "numbers", "file", "white"]) $(each).addEventListener("input", snippets);
+  for (const each of ["json", "text", "question", "context", "query", "texts", "labels", "numbers", "file", "white"]) $(each).addEventListener("input", snippets);
   $("copy").onclick = async () => { try { await navigator.clipboard.writeText($("code").textContent); $("copied").textContent = "copied"; } catch { getSelection().selectAllChildren($("code")); $("copied").textContent = "selected: press Ctrl+C"; } };
   poll();
 })();
