@@ -23,7 +23,7 @@ from score.settings import Settings
 from score.weights import select
 from score.weights.locate import find_checkpoint
 from tests.real_server import environment
-from tools import settings_page, site
+from tools import http_page, settings_page, site
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
@@ -32,6 +32,11 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 def test_the_settings_page_is_up_to_date() -> None:
     assert settings_page.PAGE.read_text() == settings_page.rendered(), "run: python -m tools.settings_page"
+
+
+def test_the_tables_of_bodies_and_tasks_are_up_to_date() -> None:
+    assert (http_page.DOCS / "http.md").read_text() == http_page.http(), "run: python -m tools.http_page"
+    assert (http_page.DOCS / "tasks.md").read_text() == http_page.tasks(), "run: python -m tools.http_page"
 
 
 def anchors(page: Path) -> set[str]:

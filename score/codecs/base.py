@@ -104,13 +104,15 @@ class Encoded:
 
 
 class Codec(Protocol):
-    """What a module in `score.codecs` offers. `TYPES` are the content types that it writes; `effort` is how many bytes
+    """What a module in `score.codecs` offers. `TYPES` are the content types that it writes; `EXAMPLES` are rows of the
+    table in docs/http.md: a body, who sends it, the answer; `effort` is how many bytes
     of a body have to be parsed or unpacked, told without doing it, and None where its beginning says that it is another
     codec's."""
 
     NAME: str
     TYPES: tuple[str, ...]
     PRIORITY: int
+    EXAMPLES: tuple[tuple[str, str, str], ...]
 
     def accepts(self, body: Body) -> bool: ...
     def effort(self, body: Body) -> int | None: ...

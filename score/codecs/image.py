@@ -13,6 +13,13 @@ from score.errors import InvalidImage, UnsupportedMediaType
 NAME = "image"
 TYPES = ("application/json",)  # that it writes
 PRIORITY = 30
+EXAMPLES = (
+    (
+        "`image/png`, `image/jpeg`: a picture, for models whose task or recipe is known",
+        "curl, browsers",
+        'as the task answers; else as `{"data": ...}`',
+    ),
+)
 MOST_PIXELS = 50_000_000
 
 _BEGINNINGS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}

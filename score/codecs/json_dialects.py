@@ -21,6 +21,19 @@ from score.errors import NotNumeric, RaggedRows, UnknownBody, UnknownParameter, 
 NAME = "json"
 TYPES = ("application/json",)
 PRIORITY = 0
+EXAMPLES = (
+    ('`{"data": [...]}`', "Azure's samples", '`{"predictions": [...]}`'),
+    (
+        '`{"inputs": [...]}`, `{"inputs": {name: [...]}}`, `{"instances": [...]}`',
+        "MLflow, TensorFlow Serving",
+        '`{"predictions": [...]}`',
+    ),
+    (
+        '`{"input_data": {"columns", "index", "data"}}`, `{"dataframe_split": {...}}`',
+        "Azure's MLflow endpoints",
+        "a list of predictions",
+    ),
+)
 BARE = ("input_data", "dataframe_split")  # dialects whose answer is a bare list
 BESIDE = ("parameters", "params")
 WRAPPED = ("data", "inputs", "instances")

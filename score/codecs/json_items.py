@@ -21,6 +21,28 @@ from score.errors import UnknownBody, UnknownParameter
 NAME = "items"
 TYPES = ("application/json",)
 PRIORITY = 5  # before numbers, which have no quotes but their names'
+EXAMPLES = (
+    (
+        '`{"inputs": "text" or [...] or {"question", "context"}, "parameters": {...}}`',
+        "Hugging Face's clients",
+        "as the pipeline answers",
+    ),
+    (
+        '`{"input_data": {"input_string": [...], "parameters": {...}}}`, `{"input_data": [...]}`',
+        "Azure's model catalog",
+        "a list of answers",
+    ),
+    (
+        '`{"input_data": {"columns": ["text"], "index", "data": [[...]]}}`, pictures in base64 too',
+        "Azure's model catalog",
+        "a list of answers",
+    ),
+    (
+        '`{"dataframe_records": [...]}`, `{"instances": ["text", ...]}`, `{"data": ["text", ...]}`',
+        "MLflow, TensorFlow Serving",
+        '`{"predictions": [...]}`',
+    ),
+)
 RECORDS = "dataframe_records"
 _DIALECTS = (*WRAPPED, *BARE, RECORDS)
 _QUOTES = 4  # of a body with a text: its name has two of its own

@@ -12,6 +12,7 @@ from score.codecs.base import Arrays, Body, Decoded, Encoded
 NAME = "npy"
 TYPES = ("application/x-npy",)
 PRIORITY = 20
+EXAMPLES = (("`application/x-npy`: what `numpy.save` writes", "Python", "npy"),)
 
 
 def accepts(body: Body) -> bool:

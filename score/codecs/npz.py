@@ -11,6 +11,7 @@ from score.errors import InvalidArray
 NAME = "npz"
 TYPES = ("application/x-npz",)
 PRIORITY = 20
+EXAMPLES = (("`application/x-npz`: what `numpy.savez(file, name=array)` writes, for several inputs", "Python", "npz"),)
 _BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others are inflated without a limit
 MOST_EXPANDED = 64  # times the body's own size; arrays of numbers do not shrink further, bombs do
 

@@ -23,6 +23,13 @@ from score.errors import InvalidTensor, NotNumeric, UnknownOutput
 NAME = "oip-v2"
 TYPES = ("application/json", "application/vnd.sagemaker-triton.binary+json", "application/octet-stream")
 PRIORITY = 10
+EXAMPLES = (
+    (
+        '`{"inputs": [{"name", "shape", "datatype", "data"}]}`, also with binary data behind',
+        "Triton's and KServe's clients",
+        "the same protocol; a task's answers as `BYTES` of JSON",
+    ),
+)
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
 _NUMPY = {

@@ -5,7 +5,11 @@ let card, tab, drawing, shown, history = [];
 const PANELS = ["draw", "numbers", "text", "question", "ranking", "file", "json"];
 const lines = id => $(id).value.split("\n").filter(line => line.trim());
 const labelled = () => (card.task.parameters || []).includes("candidate_labels");
-const asked = () => labelled() ? { parameters: { candidate_labels: $("labels").value.split(",").map(each => each.trim()).filter(Boolean) } } : {};
+function asked() {
+  const text = $("parameters").value.trim(), given = labelled() ? { candidate_labels: $("labels").value.split(",").map(each => each.trim()).filter(Boolean) } : {};
+  try { Object.assign(given, JSON.parse(text || "{}")); } catch { return { parameters: text }; } // the server says what is wrong with it
+  return Object.keys(given).length ? { parameters: given } : {};
+}
 
 const fetchCard = async () => (await fetch(url, { headers: { Accept: "application/json" } })).json();
 const bytes = n => { let at = 0; while (n >= 1000 && at < 4) { n /= 1000; at++; } return n.toFixed(at ? 1 : 0) + " " + ["B", "kB", "MB", "GB", "TB"][at]; };
@@ -34,6 +38,8 @@ function choose(name) {
   for (const button of $("tabs").children) button.setAttribute("aria-selected", button.dataset.tab === name);
   for (const each of PANELS) $("panel-" + each).hidden = each !== name;
   $("panel-labels").hidden = name === "json" || !labelled();
+  $("panel-parameters").hidden = name === "json" || !(card.task.parameters || []).length;
+  $("parameters").placeholder = (card.task.parameters || []).join(", ");
   if (name === "json") $("json").value ||= JSON.stringify(example());
   snippets();
 }
@@ -82,8 +88,8 @@ function body() {
   if (tab === "draw") { const { high, wide, values } = drawing; return { data: [[Array.from({ length: high }, (_, y) => Array.from(values.slice(y * wide, (y + 1) * wide), v => +(v * +$("white").value).toFixed(3)))]] }; }
   if (tab === "numbers") return { data: [[...$("numbers").querySelectorAll("input")].map(input => input.value === "" ? null : Number(input.value))] };
   if (tab === "text") return { inputs: lines("text"), ...asked() };
-  if (tab === "question") return { inputs: { question: $("question").value, context: $("context").value } };
-  if (tab === "ranking") return { inputs: { query: $("query").value, texts: lines("texts") } };
+  if (tab === "question") return { inputs: { question: $("question").value, context: $("context").value }, ...asked() };
+  if (tab === "ranking") return { inputs: { query: $("query").value, texts: lines("texts") }, ...asked() };
   return null;
 }
 
@@ -93,7 +99,7 @@ async function send() {
     const file = $("file").files[0];
     if (!file) { failed({ code: "no_file", message: "no file is chosen", hint: "Choose a file first." }); return; }
     shown = card.task.takes === "picture" ? await address_of(file) : undefined;
-    if (shown && labelled()) sent = JSON.stringify({ inputs: shown.split(",")[1], ...asked() });
+    if (shown && asked().parameters) sent = JSON.stringify({ inputs: shown.split(",")[1], ...asked() });
     else { sent = file; type = file.name.endsWith(".npy") ? "application/x-npy" : file.name.endsWith(".npz") ? "application/x-npz" : file.type; }
   } else sent = tab === "json" ? $("json").value : JSON.stringify(body());
   const began = performance.now();
@@ -234,7 +240,7 @@ async function poll() {
   if (tabsFor().includes("numbers")) for (let at = 0; at < +spec().dims[1]; at++) { const label = el("label", String(at)); label.append(el("input", undefined, { type: "number", step: "any", value: "0.5", "aria-label": `value ${at}` })); $("numbers").append(label); }
   choose(tabsFor()[0]);
   $("send").onclick = send; $("clear").onclick = wipe; $("kind").onchange = snippets;
-  for (const each of ["json", "text", "question", "context", "query", "texts", "labels", "numbers", "file", "white"]) $(each).addEventListener("input", snippets);
+  for (const each of ["json", "text", "question", "context", "query", "texts", "labels", "parameters", "numbers", "file", "white"]) $(each).addEventListener("input", snippets);
   $("copy").onclick = async () => { try { await navigator.clipboard.writeText($("code").textContent); $("copied").textContent = "copied"; } catch { getSelection().selectAllChildren($("code")); $("copied").textContent = "selected: press Ctrl+C"; } };
   poll();
 })();
