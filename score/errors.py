@@ -508,6 +508,13 @@ class InvalidImage(RequestError):
     hint = "Send a whole PNG or JPEG file as the body, with its own content type."
 
 
+class InvalidAudio(RequestError):
+    code = "invalid_audio"
+    cause = "a WAV or FLAC body that is damaged or too large"
+    example = "the body is not a whole FLAC file (unspecified internal error)"
+    hint = "Send a whole WAV or FLAC file as the body, with its own content type."
+
+
 class InvalidTopK(RequestError):
     code = "invalid_top_k"
     cause = "top_k is not a number above zero"

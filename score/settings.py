@@ -162,6 +162,7 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(
         1024, ge=1, description="The most tokens that a request may have a model generate for one item."
     )
+    max_audio_seconds: float = Field(600, gt=0, description="The longest recording that a request may bring.")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`."
     )

@@ -29,8 +29,8 @@ $ curl -s http://127.0.0.1:5001/score -d '{"inputs": "a fine day", "parameters":
 
 A parameter that a task does not take is a 400 that lists those that it takes. Texts longer than the model takes are a
 400, unless `"truncation": true` asks for them to be cut; a pair for text-ranking and a text for sentence-embeddings are
-cut, as sentence-transformers does. `SCORE_MAX_NEW_TOKENS` bounds what is generated. Pictures are files or base64; no
-address in a request is ever fetched.
+cut, as sentence-transformers does. `SCORE_MAX_NEW_TOKENS` bounds what is generated. Pictures and recordings are files
+or base64; no address in a request is ever fetched.
 
 Texts of different lengths run as one padded batch where the model then says what it says alone, which is tried at the
 start with two made-up texts (`padding` in the model card).
@@ -43,7 +43,7 @@ TASKS_TAIL = """
 Also known by other names: {aliases}.
 """
 
-_TEXT, _PICTURE = "text", "picture"
+_TEXT, _PICTURE, _RECORDING = "text", "picture", "recording"
 ITEMS = {
     "text-classification": ("text, or `{text, text_pair}`", "`label`, `score`"),
     "token-classification": (_TEXT, "`entity` or `entity_group`, `score`, `word`, `start`, `end`"),
@@ -63,6 +63,8 @@ ITEMS = {
     "depth-estimation": (_PICTURE, "`predicted_depth`, `depth` as PNG in base64"),
     "zero-shot-image-classification": (_PICTURE, "`label`, `score`"),
     "image-to-text": (_PICTURE, "`generated_text`"),
+    "automatic-speech-recognition": (_RECORDING, "`text`, `chunks` with `return_timestamps`"),
+    "audio-classification": (_RECORDING, "`label`, `score`"),
 }
 
 

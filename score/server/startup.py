@@ -125,7 +125,8 @@ def curl(served: Predictor, port: str) -> str:
     if served.runner is not None and (example := served.runner.example()):
         return f"curl -s {url} -d '{orjson.dumps(example).decode()}'"
     if served.runner is not None:
-        return f"curl -s {url} --data-binary @picture.png"
+        name = "recording.wav" if served.runner.card()["takes"] == "recording" else "picture.png"
+        return f"curl -s {url} --data-binary @{name}"
     spec = served.signature.inputs[0] if len(served.signature.inputs) == 1 else None
     if spec is None or spec.scalar or not served.signature.known:
         return f"curl -s {url}"

@@ -1,6 +1,7 @@
 """Each task over HTTP: the answer is the one of `transformers.pipeline`, alone and among 16 different requests."""
 
 import base64
+import copy
 import io
 import json
 import urllib.request
@@ -28,6 +29,7 @@ SENTENCES = [" ".join(tiny.WORDS[at : at + 2 + at % 9]) for at in range(16)]
 LABELS = {"candidate_labels": ["good", "bad", "fine day"]}
 PICTURES = {"image-classification", "image-segmentation", "object-detection", "zero-shot-image-classification"}
 GENERATES = {"max_new_tokens": 5, "do_sample": False}
+RECORDINGS = {"automatic-speech-recognition", "audio-classification"}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "zero-shot-classification": LABELS,
     "zero-shot-image-classification": LABELS,
@@ -44,6 +46,20 @@ def picture(at: int) -> Any:
     return Image.fromarray(np.random.default_rng(at).integers(0, 255, (40 + at, 50, 3), dtype=np.uint8))
 
 
+def recording(at: int) -> np.ndarray:
+    """Half a second and more of tones, at 16,000 samples a second."""
+    times = np.arange(8_000 + 400 * at, dtype=np.float32) / 16_000
+    return np.sin(2 * np.pi * (200 + 50 * at) * times).astype(np.float32) / 2
+
+
+def wav(samples: np.ndarray, rate: int = 16_000, kind: str = "WAV") -> bytes:
+    import soundfile
+
+    out = io.BytesIO()
+    soundfile.write(out, samples, rate, format=kind, subtype="FLOAT" if kind == "WAV" else "PCM_16")
+    return out.getvalue()
+
+
 def png(image: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, format="PNG")
@@ -54,11 +70,15 @@ def items(task: str) -> list[Any]:
     """16 different items, as the pipeline takes them."""
     if task in PICTURES:
         return [picture(at) for at in range(16)]
+    if task in RECORDINGS:
+        return [{"raw": recording(at), "sampling_rate": 16_000} for at in range(16)]
     return [f"{text} [MASK]" for text in SENTENCES] if task == "fill-mask" else SENTENCES
 
 
 def sent(item: Any) -> Any:
-    return item if isinstance(item, (str, dict)) else base64.b64encode(png(item)).decode()
+    if isinstance(item, dict):
+        return base64.b64encode(wav(item["raw"])).decode()
+    return item if isinstance(item, str) else base64.b64encode(png(item)).decode()
 
 
 def asked(port: int, body: bytes, kind: str = "application/json") -> Any:
@@ -101,7 +121,7 @@ def test_answers_are_those_of_the_pipeline(task: str, place: Path, listening: Se
 
     port, given = serving(task, place, listening), PARAMETERS.get(task, {})
     theirs = pipeline(task, model=str(folder(task, place)), device="cpu")
-    wanted = [jsonable(theirs(item, **given)) for item in items(task)]
+    wanted = [jsonable(theirs(copy.copy(item), **given)) for item in items(task)]
 
     def alone(item: Any) -> Any:
         return asked(port, json.dumps({"inputs": sent(item), "parameters": given}).encode())
@@ -122,3 +142,16 @@ def test_a_picture_as_the_body(place: Path, listening: Serve) -> None:
     assert equal(asked(port, png(picture(3)), "image/png"), jsonable(theirs(picture(3))))
     azure = {"input_data": {"columns": ["image"], "index": [0, 1], "data": [[sent(picture(at))] for at in (1, 2)]}}
     assert equal(asked(port, json.dumps(azure).encode()), [jsonable(theirs(picture(at))) for at in (1, 2)])
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_a_recording_as_the_body(kind: str, place: Path, listening: Serve) -> None:
+    from transformers import pipeline
+
+    port = serving("audio-classification", place, listening)
+    theirs = pipeline("audio-classification", model=str(folder("audio-classification", place)), device="cpu")
+    samples = (recording(2) * 32767).round() / 32768  # what FLAC of 16 bits can hold
+    wanted = jsonable(theirs({"raw": samples.astype(np.float32), "sampling_rate": 16_000}))
+    stereo = np.stack([samples, samples], axis=1)
+    for body in (wav(samples, kind=kind), wav(stereo, kind=kind)):
+        assert equal(asked(port, body, f"audio/{kind.lower()}"), wanted)

@@ -19,6 +19,7 @@ ALIASES = {
 }  # fmt: skip
 # Names of transformers' tables of classes, each with its task; the first that has the class counts.
 _TABLES = (
+    ("AUDIO_CLASSIFICATION", "audio-classification"),  # before texts': some classes are called the same
     ("SEQUENCE_CLASSIFICATION", "text-classification"),
     ("TOKEN_CLASSIFICATION", "token-classification"),
     ("QUESTION_ANSWERING", "question-answering"),
@@ -33,6 +34,8 @@ _TABLES = (
     ("UNIVERSAL_SEGMENTATION", "image-segmentation"),
     ("DEPTH_ESTIMATION", "depth-estimation"),
     ("ZERO_SHOT_IMAGE_CLASSIFICATION", "zero-shot-image-classification"),
+    ("CTC", "automatic-speech-recognition"),
+    ("SPEECH_SEQ_2_SEQ", "automatic-speech-recognition"),
 )
 _TRANSLATORS = ("MarianMTModel", "M2M100ForConditionalGeneration", "NllbMoeForConditionalGeneration")
 _CAPTIONS = ("VisionEncoderDecoderModel", "BlipForConditionalGeneration", "GitForCausalLM")

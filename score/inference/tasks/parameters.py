@@ -56,6 +56,12 @@ _GENERATE: Mapping[str, Check] = {
     "no_repeat_ngram_size": count(100), "length_penalty": number(-100, 100), "early_stopping": flag,
 }  # fmt: skip
 
+_SPOKEN: Mapping[str, Check] = {
+    "return_timestamps": one_of(True, False, "word", "char"), "chunk_length_s": number(0.1, 3600),
+    "stride_length_s": number(0, 3600), "return_language": flag,
+    "language": text, "task": one_of("transcribe", "translate"), "max_new_tokens": count(), "num_beams": count(16),
+}  # fmt: skip
+
 BY_TASK: Mapping[str, Mapping[str, Check]] = {
     "text-classification": {**_TOP, **_APPLY, **_CUT},
     "token-classification": {
@@ -84,6 +90,8 @@ BY_TASK: Mapping[str, Mapping[str, Check]] = {
     "depth-estimation": {},
     "zero-shot-image-classification": _LABELS,
     "image-to-text": _GENERATE,
+    "automatic-speech-recognition": _SPOKEN,
+    "audio-classification": {**_TOP, **_APPLY},
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from score.architectures.sentence_encoder import read_json
 from score.errors import MalformedFile
 from score.formats.base import Beside
 from score.inference.preprocess import texts
@@ -35,9 +36,21 @@ def read(folder: Path, beside: Beside) -> Parts:
         tokenizer.pad_token = tokenizer.eos_token
     pictures = None
     pixels = beside.processor or folder
-    if (pixels / "preprocessor_config.json").is_file() or (pixels / "processor_config.json").is_file():
+    sounds = None
+    if _extracts(pixels):
+        sounds = _made(transformers.AutoFeatureExtractor, pixels, "a feature extractor")
+    elif (pixels / "preprocessor_config.json").is_file() or (pixels / "processor_config.json").is_file():
         pictures = _made(transformers.AutoImageProcessor, pixels, "an image processor", optional=tokenizer is not None)
-    return Parts(folder, tokenizer, pictures)
+    return Parts(folder, tokenizer, pictures, sounds)
+
+
+def _extracts(folder: Path) -> bool:
+    """Whether a folder says how recordings become inputs."""
+    said = read_json(folder / "preprocessor_config.json")
+    if said is None:
+        whole = read_json(folder / "processor_config.json")
+        said = whole.get("feature_extractor") if isinstance(whole, dict) else None
+    return isinstance(said, dict) and "feature_extractor_type" in said and "sampling_rate" in said
 
 
 def _made(cls: Any, folder: Path, what: str, *, optional: bool = False) -> Any:

@@ -15,14 +15,14 @@ import torch
 
 from score import log
 from score.architectures.sentence_encoder import read_json
-from score.codecs import image
+from score.codecs import audio, image
 from score.codecs.base import Body, Decoded, Items
 from score.errors import InternalError, InvalidItem, MalformedFile, RequestError, ScoreError
 from score.formats.base import Beside
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Limits, Pass
 from score.inference.preprocess import texts
-from score.inference.tasks import find, parameters, parts
+from score.inference.tasks import find, parameters, parts, recordings
 from score.inference.tasks.batched import Batched
 from score.inference.tasks.generation import ImageToText, Text2Text
 from score.inference.tasks.of_transformers import Piped, of_single
@@ -35,7 +35,12 @@ _PICTURES = frozenset(
     ("image-classification", "object-detection", "image-segmentation", "depth-estimation", "image-to-text",
      "zero-shot-image-classification")
 )  # fmt: skip
-_NEEDS_TOKENIZER = frozenset(parameters.BY_TASK) - (_PICTURES - {"image-to-text", "zero-shot-image-classification"})
+_RECORDINGS = frozenset(("automatic-speech-recognition", "audio-classification"))
+_NEEDS_TOKENIZER = (
+    frozenset(parameters.BY_TASK)
+    - {"audio-classification"}
+    - (_PICTURES - {"image-to-text", "zero-shot-image-classification"})
+)
 _SHORT, _LONG = "A fine day.", "It was a fine day, and nobody thought of the long way home, or of the rain to come."
 
 
@@ -49,10 +54,11 @@ class TaskRunner:
 
     task: str
     source: str
-    most_new_tokens: int
+    settings: Settings
     _answer: Answer
     _model: Batched
     _tokenizer: Any
+    _rate: int  # samples a second, of recordings
     _threads: ThreadPoolExecutor
 
     def items(self, decoded: Decoded) -> Items | None:
@@ -60,8 +66,10 @@ class TaskRunner:
         if decoded.items is not None:
             return decoded.items
         arrays = decoded.arrays
-        if decoded.dialect == image.NAME and self.task in _PICTURES:
-            return Items((arrays,), single=True, parameters={})
+        if (decoded.dialect == image.NAME and self.task in _PICTURES) or (
+            decoded.dialect == audio.NAME and self.task in _RECORDINGS
+        ):
+            return Items((decoded,), single=True, parameters={})
         if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
             return Items(tuple(arrays.reshape(-1).tolist()), single=False, parameters={})
         return None
@@ -69,7 +77,7 @@ class TaskRunner:
     def __call__(self, items: Items, beside: Mapping[str, Any]) -> tuple[Any, Pass]:
         """The answer to a request, and what its forward passes were. `beside` are parameters of the query. Raises a
         `RequestError`."""
-        given = parameters.checked(self.task, {**beside, **items.parameters}, self.most_new_tokens)
+        given = parameters.checked(self.task, {**beside, **items.parameters}, self.settings.max_new_tokens)
         values = [self._value(item) for item in items.values]
         if len(values) == 1:
             answered = [self._one(values[0], given)]
@@ -98,14 +106,21 @@ class TaskRunner:
             raise InvalidItem(f"{self.task}: {type(error).__name__}: {said[0][:300] if said else ''}") from error
 
     def _value(self, item: Any) -> Any:
-        """An item as the task takes it: a picture as Pillow has it, anything else as it came."""
+        """An item as the task takes it: a picture as Pillow has it, a recording at the model's rate, anything else as
+        it came."""
+        if self.task in _RECORDINGS:
+            found = item if isinstance(item, Decoded) else audio.decode(Body(_bytes(item, "a recording")))
+            assert isinstance(found.arrays, np.ndarray)
+            return recordings.made(found.arrays, found.asked, self._rate, self.settings.max_audio_seconds)
         if self.task not in _PICTURES:
             if isinstance(item, (str, dict)) or (isinstance(item, list) and self.task == "text-ranking"):
                 return item
             raise InvalidItem(f"{self.task} takes texts, or objects with texts")
         from PIL import Image
 
-        return Image.fromarray(item if isinstance(item, np.ndarray) else _decoded(item))
+        found = item if isinstance(item, Decoded) else image.decode(Body(_bytes(item, "a picture")))
+        assert isinstance(found.arrays, np.ndarray)
+        return Image.fromarray(found.arrays)
 
     def warm_up(self) -> None:
         """Answer one made-up item, so that the first real one pays for no lazy set-up and what does not work shows;
@@ -123,7 +138,7 @@ class TaskRunner:
         together."""
         tokens = getattr(self._answer, "tokens", None)
         layout = self._model.layout
-        if tokens is None or not layout.values or self.task in ("text-generation", *_PICTURES):
+        if tokens is None or not layout.values or self.task in ("text-generation", *_PICTURES, *_RECORDINGS):
             return
         try:
             batch = [tokens(_SHORT), tokens(_LONG)]
@@ -151,8 +166,8 @@ class TaskRunner:
         }
 
     def example(self) -> dict[str, Any] | None:
-        """A request's body that the task answers; None for pictures, which are files."""
-        if self.task in _PICTURES:
+        """A request's body that the task answers; None for pictures and recordings, which are files."""
+        if self.task in _PICTURES | _RECORDINGS:
             return None
         given = _given(self.task)
         item = _made_up(self.task, self._tokenizer)
@@ -185,14 +200,18 @@ def of(
         return None
     found = parts.read(folder, beside)
     lacking = task in _NEEDS_TOKENIZER and found.tokenizer is None
-    if lacking or (task in _PICTURES and found.image_processor is None):
+    unseen = (task in _PICTURES and found.image_processor is None) or (
+        task in _RECORDINGS and found.feature_extractor is None
+    )
+    if lacking or unseen:
         if said:
-            raise MalformedFile(f"{folder.name} has no {'tokenizer' if lacking else 'image processor'} for {task}")
+            raise MalformedFile(f"{folder.name} has no {'tokenizer' if lacking else 'processor'} for {task}")
         return None
     limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
     model = Batched(module, limits, tolerance, Padded(_padding(found.tokenizer)))
     return TaskRunner(
-        task, source, settings.max_new_tokens, _answer(task, model, found), model, found.tokenizer,
+        task, source, settings, _answer(task, model, found), model, found.tokenizer,
+        getattr(found.feature_extractor, "sampling_rate", 16_000),
         ThreadPoolExecutor(AT_ONCE, thread_name_prefix="task"),
     )  # fmt: skip
 
@@ -210,9 +229,11 @@ def _answer(task: str, model: Batched, beside: parts.Parts) -> Answer:
 
 
 def _takes(task: str) -> str:
-    """What an item is: `text`, `question` and context, `ranking` of texts, or `picture`."""
+    """What an item is: `text`, `question` and context, `ranking` of texts, `picture` or `recording`."""
     if task in _PICTURES:
         return "picture"
+    if task in _RECORDINGS:
+        return "recording"
     return {"question-answering": "question", "text-ranking": "ranking"}.get(task, "text")
 
 
@@ -223,7 +244,9 @@ def _since(start: float) -> float:
 def _made_up(task: str, tokenizer: Any) -> Any:
     """An item that a task takes."""
     if task in _PICTURES:
-        return np.full((64, 64, 3), 128, np.uint8)
+        return Decoded(np.full((64, 64, 3), 128, np.uint8), image.NAME)
+    if task in _RECORDINGS:
+        return Decoded(np.sin(np.arange(16_000, dtype=np.float32) / 20), audio.NAME, asked=16_000)
     if task == "question-answering":
         return {"question": "What is it?", "context": _LONG}
     if task == "fill-mask":
@@ -245,18 +268,14 @@ def _padding(tokenizer: Any) -> dict[str, int]:
     return {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
 
 
-def _decoded(item: Any) -> np.ndarray:
-    """The pixels of a picture in base64, with or without the beginning of a `data:` address. No other address is ever
-    looked up."""
+def _bytes(item: Any, what: str) -> bytes:
+    """A file in base64, with or without the beginning of a `data:` address. No other address is ever looked up."""
     if not isinstance(item, str):
-        raise InvalidItem("a picture is a PNG or JPEG file in base64")
+        raise InvalidItem(f"{what} is a file in base64")
     try:
-        data = base64.b64decode(item.partition(",")[2] if item.startswith("data:") else item, validate=True)
+        return base64.b64decode(item.partition(",")[2] if item.startswith("data:") else item, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidItem("a picture is a PNG or JPEG file in base64; addresses are not fetched") from None
-    pixels = image.decode(Body(data)).arrays
-    assert isinstance(pixels, np.ndarray)
-    return pixels
+        raise InvalidItem(f"{what} is a file in base64; addresses are not fetched") from None
 
 
 def jsonable(value: Any) -> Any:

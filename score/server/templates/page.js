@@ -23,7 +23,7 @@ function spec() {
 function tabsFor() {
   const { dims, several, dtype } = spec(), fixed = dims && dims.slice(1).every(d => /^\d+$/.test(d)), sizes = dims && dims.slice(1).map(Number);
   const found = [];
-  if (card.task.takes === "picture") return ["file", "json"];
+  if (["picture", "recording"].includes(card.task.takes)) return ["file", "json"];
   if (card.task.takes) return [card.task.takes, "json"];
   if (card.task.texts) found.push("text");
   if (!several && fixed && dtype.startsWith("float")) {

@@ -130,6 +130,28 @@ def _clip(folder: Path) -> None:
     _saved(transformers.CLIPModel(config), folder)
 
 
+_WAVES = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37, "conv_dim": [16] * 3,
+    "conv_kernel": [10, 8, 4], "conv_stride": [8, 8, 4], "num_feat_extract_layers": 3, "feat_extract_norm": "layer",
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2, "initializer_range": 0.5,
+}  # fmt: skip
+
+
+def _wav2vec2(name: str, **more: Any) -> Callable[[Path], None]:
+    def save(folder: Path) -> None:
+        import transformers
+
+        transformers.Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
+        if name.endswith("CTC"):
+            letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz"]
+            (folder / "vocab.json").write_text(json.dumps({letter: at for at, letter in enumerate(letters)}))
+            transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
+            more["vocab_size"] = len(letters)
+        _saved(getattr(transformers, name)(transformers.Wav2Vec2Config(**_WAVES, **more)), folder)
+
+    return save
+
+
 def _saved(model: Any, folder: Path) -> None:
     model.eval().save_pretrained(folder)
 
@@ -149,6 +171,8 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "image-segmentation": _segformer,
     "object-detection": _yolos,
     "zero-shot-image-classification": _clip,
+    "automatic-speech-recognition": _wav2vec2("Wav2Vec2ForCTC"),
+    "audio-classification": _wav2vec2("Wav2Vec2ForSequenceClassification", **_labels("yes", "no")),
 }
 
 
