@@ -90,8 +90,9 @@ browser-test: $(READY)  ## the page at GET /score in headless Chromium; screensh
 image-test: $(READY)  ## build the image and try it: readiness, a prediction, a failed start, SIGTERM
 	$(VENV)/bin/python -m pytest -s --show-capture=no -m image tests/image
 
+# Threads of one process that wait by spinning take the cores from the other's.
 test: $(READY)  ## all fast tests
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## ruff, mypy, and which package may import which
 	$(VENV)/bin/ruff check .
