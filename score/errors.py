@@ -49,9 +49,13 @@
         ├── InvalidTensor            400, a tensor of the Open Inference Protocol that contradicts itself
         ├── InvalidArray             400, a damaged npy or npz body
         ├── InvalidImage             400, a PNG or JPEG body that is damaged or too large
+        ├── InvalidAudio             400, a WAV or FLAC body that is damaged or too large
         ├── InvalidTopK              400, top_k is not a number above zero
         ├── UnknownParameter         400, a parameter that nothing here takes
         ├── TopKUnavailable          400, top_k for outputs that are no classes
+        ├── InvalidParameter         400, a parameter with a value that it can't have
+        ├── InvalidItem              400, an item that the model's task does not take
+        ├── InputTooLong             400, more tokens than the model has places for
         ├── InvalidGzip              400, a body that says it is compressed and is not
         ├── UnknownOutput            400, an output that the model has not
         ├── NotFound                 404, a path that is none of this server's

@@ -40,7 +40,7 @@ def open(path: Path, read: str) -> Checkpoint:
         inner = replace(inner, beside=place.beside)
     metadata = {
         "inner_format": inner.format,
-        "flavor": name,
+        **({} if name == "pytorch" else {"flavor": name}),
         "pytorch_version": flavor.get("pytorch_version"),
         "requirements_not_met": unmet(contained(path, "requirements.txt")),
         **inner.metadata,
