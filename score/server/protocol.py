@@ -166,6 +166,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+        del cycle.scope["extensions"]  # it leads back to the cycle, and all of it would wait for the garbage collector
         return True
 
     # limits

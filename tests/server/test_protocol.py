@@ -1,6 +1,7 @@
 """HTTP/1.1 on a connection: what is malformed, too large, too slow or too much; on real sockets, with short limits."""
 
 import contextlib
+import gc
 import json
 import socket
 import time
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from score.server import protocol
 from score.server.answer import Answer
@@ -244,3 +246,18 @@ def test_an_answer_waits_for_a_client_that_does_not_read(listening: Serve) -> No
             found += len(connection.recv(1 << 20))
     assert len(sent) == 4
     assert sent[:2] == [True, False]
+
+
+def test_a_request_that_was_answered_leaves_nothing_to_the_garbage_collector(listening: Serve) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send, Answer(200, {}, b"ok"), {}, receive, scope["extensions"][AT_ONCE])
+
+    port = listening(app).port
+    gc.collect()
+    gc.disable()
+    try:
+        exchanged(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50 + b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
+        left = sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 2  # a connection keeps its last
