@@ -16,7 +16,7 @@ OURS = "loadstone"
 def main(source: Path, target: Path) -> None:
     everything = json.loads(source.read_text())
     names = list(dict.fromkeys(name for results in everything.values() for name in results))
-    others = iter(pyplot.get_cmap("tab10").colors[:3] + pyplot.get_cmap("tab10").colors[4:])
+    others = iter([color for at, color in enumerate(pyplot.get_cmap("tab20").colors) if at not in (6, 7)])  # no red
     colors = {name: "#d1242f" if name == OURS else next(others) for name in names}
     figure, axes = pyplot.subplots(1, len(everything), figsize=(4 * len(everything), 3.8), squeeze=False)
     for axis, (title, results) in zip(axes[0], everything.items(), strict=True):

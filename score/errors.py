@@ -50,6 +50,7 @@
         ├── InvalidArray             400, a damaged npy or npz body
         ├── InvalidImage             400, a PNG or JPEG body that is damaged or too large
         ├── InvalidAudio             400, a WAV or FLAC body that is damaged or too large
+        ├── InvalidForm              400, multipart/form-data that is damaged, or without a file
         ├── InvalidTopK              400, top_k is not a number above zero
         ├── UnknownParameter         400, a parameter that nothing here takes
         ├── TopKUnavailable          400, top_k for outputs that are no classes
@@ -517,6 +518,13 @@ class InvalidAudio(RequestError):
     cause = "a WAV or FLAC body that is damaged or too large"
     example = "the body is not a whole FLAC file (unspecified internal error)"
     hint = "Send a whole WAV or FLAC file as the body, with its own content type."
+
+
+class InvalidForm(RequestError):
+    code = "invalid_form"
+    cause = "multipart/form-data that is damaged, or without a file"
+    example = "the form has no file"
+    hint = "Send it as `curl -F file=@picture.png`; parameters as `-F 'parameters={\"top_k\": 3}'`."
 
 
 class InvalidTopK(RequestError):

@@ -139,7 +139,7 @@ def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
 
 def encode_answer(answer: Any, decoded: Decoded) -> Encoded:
     """What a task answers with, as the body's sender expects it: bare, or below `predictions`."""
-    bare = decoded.dialect in (*BARE, "inputs", "image", "audio")
+    bare = decoded.dialect in (*BARE, "inputs", "image", "audio", "multipart")
     document = answer if bare else {"predictions": answer}
     option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     return Encoded(orjson.dumps(document, option=option, default=_plain), TYPES[0])

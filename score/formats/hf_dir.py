@@ -26,6 +26,18 @@ _SINGLE = (
     "diffusion_pytorch_model.bin",
 )
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+# Weights of other libraries beside a configuration: what they are, and the way out.
+_AGAIN = "Save the model with transformers' save_pretrained under PyTorch, or download its model.safetensors."
+_OTHERS = (
+    ("*.onnx", "ONNX", "Name the graph, as SCORE_CHECKPOINT=model.onnx: it is served where onnxruntime is installed."),
+    ("onnx/*.onnx", "ONNX", "Name the graph, as SCORE_CHECKPOINT=onnx/model.onnx: it is served through onnxruntime."),
+    ("openvino_model.xml", "OpenVINO", _AGAIN),
+    ("tf_model*.h5", "TensorFlow", _AGAIN),
+    ("model.ckpt*.index", "TensorFlow 1", _AGAIN),
+    ("flax_model*.msgpack", "Flax", _AGAIN),
+    ("rust_model.ot", "rust-bert", _AGAIN),
+    ("*.gguf", "llama.cpp (GGUF)", _AGAIN),
+)
 _SHOWN = ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "quantization_config")
 
 
@@ -50,7 +62,7 @@ def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:
     if found is None and (only := next((name for name in _ADAPTERS if _is_file(path / name)), None)):
         return _adapter(path, only, read)
     if found is None:
-        raise NoWeights(_why_none(path))
+        raise NoWeights(_why_none(path), hint=_way_out(path))
     inner = open_weights(path, found, read)
     config = json_file(within(described_by, "config.json"))
     _refuse_kernels(path, config)
@@ -129,7 +141,14 @@ def _why_none(folder: Path) -> str:
             f"{folder.name} holds an adapter (LoRA) only; it is made for the base model {base!r}, whose weights are "
             "not here. Merge the two (merge_and_unload) and save the result"
         )
+    for pattern, kind, _ in _OTHERS:
+        if any(folder.glob(pattern)):
+            return f"{folder.name} holds a config.json with weights of {kind}, and none of PyTorch"
     return f"{folder.name} holds a config.json, an architecture without weights"
+
+
+def _way_out(folder: Path) -> str | None:
+    return next((way for pattern, _, way in _OTHERS if any(folder.glob(pattern))), None)
 
 
 def _is_file(path: Path) -> bool:

@@ -17,6 +17,13 @@ from score.inference.signature import InputSpec, Signature
 Json = dict[str, Any]
 
 _BINARY: Json = {"schema": {"type": "string", "format": "binary"}}
+_FORM: Json = {
+    "schema": {"type": "object", "properties": {"file": _BINARY["schema"], "parameters": {"type": "string"}}}
+}
+_FILES: Mapping[str, Json] = {
+    "picture": {"image/png": _BINARY, "image/jpeg": _BINARY, "multipart/form-data": _FORM},
+    "recording": {"audio/wav": _BINARY, "audio/flac": _BINARY, "multipart/form-data": _FORM},
+}
 _LARGEST_EXACT = 2**53  # in JSON as most readers take it
 
 
@@ -56,6 +63,7 @@ def _predict(
                 "application/json": _json_body(signature, task),
                 "application/x-npy": _BINARY,
                 "application/x-npz": _BINARY,
+                **(_FILES.get(task["takes"], {}) if task is not None else {}),
             },
         },
         "responses": {

@@ -607,3 +607,24 @@ def test_a_program_of_torch_2_1_gives_its_weights(tmp_path: Path) -> None:
     assert checkpoint.tree["weight"].load().tolist() == [[1.0] * 3] * 2
     with pytest.raises(VersionTooOld):
         pipeline.load_model(Settings.load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "way_out"),
+    [
+        ("model.onnx", "ONNX", "SCORE_CHECKPOINT=model.onnx"),
+        ("onnx/model.onnx", "ONNX", "SCORE_CHECKPOINT=onnx/model.onnx"),
+        ("openvino_model.xml", "OpenVINO", "save_pretrained"),
+        ("tf_model.h5", "TensorFlow", "save_pretrained"),
+        ("flax_model.msgpack", "Flax", "save_pretrained"),
+    ],
+)
+def test_a_configuration_beside_other_weights_is_named_for_them(
+    name: str, kind: str, way_out: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(NoWeights, match=kind) as raised:
+        open_checkpoint(tmp_path)
+    assert way_out in raised.value.hint
