@@ -26,6 +26,12 @@ def check(path: Model) -> None:
             if difference.here is not None:
                 advice = f"; to have the same, pin {difference.pin}" if difference.newer else ""
                 out.print(f"[{'yellow' if difference.newer else 'dim'}]{escape(str(difference) + advice)}[/]")
+        if served.runner is not None:
+            out.print(escape(f"answers as {served.runner.task} ({served.runner.source})"))
+            answer, _ = served.runner(served.runner.made_up(), {})
+            out.print(escape(f"answers {shortened(orjson.dumps(answer).decode())}"))
+            out.print("[green]ready to serve[/green]")
+            return
         out.print(escape(one_line(str(served.signature))))
         if not served.signature.known:
             raise InputsUnknown(f"{path.name} is loaded, but nothing says what shape of input it takes")

@@ -8,6 +8,9 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import orjson
+
 from score.architectures import key_conversions, resolve
 from score.architectures.meta_init import Skeleton
 from score.codecs import registry as codecs
@@ -105,8 +108,16 @@ def prepare(predictor: Predictor, codec: Codec, decoded: Decoded, top_k: Any = N
     """From what a codec has decoded to what the model takes."""
     most = labels.how_many(decoded.top_k, top_k)
     if predictor.runner is not None and (items := predictor.runner.items(decoded)) is not None:
-        return Prepared(codec, decoded, {}, most, items)
+        collected = {"inputs": np.asarray([_shown(item) for item in items.values])}
+        return Prepared(codec, decoded, collected if predictor.settings.collect_data else {}, most, items)
     return Prepared(codec, decoded, predictor.preprocess(decoded), most)
+
+
+def _shown(item: Any) -> str:
+    """An item as the data collector has it; of a file, only that it was one."""
+    if isinstance(item, Decoded):
+        return f"({item.dialect})"
+    return item if isinstance(item, str) else orjson.dumps(item).decode()
 
 
 def run(predictor: Predictor, prepared: Prepared) -> tuple[Any, Pass]:

@@ -42,6 +42,7 @@ class Batched:
         self.device = device_of(self.module)
         self.batcher = Batcher(self._forward, self.limits, None, self.tolerance, self.layout)
         self._kind: type = dict
+        self._names = list(inspect.signature(self.module.forward).parameters)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["module"], name)
@@ -55,8 +56,7 @@ class Batched:
         return self.module.forward  # pipelines look at its parameters
 
     def __call__(self, *positional: Any, **inputs: Any) -> Any:
-        names = list(inspect.signature(self.module.forward).parameters)
-        given = dict(zip(names, positional, strict=False)) | inputs
+        given = dict(zip(self._names, positional, strict=False)) | inputs
         found, took = self.batcher.submit(given)
         self._note(took)
         tensors = {name: torch.from_numpy(array) for name, array in named(found).items()}

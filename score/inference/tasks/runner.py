@@ -127,11 +127,15 @@ class TaskRunner:
         then find out whether texts can be padded."""
         start = time.perf_counter()
         try:
-            self(Items((_made_up(self.task, self._tokenizer),), single=True, parameters=_given(self.task)), {})
+            self(self.made_up(), {})
         except ScoreError as error:
             log.warning("%s: the made-up request was refused: %s", self.task, error.message)
         self.try_padding()
         log.info("the task is %s, by %s; warmed up in %.1f ms", self.task, self.source, _since(start))
+
+    def made_up(self) -> Items:
+        """An item that the task takes, and the parameters that it can't do without."""
+        return Items((_made_up(self.task, self._tokenizer),), single=True, parameters=_given(self.task))
 
     def try_padding(self) -> None:
         """Find out whether texts of different lengths can be one padded batch: from two made-up ones, alone and

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from score.cli.app import app
 from score.codecs.base import Body
 from score.errors import (
     InputTooLong,
@@ -21,6 +23,7 @@ from score.errors import (
 )
 from score.inference.pipeline import infer, load_model
 from score.inference.predictor import Predictor
+from score.server import data_collector
 from score.settings import Settings
 from tests.inference.tasks import tiny
 
@@ -226,3 +229,21 @@ def test_texts_are_ranked_by_the_models_own_number(tmp_path: Path) -> None:
     assert ask(predictor, {"inputs": [["who wrote this", texts[0]]]})[0]["score"] == pytest.approx(
         next(each["score"] for each in found if each["index"] == 0), abs=1e-4
     )
+
+
+def test_what_was_asked_and_answered_is_there_to_be_collected(loaded: Loaded) -> None:
+    predictor = loaded("text-classification", collect_data=True)
+    asked = {"inputs": ["a fine day", {"text": "a fine day", "text_pair": "bad"}]}
+    found = infer(predictor, Body(json.dumps(asked).encode()))
+    frame = data_collector._frame(found.prepared.inputs)
+    assert frame["inputs"].tolist() == ["a fine day", '{"text":"a fine day","text_pair":"bad"}']
+    assert list(data_collector._frame(found.outputs)["output"].iloc[0]) == ["label", "score"]
+
+
+def test_check_answers_as_the_task_does(tmp_path: Path) -> None:
+    folder = tiny.made("question-answering", tmp_path / "model")
+    done = CliRunner().invoke(app, ["check", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert "answers as question-answering (the model's class)" in done.output
+    assert '"answer":' in done.output
+    assert done.output.rstrip().endswith("ready to serve")
