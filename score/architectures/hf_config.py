@@ -43,6 +43,7 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
                 hint="Install the version of transformers that the model was saved with, or set SCORE_ARCHITECTURE.",
             )
         module: nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
+        _set_generation(module, folder)
         try:
             behind = modules(folder, _tensors)
         except Unknown as error:
@@ -53,6 +54,22 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
         return module if behind is None else SentenceEncoder(module, *behind)
 
     return ModelFactory(f"transformers.{name}", build)
+
+
+def _set_generation(module: nn.Module, folder: Path) -> None:
+    """How the model generates where a request does not say, as generation_config.json has it."""
+    import transformers
+
+    if not (folder / "generation_config.json").is_file() or not getattr(module, "can_generate", bool)():
+        return
+    try:
+        found = transformers.GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # noqa: BLE001  # transformers raises anything
+        raise ArchitectureBroken(
+            f"{folder.name}: generation_config.json can't be used ({type(error).__name__}: {str(error)[:300]})",
+            hint="Correct it, or remove it to generate with transformers' defaults.",
+        ) from None
+    module.generation_config = found  # type: ignore[assignment]
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:

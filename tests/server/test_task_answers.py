@@ -134,6 +134,16 @@ def test_answers_are_those_of_the_pipeline(task: str, place: Path, listening: Se
     assert equal(asked(port, listed), jsonable(theirs(items(task), **given)))
 
 
+def test_what_is_generated_follows_the_folders_own_configuration(place: Path, listening: Serve) -> None:
+    from transformers import pipeline
+
+    port = serving("text-generation", place, listening)
+    theirs = pipeline("text-generation", model=str(folder("text-generation", place)), device="cpu")
+    found = asked(port, json.dumps({"inputs": "the weights are", "parameters": {"do_sample": False}}).encode())
+    assert found == theirs("the weights are", do_sample=False)
+    assert len(theirs.tokenizer(found[0]["generated_text"])["input_ids"]) <= 3 + 7 + 2
+
+
 def test_a_picture_as_the_body(place: Path, listening: Serve) -> None:
     from transformers import pipeline
 

@@ -66,7 +66,9 @@ def _gpt2(folder: Path) -> None:
         vocab_size=len(words), n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=2, eos_token_id=3,
         pad_token_id=0, initializer_range=0.5,
     )  # fmt: skip
-    _saved(transformers.GPT2LMHeadModel(config), folder)
+    model = transformers.GPT2LMHeadModel(config)
+    model.generation_config.update(max_new_tokens=7, repetition_penalty=3.0, pad_token_id=0)
+    _saved(model, folder)
 
 
 def _t5(folder: Path) -> None:
