@@ -85,6 +85,8 @@ def decode(body: Body) -> Decoded:
         parameters |= _parameters(value)
         value = value["input_string"]
     single = isinstance(value, str) or (isinstance(value, dict) and not _is_table(value, dialect))
+    if not single and not isinstance(value, (list, dict)):
+        raise UnknownBody(f"{dialect} is no text, list or object")
     listed = [value] if single else _listed(value, dialect)
     if len(listed) > MOST_ITEMS:
         raise UnknownBody(f"{dialect} has {len(listed):,} items; at most {MOST_ITEMS:,} are taken at once")

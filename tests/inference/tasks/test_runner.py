@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from score.cli.app import app
@@ -18,6 +20,7 @@ from score.errors import (
     InvalidParameter,
     InvalidSetting,
     InvalidTopK,
+    RequestError,
     ScoreError,
     UnknownParameter,
 )
@@ -36,10 +39,11 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     place = tmp_path_factory.mktemp("tasks")
     known: dict[str, Predictor] = {}
 
-    def load(name: str, **settings: Any) -> Predictor:
-        key = f"{name} {settings}"
+    def load(name: str, **given: Any) -> Predictor:
+        key = f"{name} {given}"
         if key not in known:
-            known[key] = load_model(Settings.load(tiny.made(name, place / name), device="cpu", **settings))
+            made = tiny.ranking(place / name) if name == "text-ranking" else tiny.made(name, place / name)
+            known[key] = load_model(Settings.load(made, device="cpu", **given))
             known[key].warm_up()
         return known[key]
 
@@ -247,3 +251,43 @@ def test_check_answers_as_the_task_does(tmp_path: Path) -> None:
     assert "answers as question-answering (the model's class)" in done.output
     assert '"answer":' in done.output
     assert done.output.rstrip().endswith("ready to serve")
+
+
+_NAMES = st.sampled_from(
+    [
+        "question",
+        "context",
+        "text",
+        "text_pair",
+        "query",
+        "texts",
+        "columns",
+        "data",
+        "index",
+        "input_string",
+        "parameters",
+        "sentences",
+    ]
+)
+_TEXTS = st.sampled_from(["", "a fine day", "a" * 3000, "\x00", "é😀", "[MASK]", "http://127.0.0.1:1/", "[SEP] [CLS]"])
+_VALUES = st.recursive(
+    _TEXTS | st.none() | st.booleans() | st.sampled_from([1, -1, 0.5, 1e300, 10**30]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+_DIALECTS = ["inputs", "input_data", "instances", "data", "dataframe_split", "dataframe_records"]
+
+
+@pytest.mark.parametrize("task", ["text-classification", "question-answering", "text-ranking"])
+@given(dialect=st.sampled_from(_DIALECTS), value=_VALUES, parameters=st.none() | st.dictionaries(_NAMES, _VALUES))
+@example(dialect="dataframe_records", value=1, parameters=None)
+@example(dialect="dataframe_split", value={"input_string": 1e300}, parameters=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_asked_is_answered_or_refused(
+    dialect: str, value: Any, parameters: Any, task: str, loaded: Loaded
+) -> None:
+    document = {dialect: value} if parameters is None else {dialect: value, "parameters": parameters}
+    try:
+        infer(loaded(task), Body(json.dumps(document).encode()))
+    except RequestError as error:
+        assert error.status < 500, error  # most are refused, and none may be a bug
