@@ -44,8 +44,8 @@ class Contender:
     revision: str = ""
 
 
-def revision(commit: str) -> Contender:
-    """This project as it was at a commit: a worktree, and an environment from that commit's lock file."""
+def revision(commit: str = "") -> Contender:
+    """This project as it is, or as it was at a commit: a worktree, and an environment from that commit's lock file."""
     return Contender(
         lambda case, bin: [str(bin / "score"), "serve", str(case.folder), "--port", str(PORT)], lambda _: "/score",
         revision=commit,
@@ -55,9 +55,7 @@ def revision(commit: str) -> Contender:
 def contenders() -> dict[str, Contender]:
     entry = str(PEERS / "azmlinfsrv_score.py")
     return {
-        OURS: Contender(
-            lambda case, bin: [str(bin / "score"), "serve", str(case.folder), "--port", str(PORT)], lambda _: "/score"
-        ),
+        OURS: revision(),
         USUAL: Contender(
             lambda case, bin: [
                 str(bin / "azmlinfsrv"), "--entry_script", entry, "--model_dir", str(case.folder), "--port", str(PORT),

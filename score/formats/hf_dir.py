@@ -62,7 +62,7 @@ def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:
     if found is None and (only := next((name for name in _ADAPTERS if _is_file(path / name)), None)):
         return _adapter(path, only, read)
     if found is None:
-        raise NoWeights(_why_none(path), hint=_way_out(path))
+        raise _no_weights(path)
     inner = open_weights(path, found, read)
     config = json_file(within(described_by, "config.json"))
     _refuse_kernels(path, config)
@@ -134,21 +134,18 @@ def open_weights(folder: Path, name: str, read: str) -> Checkpoint:
     return opener(within(folder, name), read)
 
 
-def _why_none(folder: Path) -> str:
+def _no_weights(folder: Path) -> NoWeights:
     if _is_file(folder / "adapter_config.json"):
         base = json_file(folder / "adapter_config.json").get("base_model_name_or_path")
-        return (
+        return NoWeights(
             f"{folder.name} holds an adapter (LoRA) only; it is made for the base model {base!r}, whose weights are "
             "not here. Merge the two (merge_and_unload) and save the result"
         )
-    for pattern, kind, _ in _OTHERS:
+    for pattern, kind, way_out in _OTHERS:
         if any(folder.glob(pattern)):
-            return f"{folder.name} holds a config.json with weights of {kind}, and none of PyTorch"
-    return f"{folder.name} holds a config.json, an architecture without weights"
-
-
-def _way_out(folder: Path) -> str | None:
-    return next((way for pattern, _, way in _OTHERS if any(folder.glob(pattern))), None)
+            said = f"{folder.name} holds a config.json with weights of {kind}, and none of PyTorch"
+            return NoWeights(said, hint=way_out)
+    return NoWeights(f"{folder.name} holds a config.json, an architecture without weights")
 
 
 def _is_file(path: Path) -> bool:

@@ -57,7 +57,7 @@ def as_lists(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def _made_up(spec: InputSpec, rows: int, generator: torch.Generator) -> Any:
     if spec.scalar:
         return {"py_int": 1, "py_float": 1.0, "py_bool": False}[spec.dtype]
-    dtype: torch.dtype = getattr(torch, spec.dtype)
+    dtype = spec.torch_dtype
     shape = spec.example or tuple(1 if size is None else size for size in spec.shape or (1,))
     if spec.shape is None or (spec.shape and spec.shape[0] is None):
         shape = (rows, *shape[1:])

@@ -2,11 +2,26 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from score import log
 from score.errors import DeviceLost, ModelRejected, OutOfMemory, RequestError
+
+
+@contextmanager
+def as_ours() -> Iterator[None]:
+    """Around each call of a model: whatever it raises becomes an error of ours, with the model's own as its cause where
+    that says more."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # the model's own code raises anything
+        found = of(error)
+        raise found from (error if isinstance(found, ModelRejected) else None)
 
 
 def of(error: BaseException) -> RequestError:

@@ -108,8 +108,8 @@ def prepare(predictor: Predictor, codec: Codec, decoded: Decoded, top_k: Any = N
     """From what a codec has decoded to what the model takes."""
     most = labels.how_many(decoded.top_k, top_k)
     if predictor.runner is not None and (items := predictor.runner.items(decoded)) is not None:
-        collected = {"inputs": np.asarray([_shown(item) for item in items.values])}
-        return Prepared(codec, decoded, collected if predictor.settings.collect_data else {}, most, items)
+        collected = [_shown(item) for item in items.values] if predictor.settings.collect_data else []
+        return Prepared(codec, decoded, {"inputs": np.asarray(collected)} if collected else {}, most, items)
     return Prepared(codec, decoded, predictor.preprocess(decoded), most)
 
 

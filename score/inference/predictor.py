@@ -17,7 +17,7 @@ from score.architectures.sentence_encoder import SentenceEncoder
 from score.codecs import json_dialects
 from score.codecs import registry as codecs
 from score.codecs.base import Arrays, Body, Decoded, named
-from score.errors import InvalidSetting, ModelRejected, RequestError
+from score.errors import InvalidSetting, RequestError
 from score.formats.base import NOTHING_BESIDE, Beside
 from score.inference import infer_signature, model_errors, outputs
 from score.inference.batching.queue import Batcher, Limits
@@ -129,13 +129,8 @@ class Predictor:
 
     def predict(self, inputs: dict[str, Any]) -> np.ndarray | dict[str, np.ndarray]:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said, or `OutOfMemory`."""
-        try:
+        with model_errors.as_ours():
             return outputs.arrays(infer_signature.call(self.module, inputs, self._order, self._device))
-        except RequestError:
-            raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # the model's own code raises anything
-            found = model_errors.of(error)
-            raise found from (error if isinstance(found, ModelRejected) else None)
 
     def warm_up(self) -> None:
         """Run one made-up request, so that the first real one pays for no lazy set-up."""

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from score.codecs.base import named
-from score.errors import ModelRejected, RequestError
 from score.inference import model_errors, outputs, watchdog
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Batcher, Limits, Pass
@@ -79,21 +78,15 @@ class Batched:
         self.passes.found = [*getattr(self.passes, "found", []), took]
 
     def _forward(self, inputs: dict[str, Any]) -> Any:
-        try:
-            with torch.inference_mode(), watchdog.forward_pass():
-                if isinstance(job := inputs.get(_JOB), _Job):
-                    job.result = job.run()
-                    return {}
-                placed = {
-                    name: value.to(self.device) if isinstance(value, torch.Tensor) else value
-                    for name, value in inputs.items()
-                }
-                found = self.module(**placed)
-        except RequestError:
-            raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # the model's own code raises anything
-            rejected = model_errors.of(error)
-            raise rejected from (error if isinstance(rejected, ModelRejected) else None)
+        with model_errors.as_ours(), torch.inference_mode(), watchdog.forward_pass():
+            if isinstance(job := inputs.get(_JOB), _Job):
+                job.result = job.run()
+                return {}
+            placed = {
+                name: value.to(self.device) if isinstance(value, torch.Tensor) else value
+                for name, value in inputs.items()
+            }
+            found = self.module(**placed)
         if isinstance(found, torch.Tensor):
             self._kind = torch.Tensor
             return {"output": outputs.array(found)}

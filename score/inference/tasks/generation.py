@@ -24,7 +24,6 @@ class Text2Text:
     def __init__(self, task: str, model: Batched, parts: Parts) -> None:
         self._key = _KEYS.get(task, "generated_text")
         self._model, self._tokenizer = model, parts.tokenizer
-        self._translates = task == "translation"
         self._prefix = _prefix(model, task)
         self._longest = longest(parts.tokenizer, model)
         self._lock = threading.Lock()

@@ -13,8 +13,6 @@ from score.errors import InputTooLong
 from score.inference.tasks.batched import Batched
 from score.inference.tasks.parts import Parts
 
-# Tasks of ours by another name, or of a pipeline that does the same.
-_PIPELINES = {"text-ranking": "text-classification"}
 _LISTED = frozenset(("text-classification",))  # a single text's answer comes in a list, unless `top_k` is given
 
 
@@ -25,7 +23,7 @@ class Piped:
         from transformers.pipelines import SUPPORTED_TASKS
 
         known: Any = SUPPORTED_TASKS
-        module, _, name = known[_PIPELINES.get(task, task)]["impl"].rpartition(".")
+        module, _, name = known[task]["impl"].rpartition(".")
         with _quiet():
             self._pipeline = getattr(importlib.import_module(module), name)(
                 model=model, task=task, device=model.device, tokenizer=parts.tokenizer,
@@ -54,7 +52,7 @@ class Piped:
         """A text as the model takes it."""
         with self._lock:
             made = self._parts.tokenizer(text, return_tensors="pt")
-        return {name: made[name] for name in self._parts.tokenizer.model_input_names if name in made}
+        return self._parts.inputs(made)
 
 
 def of_single(task: str, item: Any, answer: Any, parameters: Mapping[str, Any]) -> Any:

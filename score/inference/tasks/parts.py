@@ -1,5 +1,6 @@
 """What lies beside a model's weights for its task: tokenizer, processors. None of the folder's own code is run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ class Parts:
     tokenizer: Any = None
     image_processor: Any = None
     feature_extractor: Any = None
+
+    def inputs(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model takes of what the tokenizer has made."""
+        return {name: made[name] for name in self.tokenizer.model_input_names if name in made}
 
 
 def read(folder: Path, beside: Beside) -> Parts:

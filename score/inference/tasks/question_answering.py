@@ -16,14 +16,14 @@ from score.errors import InvalidItem
 from score.inference.tasks.batched import Batched
 from score.inference.tasks.parts import Parts
 
-_LONGEST, _STRIDE, _ANSWER, _QUESTION = 384, 128, 15, 64  # tokens, where a request does not say
+_LONGEST, _STRIDE, _ANSWER = 384, 128, 15  # tokens, where a request does not say
 
 
 class QuestionAnswering:
     """Called with `{"question", "context"}`: `{"score", "start", "end", "answer"}`, or a list of `top_k` of these."""
 
     def __init__(self, model: Batched, parts: Parts) -> None:
-        self._model, self._tokenizer = model, parts.tokenizer
+        self._model, self._parts, self._tokenizer = model, parts, parts.tokenizer
         self._lock = threading.Lock()
 
     def __call__(self, item: Any, parameters: Mapping[str, Any]) -> Any:
@@ -39,17 +39,16 @@ class QuestionAnswering:
     def tokens(self, text: str) -> dict[str, torch.Tensor]:
         with self._lock:
             made = self._tokenizer(text, "a context", return_tensors="pt")
-        return {name: made[name] for name in self._tokenizer.model_input_names if name in made}
+        return self._parts.inputs(made)
 
     def _answers(self, question: str, context: str, parameters: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
         no_answer = 1_000_000.0
         allowed = parameters.get("handle_impossible_answer", False)
         for window in self._windows(question, context, parameters):
-            inputs = {name: window[name] for name in self._tokenizer.model_input_names if name in window}
-            found = self._model(**inputs)
+            found = self._model(**self._parts.inputs(window))
             starts, ends = (np.asarray(found[name][0].float()) for name in ("start_logits", "end_logits"))
-            places, null = _spans(starts, ends, window["allowed"], parameters, most, impossible=allowed)
+            places, null = _spans(starts, ends, window["allowed"], parameters, most)
             no_answer = min(no_answer, null)
             for start, end, score in places:
                 first, last = self._characters(window, start, end, parameters.get("align_to_words", True))
@@ -73,7 +72,7 @@ class QuestionAnswering:
             encoded = tokenizer(
                 text=question if right else context, text_pair=context if right else question, padding=False,
                 truncation="only_second" if right else "only_first", max_length=longest, stride=stride,
-                return_overflowing_tokens=True, return_offsets_mapping=True, return_special_tokens_mask=True,
+                return_overflowing_tokens=True, return_offsets_mapping=True,
             )  # fmt: skip
         windows = []
         for at, tokens in enumerate(encoded["input_ids"]):
@@ -101,9 +100,8 @@ class QuestionAnswering:
 
 
 def _spans(
-    starts: np.ndarray, ends: np.ndarray, allowed: np.ndarray, parameters: Mapping[str, Any], most: int, *,
-    impossible: bool,
-) -> tuple[list[tuple[int, int, float]], float]:  # fmt: skip
+    starts: np.ndarray, ends: np.ndarray, allowed: np.ndarray, parameters: Mapping[str, Any], most: int
+) -> tuple[list[tuple[int, int, float]], float]:
     """The likeliest spans of a window, `(first token, last token, score)`, and the score of there being none."""
     starts, ends = (_softmax(np.where(allowed, values, -10_000.0)) for values in (starts, ends))
     null = float(starts[0] * ends[0])
@@ -120,7 +118,7 @@ def _spans(
         order = list(part[np.argsort(-flat[part])])
     places = [divmod(int(at), len(ends)) for at in order]
     found = [(start, end, float(scores[start, end])) for start, end in places if allowed[start] and allowed[end]]
-    return found, null if impossible else 1_000_000.0
+    return found, null
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:

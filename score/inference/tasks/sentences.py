@@ -73,7 +73,7 @@ class Ranking:
     """Called with a pair of texts: `{"score"}`. With `{"query", "texts"}`: `[{"index", "score"}, ...]`, best first."""
 
     def __init__(self, model: Batched, parts: Parts) -> None:
-        self._model, self._tokenizer = model, parts.tokenizer
+        self._model, self._parts, self._tokenizer = model, parts, parts.tokenizer
         self._longest = longest(parts.tokenizer, model)
         self._activation = _activation(model.config.to_dict(), model.config.num_labels)
         self._lock = threading.Lock()
@@ -100,7 +100,7 @@ class Ranking:
             raise InvalidItem("a pair is of two texts")
         with self._lock:
             made = self._tokenizer(one, other, return_tensors="pt", truncation=cut, max_length=self._longest)
-        return {name: made[name] for name in self._tokenizer.model_input_names if name in made}
+        return self._parts.inputs(made)
 
     def _score(self, one: str, other: str, cut: bool) -> float:
         tokens = self._tokens(one, other, cut=cut)
