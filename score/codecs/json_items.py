@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from score.codecs import json_dialects
 from score.codecs.base import Arrays, Body, Decoded, Encoded, Items
 from score.codecs.json_dialects import BARE, BESIDE, WRAPPED, refuse_misplaced
 from score.errors import UnknownBody, UnknownParameter
@@ -136,20 +137,12 @@ def _only(row: Any) -> Any:
 
 
 def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
-    return encode_answer(outputs, decoded)
+    """A model's own outputs, of one that has no task: as numbers in the same dialect get them."""
+    return json_dialects.encode(outputs, decoded)
 
 
 def encode_answer(answer: Any, decoded: Decoded) -> Encoded:
-    """What a task answers with, as the body's sender expects it: bare, or below `predictions`."""
+    """What a task answers with, which JSON has, as the body's sender expects it: bare, or below `predictions`."""
     bare = decoded.dialect in (*BARE, "inputs", "image", "audio", "multipart")
     document = answer if bare else {"predictions": answer}
-    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-    return Encoded(orjson.dumps(document, option=option, default=_plain), TYPES[0])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"a {type(value).__name__} in an answer")
+    return Encoded(orjson.dumps(document), TYPES[0])

@@ -12,7 +12,7 @@ import orjson
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from score.codecs import json_items
+from score.codecs import json_dialects
 from score.codecs.base import Arrays, Body, Decoded, Encoded, Items
 from score.errors import InvalidForm
 
@@ -118,4 +118,4 @@ def _take(part: Field | File, data: bytes, files: list[tuple[str, bytes]], param
 
 
 def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
-    return json_items.encode(outputs, decoded)
+    return json_dialects.encode(outputs, decoded)

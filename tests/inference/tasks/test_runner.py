@@ -130,6 +130,8 @@ def test_the_tensors_of_old_and_tasks_by_name(loaded: Loaded) -> None:
     raw = loaded("text-classification", task="tensors")
     assert raw.runner is None
     assert np.asarray(ask(raw, {"data": ["a fine day"]})["predictions"]["logits"]).shape == (1, 3)
+    texts = ask(raw, {"inputs": ["a fine day", "bad"]})["predictions"]["logits"]
+    assert np.asarray(texts).shape == (2, 3)
     task = loaded("text-classification")
     numbers = {"inputs": {"input_ids": [[2, 5, 3]], "attention_mask": [[1, 1, 1]], "token_type_ids": [[0, 0, 0]]}}
     assert np.asarray(ask(task, numbers)["predictions"]["logits"]).shape == (1, 3)
