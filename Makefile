@@ -18,7 +18,7 @@ AZURE := .cache/azure
 LIBRARIES := .cache/torchvision
 DOCS := .cache/docs
 
-.PHONY: help setup serve image run-image image-test azure-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -109,6 +109,9 @@ fuzz: $(READY)  ## mutate checkpoints of every format, bodies of every codec and
 
 soak: $(READY)  ## twice the load that the server can carry; bounded by SECONDS (default: five minutes)
 	$(VENV)/bin/python -m tests.soak --seconds $(or $(SECONDS),300)
+
+test-transformers: $(READY)  ## compare every class of transformers that can be built tiny with from_pretrained
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -m slow tests/architectures/test_transformers_classes.py
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(VENV)/bin/python -m pytest -m slow

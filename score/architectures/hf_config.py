@@ -32,11 +32,13 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if name is None or not name.isidentifier() or importlib.util.find_spec("transformers") is None:
         return None
+    import transformers
+
+    cls = getattr(transformers, name, None)
+    if (cls is None or not hasattr(cls, "config_class")) and (reference := _own_code(config, name)):
+        return _remote_code(folder, reference)
 
     def build() -> nn.Module:
-        import transformers
-
-        cls = getattr(transformers, name, None)
         if cls is None or not hasattr(cls, "config_class"):
             raise ArchitectureBroken(
                 f"transformers {transformers.__version__} has no class {name}",
@@ -54,6 +56,38 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
         return module if behind is None else SentenceEncoder(module, *behind)
 
     return ModelFactory(f"transformers.{name}", build)
+
+
+def _own_code(config: Mapping[str, Any], name: str) -> str | None:
+    """Where `auto_map` says that a class is: `modeling_own.Own`, a file in the folder; before it, with `--`, the
+    repository that has the file."""
+    said = config.get("auto_map")
+    listed = list(said.values()) if isinstance(said, dict) else []
+    flat = [item for value in listed for item in (value if isinstance(value, list) else [value])]
+    return next((item for item in flat if isinstance(item, str) and item.rpartition(".")[2] == name), None)
+
+
+def _remote_code(folder: Path, reference: str) -> ModelFactory:
+    """A class that a folder brings along ("remote code"), run only where the folder is trusted; nothing is fetched."""
+    repository, _, local = reference.rpartition("--")
+    module, _, name = local.rpartition(".")
+    file = folder / f"{module}.py"
+    if repository or not module.isidentifier() or not file.is_file():
+        raise ArchitectureBroken(
+            f"{folder.name}: config.json says that {name} is remote code, in {local.rpartition('.')[0]}.py"
+            + (f" of the repository {repository}" if repository else "")
+            + ", which is not in the folder",
+            hint="Put the model's .py files into the folder: nothing is fetched.",
+        )
+
+    def build() -> nn.Module:
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        cls: Any = get_class_from_dynamic_module(local, str(folder), local_files_only=True)
+        module: nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
+        return module
+
+    return ModelFactory(local, build, code=tuple(sorted(each.name for each in folder.glob("*.py"))))
 
 
 def _set_generation(module: nn.Module, folder: Path) -> None:

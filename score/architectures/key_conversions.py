@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from score.architectures import computed
 from score.errors import WeightsMismatch
 from score.formats.base import TensorRef
 from score.weights.select import Candidate
@@ -55,6 +56,7 @@ def converted(skeleton: nn.Module, weights: Candidate) -> Candidate:
             group.add(renamed, name, pattern, weights.tensors[name])
     for group in groups.values():
         found.update(group.tensors())
+    found.update(computed.left_out(model, state, found))
     return replace(weights, tensors=found)
 
 

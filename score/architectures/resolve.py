@@ -38,7 +38,9 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
     if settings.architecture:
         entry = named(settings.architecture, settings.model_dir)
         return by_name(entry, kwargs, saved, weights, "SCORE_ARCHITECTURE")
-    if weights is not None and (near := local_code.classes(checkpoint.path, trust)):
+    factory = hf_config.factory_of(checkpoint)
+    brought = factory is not None and bool(factory.code) and checkpoint.path.is_dir()  # the files beside are its own
+    if weights is not None and not brought and (near := local_code.classes(checkpoint.path, trust)):
         found = fitting(near, weights, kwargs, saved, "a trusted file beside the checkpoint")
         if found is not None:
             return found
@@ -47,7 +49,6 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
             trust.require(checkpoint.path, what="torch would unpickle or evaluate parts of it", imports=checkpoint.code)
         return Complete(checkpoint.class_path, checkpoint.format, checkpoint.build)
     assert weights is not None, "files without a program have weights"
-    factory = hf_config.factory_of(checkpoint)
     if factory is not None and (not factory.code or trust.allows(checkpoint.path)):
         return skeleton(factory.name, factory.build, {}, source=checkpoint.format)
     if weights.class_path and isinstance(checkpoint, PickledObjects) and trust.allows(checkpoint.path):

@@ -223,8 +223,11 @@ def choose(checkpoint: Checkpoint, wanted: str | None = None) -> Candidate:
     )
 
 
-# What PEFT's methods call the tensors that they add: LoRA, DoRA, VeRA, IA3, LoHa, LoKr, OFT, prompts.
-_ADAPTER = re.compile(r"lora_|vera_lambda|\bia3_|hada_w|lokr_w|\boft_|\bboft_|prompt_embeddings|prompt_encoder")
+# What PEFT's methods call the tensors that they add beside a layer's own: LoRA, DoRA, VeRA, IA3, LoHa, LoKr, OFT; and
+# those that are put before the model's inputs: prompts.
+_ADAPTER = re.compile(r"lora_|vera_lambda|\bia3_|hada_w|lokr_w|\boft_|\bboft_")
+_PROMPT = re.compile(r"(^|\.)prompt_embeddings$|(^|\.)prompt_encoder\.[^.]+\.(embedding\.|mlp_head\.)")
+_HEAD = 8  # tensors that a classifier has at most
 
 
 def is_adapter(candidate: Candidate) -> bool:
@@ -232,7 +235,8 @@ def is_adapter(candidate: Candidate) -> bool:
     adapted is not in it."""
     added = [name for name in candidate.tensors if _ADAPTER.search(name)]
     if not added:
-        return False
+        prompts = sum(_PROMPT.search(name) is not None for name in candidate.tensors)
+        return prompts > 0 and len(candidate.tensors) - prompts <= _HEAD
     layers = {_ADAPTER.split(name)[0] for name in added}
     bases = ("weight", "base_layer.weight", "linear.weight", "base_layer.linear.weight")
     return not any(f"{layer}{base}" in candidate.tensors for layer in layers for base in bases)

@@ -167,6 +167,9 @@ def test_an_adapter_alone_names_its_base(tmp_path: Path) -> None:
         (["m.q.hada_w1_a", "head.weight"], True),
         (["m.q.base_layer.weight", "m.q.lora_A.default.weight"], False),
         (["m.q.weight", "m.q.lora_A.weight"], False),
+        (["prompt_embeddings"], True),
+        (["prompt_encoder.default.embedding.weight", "base_model.classifier.weight"], True),
+        (["prompt_encoder.point_embed.weight", "mask_decoder.iou_token.weight"], False),  # segment-anything
         (["m.q.weight", "m.explorer_a.weight"], False),
     ],
 )

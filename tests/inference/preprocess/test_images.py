@@ -45,9 +45,10 @@ def test_a_classifiers_answer_is_that_of_transformers(model_type: str, tmp_path:
     from transformers.models.auto import image_processing_auto, modeling_auto
 
     given = _CONFIGURATIONS.get(model_type)
-    config = built(model_type).config if given is None else getattr(transformers, given[0])(**given[1])
     names = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[model_type]
-    cls = getattr(transformers, names if isinstance(names, str) else names[0])
+    name = names if isinstance(names, str) else names[0]
+    config = built(name).config if given is None else getattr(transformers, given[0])(**given[1])
+    cls = getattr(transformers, name)
     names = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES[model_type]
     torch.manual_seed(1)
     model = cls(config).eval()
