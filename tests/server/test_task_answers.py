@@ -27,17 +27,35 @@ pytest.importorskip("transformers")
 Serve = Callable[..., SimpleNamespace]
 SENTENCES = [" ".join(tiny.WORDS[at : at + 2 + at % 9]) for at in range(16)]
 LABELS = {"candidate_labels": ["good", "bad", "fine day"]}
-PICTURES = {"image-classification", "image-segmentation", "object-detection", "zero-shot-image-classification"}
+PICTURES = {
+    *("image-classification", "image-segmentation", "object-detection", "zero-shot-image-classification"),
+    *("depth-estimation", "image-to-text"),
+}
 GENERATES = {"max_new_tokens": 5, "do_sample": False}
 RECORDINGS = {"automatic-speech-recognition", "audio-classification"}
-PARAMETERS: dict[str, dict[str, Any]] = {
-    "zero-shot-classification": LABELS,
-    "zero-shot-image-classification": LABELS,
-    "text-generation": GENERATES,
-    "object-detection": {"threshold": 0.0},
-    "token-classification": {"aggregation_strategy": "simple"},
-}
-PIPED = sorted(set(tiny.FOLDERS) - {"question-answering", "text2text-generation"})
+AGGREGATIONS = ("none", "simple", "first", "average", "max")
+SUBTASKS = ("semantic", "instance", "panoptic")
+# The folder, its task, and what is asked of it.
+PIPED: list[tuple[str, str, dict[str, Any]]] = [
+    ("text-classification", "text-classification", {}),
+    ("text-classification", "text-classification", {"top_k": 2}),
+    ("fill-mask", "fill-mask", {}),
+    ("feature-extraction", "feature-extraction", {}),
+    ("zero-shot-classification", "zero-shot-classification", LABELS),
+    ("zero-shot-image-classification", "zero-shot-image-classification", LABELS),
+    ("text-generation", "text-generation", GENERATES),
+    ("image-classification", "image-classification", {}),
+    ("image-segmentation", "image-segmentation", {}),
+    ("object-detection", "object-detection", {"threshold": 0.0}),
+    ("depth-estimation", "depth-estimation", {}),
+    ("automatic-speech-recognition", "automatic-speech-recognition", {}),
+    ("speech-to-text", "automatic-speech-recognition", {}),
+    ("speech-to-text", "automatic-speech-recognition", {"language": "fr", "task": "translate"}),
+    ("speech-to-text", "automatic-speech-recognition", {"return_timestamps": True}),
+    ("audio-classification", "audio-classification", {}),
+    *(("token-classification", "token-classification", {"aggregation_strategy": each}) for each in AGGREGATIONS),
+    *(("mask-segmentation", "image-segmentation", {"subtask": each, "threshold": 0.0}) for each in SUBTASKS),
+]
 
 
 def picture(at: int) -> Any:
@@ -95,7 +113,15 @@ def equal(one: Any, other: Any) -> bool:
         return isinstance(other, list) and len(one) == len(other) and all(map(equal, one, other))
     if isinstance(one, float) or isinstance(other, float):
         return bool(np.isclose(one, other, rtol=1e-3, atol=1e-4))
+    if isinstance(one, str) and one.startswith("iVBOR") and isinstance(other, str):  # PNG in base64
+        return bool((np.abs(pixels(one) - pixels(other)) <= 1).all())
     return bool(one == other)
+
+
+def pixels(encoded: str) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))), np.int64)
 
 
 @cache
@@ -108,20 +134,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tasks")
 
 
-def serving(task: str, place: Path, listening: Serve) -> int:
-    given = {"task": task} if task == "zero-shot-classification" else {}
-    predictor = load_model(Settings.load(folder(task, place), device="cpu", log_requests=False, **given))
+def serving(name: str, place: Path, listening: Serve) -> int:
+    given = {"task": name} if name == "zero-shot-classification" else {}
+    predictor = load_model(Settings.load(folder(name, place), device="cpu", log_requests=False, **given))
     predictor.warm_up()
     return int(listening(Application(Service.of(predictor), None, Decoder(), hooked=False)).port)
 
 
-@pytest.mark.parametrize("task", PIPED)
-def test_answers_are_those_of_the_pipeline(task: str, place: Path, listening: Serve) -> None:
+@pytest.mark.parametrize(("name", "task", "given"), PIPED)
+def test_answers_are_those_of_the_pipeline(
+    name: str, task: str, given: dict[str, Any], place: Path, listening: Serve
+) -> None:
     from transformers import pipeline
 
-    port, given = serving(task, place, listening), PARAMETERS.get(task, {})
-    theirs = pipeline(task, model=str(folder(task, place)), device="cpu")
-    wanted = [jsonable(theirs(copy.copy(item), **given)) for item in items(task)]
+    port = serving(name, place, listening)
+    theirs = pipeline(task, model=str(folder(name, place)), device="cpu")
+    whole = theirs_names(task, given)
+    wanted = [jsonable(theirs(copy.copy(item), **whole)) for item in items(task)]
 
     def alone(item: Any) -> Any:
         return asked(port, json.dumps({"inputs": sent(item), "parameters": given}).encode())
@@ -131,7 +160,76 @@ def test_answers_are_those_of_the_pipeline(task: str, place: Path, listening: Se
         for found, expected in zip(threads.map(alone, items(task)), wanted, strict=True):
             assert equal(found, expected), (found, expected)
     listed = json.dumps({"inputs": [sent(item) for item in items(task)], "parameters": given}).encode()
-    assert equal(asked(port, listed), jsonable(theirs(items(task), **given)))
+    assert equal(asked(port, listed), jsonable(theirs(items(task), **whole)))
+
+
+def theirs_names(task: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a request as the pipeline takes them."""
+    said = {name: given[name] for name in ("language", "task") if name in given}
+    if task != "automatic-speech-recognition" or not said:
+        return given
+    return {name: value for name, value in given.items() if name not in said} | {"generate_kwargs": said}
+
+
+@pytest.mark.parametrize(
+    ("name", "languages", "key"),
+    [
+        ("translation", {"src_lang": "en", "tgt_lang": "fr"}, "translation_text"),
+        ("translation", {"src_lang": "de", "tgt_lang": "zh"}, "translation_text"),
+        ("one-translation", {}, "translation_text"),
+        ("text2text-generation", {}, "generated_text"),
+    ],
+)
+def test_texts_are_generated_as_the_model_by_itself_does(
+    name: str, languages: dict[str, str], key: str, place: Path, listening: Serve
+) -> None:
+    import transformers
+
+    port = serving(name, place, listening)
+    words = transformers.AutoTokenizer.from_pretrained(folder(name, place))
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder(name, place)).eval()
+    start = {}
+    if languages:
+        words.src_lang = languages["src_lang"]
+        start = {"forced_bos_token_id": words.get_lang_id(languages["tgt_lang"])}
+
+    def theirs(text: str) -> list[dict[str, str]]:
+        tokens = words(text, return_tensors="pt")
+        tokens.pop("token_type_ids", None)
+        made = model.generate(**tokens, **start, max_new_tokens=6, num_beams=2)
+        return [{key: words.decode(made[0], skip_special_tokens=True)}]
+
+    wanted = [theirs(text) for text in SENTENCES]
+    given = {**languages, "max_new_tokens": 6, "num_beams": 2}
+    with ThreadPoolExecutor(16) as threads:
+        bodies = [json.dumps({"inputs": text, "parameters": given}).encode() for text in SENTENCES]
+        assert list(threads.map(lambda body: asked(port, body), bodies)) == wanted
+    assert asked(port, json.dumps({"inputs": SENTENCES, "parameters": given}).encode()) == wanted
+    assert len({str(each) for each in wanted}) > 1
+
+
+def test_pictures_are_described_as_the_model_by_itself_does(place: Path, listening: Serve) -> None:
+    import transformers
+
+    port = serving("image-to-text", place, listening)
+    where = folder("image-to-text", place)
+    words, sees = (
+        transformers.AutoTokenizer.from_pretrained(where),
+        transformers.AutoImageProcessor.from_pretrained(where),
+    )
+    model = transformers.VisionEncoderDecoderModel.from_pretrained(where).eval()
+    wanted = []
+    for at in range(16):
+        made = model.generate(**sees(images=picture(at), return_tensors="pt"), num_beams=2)
+        wanted.append([{"generated_text": words.decode(made[0], skip_special_tokens=True)}])
+    with ThreadPoolExecutor(16) as threads:
+        bodies = [
+            json.dumps({"inputs": sent(picture(at)), "parameters": {"num_beams": 2}}).encode() for at in range(16)
+        ]
+        assert list(threads.map(lambda body: asked(port, body), bodies)) == wanted
+    made = model.generate(**sees(images=picture(3), return_tensors="pt"))
+    greedy = [{"generated_text": words.decode(made[0], skip_special_tokens=True)}]
+    assert asked(port, png(picture(3)), "image/png") == greedy
 
 
 def test_what_is_generated_follows_the_folders_own_configuration(place: Path, listening: Serve) -> None:

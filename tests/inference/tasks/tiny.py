@@ -154,6 +154,151 @@ def _wav2vec2(name: str, **more: Any) -> Callable[[Path], None]:
     return save
 
 
+def _whisper(folder: Path) -> None:
+    """Recordings of two seconds, and a vocabulary of bytes and of Whisper's own marks."""
+    import transformers
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    marks = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|fr|>", "<|translate|>", "<|transcribe|>",
+             "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]  # fmt: skip
+    times = [f"<|{at * 0.02:.2f}|>" for at in range(101)]
+    vocabulary = {letter: at for at, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    words = transformers.WhisperTokenizer(vocab=vocabulary | {"<|endoftext|>": 256}, merges=[])
+    words.add_tokens([transformers.AddedToken(mark, special=True) for mark in marks[1:]])
+    words.add_tokens([transformers.AddedToken(mark, special=False) for mark in times])
+    sounds = transformers.WhisperFeatureExtractor(chunk_length=2)
+    transformers.WhisperProcessor(sounds, words).save_pretrained(folder)
+    at = {mark: 256 + number for number, mark in enumerate(marks)}
+    start = at["<|startoftranscript|>"]
+    config = transformers.WhisperConfig(
+        vocab_size=len(words), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=37, decoder_ffn_dim=37, max_source_positions=100,
+        max_target_positions=64, decoder_start_token_id=start, eos_token_id=256, bos_token_id=256, pad_token_id=256,
+        init_std=0.5,
+    )  # fmt: skip
+    model = transformers.WhisperForConditionalGeneration(config)
+    model.generation_config = transformers.GenerationConfig(
+        no_timestamps_token_id=at["<|notimestamps|>"], is_multilingual=True, max_length=24, max_initial_timestamp_index=50,
+        lang_to_id={"<|en|>": at["<|en|>"], "<|fr|>": at["<|fr|>"]}, return_timestamps=False,
+        task_to_id={"translate": at["<|translate|>"], "transcribe": at["<|transcribe|>"]},
+        suppress_tokens=[at[mark] for mark in marks[1:9]], begin_suppress_tokens=[256],
+        prev_sot_token_id=at["<|startofprev|>"], decoder_start_token_id=start, bos_token_id=256, eos_token_id=256,
+        pad_token_id=256,
+    )  # fmt: skip
+    _saved(model, folder)
+
+
+def _dpt(folder: Path) -> None:
+    import transformers
+
+    transformers.DPTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    config = transformers.DPTConfig(
+        image_size=32, patch_size=8, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 16, 16],
+        fusion_hidden_size=16, is_hybrid=False, **_SMALL | {"num_hidden_layers": 4, "initializer_range": 0.1},
+    )  # fmt: skip
+    _saved(transformers.DPTForDepthEstimation(config), folder)
+
+
+def _captions(folder: Path) -> None:
+    """A vision encoder whose decoder writes a caption."""
+    import transformers
+
+    words = tokenizer(folder)
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    sees = transformers.ViTConfig(image_size=32, patch_size=8, **_SMALL)
+    writes = transformers.GPT2Config(
+        vocab_size=len(words), n_embd=32, n_layer=2, n_head=4, n_positions=64, add_cross_attention=True,
+        initializer_range=0.5,
+    )  # fmt: skip
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(sees, writes)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 3
+    model = transformers.VisionEncoderDecoderModel(config)
+    model.generation_config.update(decoder_start_token_id=2, pad_token_id=0, eos_token_id=3, max_new_tokens=6)
+    _saved(model, folder)
+
+
+def _pieces(folder: Path, name: str) -> list[str]:
+    """A SentencePiece model of the words here; its pieces."""
+    import sentencepiece
+
+    (folder / "text").write_text(_TEXT * 4)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"), model_prefix=str(folder / "made"), vocab_size=60, hard_vocab_limit=False,
+        minloglevel=2,
+    )  # fmt: skip
+    (folder / "text").unlink()
+    (folder / "made.vocab").unlink()
+    (folder / "made.model").rename(folder / name)
+    found = sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
+    return [found.id_to_piece(at) for at in range(found.get_piece_size())]
+
+
+def _m2m100(folder: Path) -> None:
+    """A model of many languages: the request says from which to which."""
+    import transformers
+
+    pieces = [piece for piece in _pieces(folder, "sentencepiece.bpe.model") if piece[0] != "<"]
+    vocabulary = {piece: at for at, piece in enumerate(("<s>", "<pad>", "</s>", "<unk>", *pieces))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    words = transformers.M2M100Tokenizer(
+        vocab_file=str(folder / "vocab.json"), spm_file=str(folder / "sentencepiece.bpe.model"), src_lang="en"
+    )
+    words.save_pretrained(folder)
+    config = transformers.M2M100Config(
+        vocab_size=max(words.lang_token_to_id.values()) + 9, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=37, decoder_ffn_dim=37, max_position_embeddings=64, init_std=0.5,
+    )  # fmt: skip
+    model = transformers.M2M100ForConditionalGeneration(config)
+    model.generation_config.update(max_length=12)
+    _saved(model, folder)
+
+
+def _marian(folder: Path) -> None:
+    """A model of one pair of languages, whose files lack the positions that its class computes."""
+    import transformers
+
+    pieces = _pieces(folder, "source.spm")
+    (folder / "target.spm").write_bytes((folder / "source.spm").read_bytes())
+    vocabulary = {piece: at for at, piece in enumerate(["</s>", "<unk>", *(p for p in pieces if p[0] != "<"), "<pad>"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    words = transformers.MarianTokenizer(
+        source_spm=str(folder / "source.spm"), target_spm=str(folder / "target.spm"), vocab=str(folder / "vocab.json")
+    )
+    words.save_pretrained(folder)
+    pad = len(vocabulary) - 1
+    config = transformers.MarianConfig(
+        vocab_size=len(vocabulary), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=37, decoder_ffn_dim=37, max_position_embeddings=64, init_std=0.5,
+        pad_token_id=pad, decoder_start_token_id=pad, eos_token_id=0, forced_eos_token_id=0,
+    )  # fmt: skip
+    model = transformers.MarianMTModel(config)
+    model.generation_config.update(max_length=12, bad_words_ids=[[pad]])
+    _saved(model, folder)
+
+
+def _maskformer(folder: Path) -> None:
+    """Segmentation of every kind: semantic, instance and panoptic."""
+    import transformers
+
+    transformers.MaskFormerImageProcessorPil(
+        size={"shortest_edge": 64, "longest_edge": 64}, ignore_index=255, size_divisor=32
+    ).save_pretrained(folder)
+    swin = transformers.SwinConfig(
+        image_size=64, embed_dim=8, depths=[1] * 4, num_heads=[1, 1, 2, 2], window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    detr = transformers.DetrConfig(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=6, use_timm_backbone=False, backbone=None,
+        backbone_config=transformers.ResNetConfig(),
+    )  # fmt: skip
+    config = transformers.MaskFormerConfig(
+        backbone_config=swin, decoder_config=detr, fpn_feature_size=32, mask_feature_size=32,
+        **_labels("sky", "road", "tree"),
+    )  # fmt: skip
+    _saved(transformers.MaskFormerForInstanceSegmentation(config), folder)
+
+
 def _saved(model: Any, folder: Path) -> None:
     model.eval().save_pretrained(folder)
 
@@ -174,6 +319,12 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "object-detection": _yolos,
     "zero-shot-image-classification": _clip,
     "automatic-speech-recognition": _wav2vec2("Wav2Vec2ForCTC"),
+    "speech-to-text": _whisper,
+    "depth-estimation": _dpt,
+    "image-to-text": _captions,
+    "translation": _m2m100,
+    "one-translation": _marian,
+    "mask-segmentation": _maskformer,
     "audio-classification": _wav2vec2("Wav2Vec2ForSequenceClassification", **_labels("yes", "no")),
 }
 
