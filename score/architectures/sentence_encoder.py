@@ -1,6 +1,7 @@
-"""What sentence-transformers puts behind a text model: pooling, a dense layer, normalisation; from its `modules.json`.
+"""What sentence-transformers puts behind a text model: pooling, dense layers, normalisation; from its `modules.json`.
 
-Source: sentence_transformers/sentence_transformer/modules/pooling.py, base/modules/dense.py and normalize.py.
+Source: sentence_transformers/sentence_transformer/modules/pooling.py and layer_norm.py, base/modules/dense.py and
+normalize.py.
 """
 
 import json
@@ -103,6 +104,18 @@ class Normalize(nn.Module):
         return nn.functional.normalize(x, p=2, dim=1)
 
 
+class LayerNorm(nn.Module):
+    """[N, H] to the same, with the values of its own file."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.register_buffer("weight", weights["norm.weight"], persistent=False)
+        self.register_buffer("bias", weights["norm.bias"], persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias)  # type: ignore[arg-type]
+
+
 class SentenceEncoder(nn.Module):
     """A text model with what follows it: [N, T] to embeddings [N, H]."""
 
@@ -128,6 +141,8 @@ def modules(folder: Path, read: ReadWeights) -> list[nn.Module] | None:
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         raise Unknown("modules.json is not a list of modules")
     kinds = [str(entry.get("type", "")).rpartition(".")[2] for entry in listed]
+    if kinds == ["Transformer"] and is_cross_encoder(folder):
+        return None
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise Unknown(f"modules.json begins with {', '.join(kinds[:2]) or 'nothing'}, not with Transformer and Pooling")
     return [_module(folder, kind, entry, read) for kind, entry in zip(kinds[1:], listed[1:], strict=True)]
@@ -146,6 +161,8 @@ def _module(folder: Path, kind: str, entry: Mapping[str, Any], read: ReadWeights
         raise Unknown(f"{place}/config.json is missing or no JSON object")
     if kind == "Pooling":
         return Pooling(_modes(config))
+    if kind == "LayerNorm":
+        return _layer_norm(config, read(folder / place), place)
     if kind == "Dense":
         return _dense(config, read(folder / place), place)
     raise Unknown(f"modules.json has a {kind}, which is not known here")
@@ -180,6 +197,19 @@ def _dense(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], place
     ):
         raise Unknown(f"the weights in {place} are not those of a layer from {sizes[1]} to {sizes[0]}")
     return Dense(weights, cls(), residual)
+
+
+def _layer_norm(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], place: str) -> LayerNorm:
+    size = config.get("dimension")
+    if any(name not in weights or tuple(weights[name].shape) != (size,) for name in ("norm.weight", "norm.bias")):
+        raise Unknown(f"the weights in {place} are not those of a normalisation of {size} numbers")
+    return LayerNorm(weights)
+
+
+def is_cross_encoder(folder: Path) -> bool:
+    """Whether sentence-transformers 6 wrote a cross-encoder: nothing is behind its text model."""
+    said = read_json(folder / "config_sentence_transformers.json")
+    return isinstance(said, dict) and said.get("model_type") == "CrossEncoder"
 
 
 def read_json(path: Path) -> Any:

@@ -142,6 +142,24 @@ class Batcher:
         done.acquire()
         return ticket.answer()
 
+    def submit_all(self, requests: Sequence[Inputs]) -> list[tuple[Arrays, Pass]]:
+        """Answer several requests, in as few passes as may be; blocks until then. Raises as `submit`."""
+        left, refused = threading.Semaphore(0), threading.Event()
+
+        def deliver(found: Sequence[Ticket]) -> None:
+            left.release(len(found))
+
+        try:
+            tickets = [self.enqueue(inputs, deliver, refused.is_set, wake=False) for inputs in requests]
+        except RequestError:
+            refused.set()
+            raise
+        finally:
+            self.wake()
+        for _ in tickets:
+            left.acquire()
+        return [ticket.answer() for ticket in tickets]
+
     def enqueue(
         self,
         inputs: Inputs,

@@ -2,19 +2,20 @@
 
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from score.codecs.base import named
+from score.codecs.base import Arrays, named
 from score.inference import model_errors, outputs, watchdog
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Batcher, Limits, Pass
 from score.inference.infer_signature import device_of
 
+AT_ONCE = 64  # items that are prepared, or wait for the model, at a time
 _JOB = "job"
 
 
@@ -58,8 +59,21 @@ class Batched:
         given = dict(zip(self._names, positional, strict=False)) | inputs
         found, took = self.batcher.submit(given)
         self._note(took)
+        return self._outputs(found)
+
+    def _outputs(self, found: Arrays) -> Any:
         tensors = {name: torch.from_numpy(array) for name, array in named(found).items()}
         return self._kind(**tensors) if self._kind is not torch.Tensor else tensors["output"]
+
+    def each(self, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """The outputs of several calls, in as few passes as may be."""
+        found: list[Any] = []
+        for at in range(0, len(requests), AT_ONCE):
+            answered = self.batcher.submit_all([dict(inputs) for inputs in requests[at : at + AT_ONCE]])
+            for _, took in answered:
+                self._note(took)
+            found += [self._outputs(arrays) for arrays, _ in answered]
+        return found
 
     def generate(self, *positional: Any, **given: Any) -> Any:
         """As the module's own, in the model's thread."""

@@ -1,8 +1,5 @@
 """Which task a model is for: as the settings say, as its folder says, or by its class."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from score.errors import InvalidSetting
 from score.inference.tasks.parameters import BY_TASK
 
@@ -61,9 +58,9 @@ def known(task: str) -> str | None:
     return None if found == TENSORS else found
 
 
-def of_class(name: str, config: Mapping[str, Any], *, embeds: bool, reads: bool) -> str | None:
-    """The task of a class of transformers. `embeds`: it is what sentence-transformers put its pooling behind; `reads`:
-    there is a tokenizer beside it."""
+def of_class(name: str, *, embeds: bool, ranks: bool, reads: bool) -> str | None:
+    """The task of a class of transformers. `embeds`: it is what sentence-transformers put its pooling behind; `ranks`:
+    it is a cross-encoder; `reads`: there is a tokenizer beside it."""
     from transformers.models.auto import modeling_auto
 
     if embeds:
@@ -72,7 +69,7 @@ def of_class(name: str, config: Mapping[str, Any], *, embeds: bool, reads: bool)
         return "image-to-text"
     if name in _TRANSLATORS:
         return "translation"
-    if name.endswith("ForSequenceClassification") and _ranks(config):
+    if name.endswith("ForSequenceClassification") and ranks:
         return "text-ranking"
     for table, task in _TABLES:
         classes = getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES", {}).values()
@@ -80,8 +77,3 @@ def of_class(name: str, config: Mapping[str, Any], *, embeds: bool, reads: bool)
             return task
     plain = getattr(modeling_auto, "MODEL_MAPPING_NAMES", {}).values()
     return "feature-extraction" if reads and name in plain else None
-
-
-def _ranks(config: Mapping[str, Any]) -> bool:
-    """Whether sentence-transformers wrote a cross-encoder: its configuration says what is applied to the number."""
-    return "sbert_ce_default_activation_function" in config or "sentence_transformers" in config

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from score import log
-from score.architectures.sentence_encoder import read_json
 from score.codecs import audio, image
 from score.codecs.base import Body, Decoded, Items
 from score.errors import InternalError, InvalidItem, MalformedFile, RequestError, ScoreError
@@ -23,14 +22,13 @@ from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Limits, Pass
 from score.inference.preprocess import texts
 from score.inference.tasks import find, parameters, parts, recordings
-from score.inference.tasks.batched import Batched
+from score.inference.tasks.batched import AT_ONCE, Batched
 from score.inference.tasks.generation import ImageToText, Text2Text
 from score.inference.tasks.of_transformers import Piped, of_single
 from score.inference.tasks.question_answering import QuestionAnswering
-from score.inference.tasks.sentences import Embeddings, Ranking
+from score.inference.tasks.sentences import Embeddings, Ranking, ranks
 from score.settings import Settings
 
-AT_ONCE = 64  # items that are prepared, or wait for the model, at a time; of all requests together
 _PICTURES = frozenset(
     ("image-classification", "object-detection", "image-segmentation", "depth-estimation", "image-to-text",
      "zero-shot-image-classification")
@@ -196,9 +194,8 @@ def of(
     elif known := find.known(beside.task):
         task, source = known, "MLmodel"
     else:
-        config = read_json(folder / "config.json")
         reads = texts.is_there(beside.tokenizer or folder)
-        task = find.of_class(name, config if isinstance(config, dict) else {}, embeds=embeds, reads=reads)
+        task = find.of_class(name, embeds=embeds, ranks=ranks(folder), reads=reads)
         source = "the model's class"
     if task is None or task == find.TENSORS:
         return None

@@ -178,7 +178,8 @@ def _whisper(folder: Path) -> None:
     )  # fmt: skip
     model = transformers.WhisperForConditionalGeneration(config)
     model.generation_config = transformers.GenerationConfig(
-        no_timestamps_token_id=at["<|notimestamps|>"], is_multilingual=True, max_length=24, max_initial_timestamp_index=50,
+        no_timestamps_token_id=at["<|notimestamps|>"], is_multilingual=True, max_length=24,
+        max_initial_timestamp_index=50,
         lang_to_id={"<|en|>": at["<|en|>"], "<|fr|>": at["<|fr|>"]}, return_timestamps=False,
         task_to_id={"translate": at["<|translate|>"], "transcribe": at["<|transcribe|>"]},
         suppress_tokens=[at[mark] for mark in marks[1:9]], begin_suppress_tokens=[256],
@@ -245,8 +246,9 @@ def _m2m100(folder: Path) -> None:
     )
     words.save_pretrained(folder)
     config = transformers.M2M100Config(
-        vocab_size=max(words.lang_token_to_id.values()) + 9, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=37, decoder_ffn_dim=37, max_position_embeddings=64, init_std=0.5,
+        vocab_size=max(words.lang_token_to_id.values()) + 9, d_model=32, encoder_layers=2, decoder_layers=2,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=37, decoder_ffn_dim=37,
+        max_position_embeddings=64, init_std=0.5,
     )  # fmt: skip
     model = transformers.M2M100ForConditionalGeneration(config)
     model.generation_config.update(max_length=12)
@@ -259,7 +261,8 @@ def _marian(folder: Path) -> None:
 
     pieces = _pieces(folder, "source.spm")
     (folder / "target.spm").write_bytes((folder / "source.spm").read_bytes())
-    vocabulary = {piece: at for at, piece in enumerate(["</s>", "<unk>", *(p for p in pieces if p[0] != "<"), "<pad>"])}
+    listed = ["</s>", "<unk>", *(piece for piece in pieces if piece[0] != "<"), "<pad>"]
+    vocabulary = {piece: at for at, piece in enumerate(listed)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     words = transformers.MarianTokenizer(
         source_spm=str(folder / "source.spm"), target_spm=str(folder / "target.spm"), vocab=str(folder / "vocab.json")
