@@ -22,7 +22,7 @@ import pandas
 
 from score import log
 from score.codecs import _tables as tables
-from score.codecs.base import Arrays
+from score.codecs.base import Arrays, Records
 from score.errors import ScoreError
 from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
@@ -68,8 +68,11 @@ def _answered(path: Path) -> Iterator[pandas.DataFrame]:
 
 
 def _frame(path: Path, start: int, rows: int, outputs: Arrays) -> pandas.DataFrame:
-    named = outputs if isinstance(outputs, Mapping) else {"prediction": outputs}
     columns: dict[str, Any] = {"file": str(path), "row": np.arange(start, start + rows)}
+    if isinstance(outputs, Records):
+        found = [{name: value.tolist() for name, value in row.items()} for row in outputs.rows]
+        return pandas.concat([pandas.DataFrame(columns), pandas.DataFrame(found)], axis=1)
+    named = outputs if isinstance(outputs, Mapping) else {"prediction": outputs}
     for name, values in named.items():
         flat = values.reshape(rows, -1)
         if flat.shape[1] == 1:

@@ -1,7 +1,7 @@
 """What passes between a request's body and the model: bodies, arrays, and what a codec is."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,27 @@ from score.errors import InvalidJson, UnknownParameter
 
 Arrays = np.ndarray | Mapping[str, np.ndarray]
 """A model's inputs, or its outputs: one array, or several by name."""
+
+
+class Records(Mapping[str, np.ndarray]):
+    """One record a row, as detectors answer: arrays by name, of other sizes in each row. As a mapping, it has all of
+    them, `output_0.boxes` being that of the first row: codecs that know only arrays by name give these."""
+
+    def __init__(self, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self.rows = tuple(rows)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        row, dot, rest = name.removeprefix("output_").partition(".")
+        if not name.startswith("output_") or not dot or not row.isdecimal() or int(row) >= len(self.rows):
+            raise KeyError(name)
+        return self.rows[int(row)][rest]
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"output_{at}.{name}" for at, row in enumerate(self.rows) for name in row)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.rows))
+
 
 _JSON_TYPES = ("", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded")
 

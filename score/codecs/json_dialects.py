@@ -15,7 +15,7 @@ import orjson
 
 from score.codecs import _simdjson
 from score.codecs._pieces import fragment
-from score.codecs.base import PARAMETERS, Arrays, Body, Decoded, Encoded, refuse_unknown
+from score.codecs.base import PARAMETERS, Arrays, Body, Decoded, Encoded, Records, refuse_unknown
 from score.errors import NotNumeric, RaggedRows, UnknownBody, UnknownParameter, WrongInputs
 
 NAME = "json"
@@ -96,6 +96,8 @@ def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
     shown: Any = outputs
     if isinstance(outputs, np.ndarray):
         shown = fragment(outputs)
+    elif isinstance(outputs, Records):
+        shown = [{name: fragment(values) for name, values in row.items()} for row in outputs.rows]
     elif isinstance(outputs, Mapping):
         shown = {name: fragment(values) for name, values in outputs.items()}
     document = shown if decoded.dialect in BARE else {"predictions": shown}

@@ -1,28 +1,32 @@
 """What a model returned, as arrays by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from score.codecs.base import ONLY, Arrays, Records
 from score.errors import ModelRejected
 
 
-def arrays(value: Any) -> np.ndarray | dict[str, np.ndarray]:
-    """One tensor as one array; anything else flattened to arrays by name: `name`, `name.inner`, `output_0`...
+def arrays(value: Any) -> Arrays:
+    """One tensor as one array; a list of dicts (or of dataclasses) as `Records`; anything else as arrays by name.
 
-    Text is an array of text, a list of them one array. A name never depends on how many there are: one dict in a list
-    is `output_0.name`, as two are.
+    Names are those of a dict, a named tuple or a dataclass, with a point between where they are nested; what has none
+    is `output_0`, `output_1`... Text is an array of text, a list of texts or of numbers one array. None, and the caches
+    of transformers, are left out. Raises `ModelRejected` for anything that is no tensor, number or text.
     """
     if isinstance(value, torch.Tensor):
         return array(value)
     if isinstance(value, np.ndarray):
         return value
-    if isinstance(value, str) or _is_text(value):
+    if _is_plain(value):
         return np.asarray(value)
-    single = isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and len(value) == 1
-    if single and not isinstance(value[0], Mapping):
+    if _is_list(value) and value and all(map(_has_names, value)):
+        return Records([dict(_flatten(each, "")) for each in value])
+    if _is_list(value) and len(value) == 1:
         return arrays(value[0])
     named = dict(_flatten(value, ""))
     if not named:
@@ -30,27 +34,56 @@ def arrays(value: Any) -> np.ndarray | dict[str, np.ndarray]:
     return named
 
 
-def _flatten(value: Any, name: str) -> Any:
+def _flatten(value: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, torch.Tensor):
-        yield name or "output", array(value)
+        yield name or ONLY, array(value)
     elif isinstance(value, np.ndarray):
-        yield name or "output", value
-    elif isinstance(value, str) or _is_text(value):
-        yield name or "output", np.asarray(value)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else str(key))
-    elif hasattr(value, "_fields"):
-        yield from _flatten(value._asdict(), name)
-    elif isinstance(value, (list, tuple)):
+        yield name or ONLY, value
+    elif _is_plain(value):
+        yield name or ONLY, np.asarray(value)
+    elif _has_names(value):
+        for key, item in _named(value):
+            yield from _flatten(item, f"{name}.{key}" if name else key)
+    elif _is_list(value):
         for index, item in enumerate(value):
-            yield from _flatten(item, f"{name or 'output'}_{index}")
-    elif isinstance(value, (bool, int, float)):
-        yield name or "output", np.asarray(value)
+            yield from _flatten(item, f"{name or ONLY}_{index}")
+    elif value is not None and not type(value).__module__.startswith("transformers."):
+        raise ModelRejected(
+            f"the model returned a {type(value).__name__}" + (f" as {name}" if name else ""),
+            hint="Have forward return tensors, numbers or texts; or lists, dicts, tuples and dataclasses of these.",
+        )
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, str) for item in value)
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number or a text of Python or numpy, or a list of one kind of these."""
+    if isinstance(value, (str, bool, int, float, np.number, np.bool_)):
+        return True
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(item, str) for item in value) or all(isinstance(item, _NUMBERS) for item in value)
+
+
+_NUMBERS = (bool, int, float, np.number, np.bool_)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
+
+
+def _has_names(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        or (isinstance(value, tuple) and hasattr(value, "_fields"))
+        or (is_dataclass(value) and not isinstance(value, type))
+    )
+
+
+def _named(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return ((str(key), item) for key, item in value.items())
+    if isinstance(value, tuple):
+        return iter(value._asdict().items())  # type: ignore[attr-defined]
+    return ((field.name, getattr(value, field.name)) for field in fields(value))
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:

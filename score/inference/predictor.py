@@ -16,7 +16,7 @@ from score import __version__, log
 from score.architectures.sentence_encoder import SentenceEncoder
 from score.codecs import json_dialects
 from score.codecs import registry as codecs
-from score.codecs.base import Arrays, Body, Decoded, named
+from score.codecs.base import Arrays, Body, Decoded, Records, named
 from score.errors import InvalidSetting, RequestError
 from score.formats.base import NOTHING_BESIDE, Beside
 from score.inference import infer_signature, model_errors, outputs
@@ -109,7 +109,10 @@ class Predictor:
         return validate(self.signature, self.task.prepared(decoded))
 
     def postprocess(self, outputs: Any, top_k: int | None) -> Any:
-        """Outputs as they are, or the likeliest classes of each row where they were asked for."""
+        """Outputs as they are, or the likeliest classes of each row where they were asked for. Where labels are known,
+        what a detector found has their names beside its numbers."""
+        if isinstance(outputs, Records) and self.task.labels:
+            outputs = Records([labels.named(row, self.task.labels) for row in outputs.rows])
         return outputs if top_k is None else self.task.top(outputs, top_k)
 
     @cached_property
@@ -127,7 +130,7 @@ class Predictor:
         limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
         return Batcher(self.predict, limits, self._separable(), self._tolerance)
 
-    def predict(self, inputs: dict[str, Any]) -> np.ndarray | dict[str, np.ndarray]:
+    def predict(self, inputs: dict[str, Any]) -> Arrays:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said, or `OutOfMemory`."""
         with model_errors.as_ours():
             return outputs.arrays(infer_signature.call(self.module, inputs, self._order, self._device))
@@ -141,7 +144,7 @@ class Predictor:
             log.info("no warm-up: what the model takes is not known (set SCORE_INPUTS to have requests checked)")
             return
         start = time.perf_counter()
-        if self.outputs:
+        if self._first is not None:
             self._try_sizes()
             log.info("warmed up in %.1f ms", (time.perf_counter() - start) * 1e3)
         if self.batcher.separable is not None:
@@ -158,16 +161,23 @@ class Predictor:
             rows *= 2
 
     @cached_property
-    def outputs(self) -> dict[str, tuple[str, list[int]]]:
-        """The dtype and shape of each output for one made-up row; empty where that is not known."""
+    def _first(self) -> Arrays | None:
+        """What the model answers to one made-up row; None where that is not known, or is refused."""
         if not self.signature.known:
-            return {}
+            return None
         try:
-            found, _ = self.batcher.submit(infer_signature.synthetic(self.signature))
+            return self.batcher.submit(infer_signature.synthetic(self.signature))[0]
         except RequestError as error:
             log.warning("the warm-up request was refused: %s", error.message)
+            return None
+
+    @cached_property
+    def outputs(self) -> dict[str, tuple[str, list[int]]]:
+        """The dtype and shape of each output for one made-up row; empty where that is not known, or differs from row
+        to row."""
+        if self._first is None or isinstance(self._first, Records):
             return {}
-        return {name: (str(array.dtype), list(array.shape)) for name, array in named(found).items()}
+        return {name: (str(array.dtype), list(array.shape)) for name, array in named(self._first).items()}
 
     def _separable(self) -> bool | None:
         """Whether the model answers each row of a batch by itself, found out by asking it; None where that can't be

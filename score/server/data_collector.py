@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from score import log
+from score.codecs.base import Records
 from score.server.body import nbytes
 from score.server.metrics import RequestRecord
 
@@ -87,6 +88,8 @@ def _frame(values: Any) -> Any:
     not."""
     import pandas
 
+    if isinstance(values, Records):
+        return pandas.DataFrame([{name: value.tolist() for name, value in row.items()} for row in values.rows])
     named = values if isinstance(values, dict) else {"output": values}
     columns: dict[str, Any] = {}
     for name, value in named.items():

@@ -1,7 +1,8 @@
 """What a model returns keeps its names, its text and its meaning."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -10,14 +11,70 @@ import torch
 
 from score.codecs import json_dialects, oip_v2
 from score.codecs.base import Body, Decoded
-from score.errors import TopKUnavailable, UnknownParameter
+from score.errors import ModelRejected, TopKUnavailable, UnknownParameter
 from score.inference.outputs import arrays
 from score.inference.preprocess.task import Task
+
+
+class Pair(NamedTuple):
+    mean: torch.Tensor
+    spread: torch.Tensor
+
+
+@dataclass
+class Answer:
+    text: str
+    scores: list[float]
+    boxes: torch.Tensor
+    nothing: None = None
+
+
+SHAPES: dict[str, tuple[Any, Any]] = {
+    "a tuple": ((torch.ones(2), torch.zeros(2)), {"output_0": [1, 1], "output_1": [0, 0]}),
+    "a tuple of one": ((torch.ones(2),), [1, 1]),
+    "a named tuple": (Pair(torch.ones(1), torch.zeros(1)), {"mean": [1], "spread": [0]}),
+    "a dataclass": (
+        Answer("cat", [0.5, 0.25], torch.ones(1, 4)),
+        {"text": "cat", "scores": [0.5, 0.25], "boxes": [[1, 1, 1, 1]]},
+    ),
+    "dicts in dicts": ({"a": {"b": torch.ones(1), "c": 3}, "d": [1.5, 2]}, {"a.b": [1], "a.c": 3, "d": [1.5, 2]}),
+    "a string": ("cat", "cat"),
+    "strings": (["cat", "dog"], ["cat", "dog"]),
+    "a number": (0.5, 0.5),
+    "numbers": ([1, 2], [1, 2]),
+    "numpy": ({"x": np.float32(0.5), "y": np.arange(2)}, {"x": 0.5, "y": [0, 1]}),
+    "a list of dicts": (
+        [{"boxes": torch.ones(1, 4), "label": "cat"}, {"boxes": torch.ones(0, 4), "label": "dog"}],
+        [{"boxes": [[1, 1, 1, 1]], "label": "cat"}, {"boxes": [], "label": "dog"}],
+    ),
+    "a list of one dict": ([{"x": torch.ones(2)}], [{"x": [1, 1]}]),
+    "a list of dataclasses": (
+        [Answer("cat", [0.5], torch.ones(1))],
+        [{"text": "cat", "scores": [0.5], "boxes": [1]}],
+    ),
+    "a list of lists": ([[torch.ones(1)], [torch.zeros(1)]], {"output_0_0": [1], "output_1_0": [0]}),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_each_kind_of_output_has_its_json(kind: str) -> None:
+    value, wanted = SHAPES[kind]
+    document = orjson.loads(json_dialects.encode(arrays(value), Decoded(np.zeros(1), "data")).body)
+    assert document == {"predictions": wanted}
+
+
+@pytest.mark.parametrize("value", [object(), {"x": torch.ones(1), "y": {1, 2}}, [b"bytes"], {}, None])
+def test_what_has_no_json_is_refused_and_never_dropped(value: Any) -> None:
+    with pytest.raises(ModelRejected, match="the model returned a"):
+        arrays(value)
 
 
 def test_names_do_not_depend_on_how_many_there_are() -> None:
     one = [{"boxes": torch.zeros(3, 4), "labels": torch.zeros(3)}]
     assert set(arrays(one)) == {"output_0.boxes", "output_0.labels"}
+    assert arrays(one)["output_0.boxes"].shape == (3, 4)
+    with pytest.raises(KeyError):
+        arrays(one)["output_1.boxes"]
     assert set(arrays([*one, *one])) == {f"output_{at}.{name}" for at in (0, 1) for name in ("boxes", "labels")}
     assert isinstance(arrays((torch.zeros(2),)), np.ndarray)
 

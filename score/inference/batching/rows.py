@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from score.codecs.base import Arrays
+from score.codecs.base import Arrays, Records
 
 TOLERANCE = 1e-3  # of float32 models; a large batch may take other kernels than a single row
 
@@ -72,6 +72,8 @@ def all_equal(batch: Sequence[Inputs]) -> bool:
 
 def sliced(outputs: Arrays, start: int, end: int) -> Arrays:
     """Some rows of all outputs."""
+    if isinstance(outputs, Records):
+        return Records(outputs.rows[start:end])
     if isinstance(outputs, Mapping):
         return {name: value[start:end] for name, value in outputs.items()}
     return outputs[start:end]
@@ -93,6 +95,8 @@ def same_rows(
 
 
 def has_rows(outputs: Arrays, rows: int) -> bool:
+    if isinstance(outputs, Records):
+        return len(outputs.rows) == rows
     arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
     return all(array.ndim > 0 and array.shape[0] == rows for array in arrays)
 
@@ -112,6 +116,8 @@ def _close(one: Arrays, other: Arrays, tolerance: float) -> bool:
 
 def concatenated(parts: Sequence[Arrays]) -> Arrays:
     first = parts[0]
+    if isinstance(first, Records):
+        return Records([row for part in parts if isinstance(part, Records) for row in part.rows])
     if isinstance(first, Mapping):
         return {name: np.concatenate([part[name] for part in parts]) for name in first}
     return np.concatenate(list(parts))  # type: ignore[arg-type]

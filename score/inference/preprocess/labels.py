@@ -1,6 +1,6 @@
 """From a classifier's outputs to the labels with the largest probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,16 @@ def how_many(in_body: Any, outside: Any) -> int | None:
     if type(said) is not int or said < 1:
         raise InvalidTopK(f"top_k is {said!r:.40}, and has to be a number above zero")
     return said
+
+
+def named(row: Mapping[str, np.ndarray], known: Sequence[str]) -> dict[str, np.ndarray]:
+    """What a detector found in a row: with `label_names` beside its `labels`, where all of these have one."""
+    numbers = row.get("labels")
+    if numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        return dict(row)
+    if not all(0 <= number < len(known) for number in numbers):
+        return dict(row)
+    return {**row, "label_names": np.asarray([known[number] for number in numbers], np.str_)}
 
 
 def probabilities(outputs: np.ndarray) -> np.ndarray:
