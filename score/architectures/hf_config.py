@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures.libraries import PROVIDERS, builder
+from score.architectures import timm_config
 from score.architectures.sentence_encoder import SentenceEncoder, Unknown, modules
 from score.errors import ArchitectureBroken
 from score.formats import hf_dir
@@ -27,7 +27,7 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
     """The class that the configuration names, if transformers is here and has it. Its own code is never run."""
     folder, config = found.folder, found.values
     if isinstance(config.get("architecture"), str) and "architectures" not in config:
-        return _of_timm(config)
+        return timm_config.factory(config)
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if name is None or not name.isidentifier() or importlib.util.find_spec("transformers") is None:
@@ -114,14 +114,3 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     tree = hf_dir.open_weights(folder, found, "read").tree
     refs = {name: settled(value) for name, value in tree.items()} if isinstance(tree, dict) else {}
     return {name: ref.load() for name, ref in refs.items() if isinstance(ref, TensorRef)}
-
-
-def _of_timm(config: Mapping[str, Any]) -> ModelFactory | None:
-    """timm's own configuration names the architecture and its number of classes."""
-    name, size = f"timm:{config['architecture']}", config.get("num_classes")
-    if not PROVIDERS["timm"].installed:
-        return None
-    build = builder(name)
-    assert build is not None
-    kwargs = {"num_classes": size} if isinstance(size, int) else {}
-    return ModelFactory(name, lambda: build(**kwargs))

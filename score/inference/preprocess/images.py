@@ -14,7 +14,9 @@ _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"
 class Recipe:
     """How an image becomes float32[1, C, H, W], C being the length of `mean`: one for grey, three for RGB.
 
-    `resize` is the shorter side, or height and width; `crop` is taken from the middle; None leaves the step out.
+    `resize` is the shorter side, or height and width; `crop` is taken from the middle; None leaves the step out. With
+    height and width, `keep` says that proportions are kept: `cover` makes both sides at least as large, `contain` at
+    most, and what the crop then lacks is filled with `mean`.
     """
 
     mean: tuple[float, ...]
@@ -23,12 +25,15 @@ class Recipe:
     crop: int | tuple[int, int] | None = None
     scale: float = 1 / 255
     interpolation: str = "bilinear"
+    keep: str = ""
 
     def __post_init__(self) -> None:
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or not all(self.std):
             raise ValueError("mean and std have one number each, or three, and std is not 0")
         if self.interpolation not in _RESAMPLING.values():
             raise ValueError(f"interpolation is one of {', '.join(_RESAMPLING.values())}")
+        if self.keep not in ("", "cover", "contain"):
+            raise ValueError("keep is cover or contain")
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """uint8[H, W, 3] to float32[1, C, H, W]."""
@@ -36,15 +41,26 @@ class Recipe:
 
         image = Image.fromarray(pixels).convert("L" if len(self.mean) == 1 else "RGB")
         if self.resize is not None:
-            high, wide = _pair(self.resize, image.height, image.width)
+            high, wide = _pair(self.resize, image.height, image.width, self.keep)
             image = image.resize((wide, high), Image.Resampling[self.interpolation.upper()])
         if self.crop is not None:
             high, wide = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+            if self.keep == "contain":
+                image = self._framed(image, max(high, image.height), max(wide, image.width))
             left, top = round((image.width - wide) / 2), round((image.height - high) / 2)
             image = image.crop((left, top, left + wide, top + high))
         values = np.asarray(image, np.float32).reshape(image.height, image.width, len(self.mean)) * self.scale
         normalised = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], np.float32)
+
+    def _framed(self, image: Any, high: int, wide: int) -> Any:
+        """A picture in the middle of one of its mean colour."""
+        from PIL import Image
+
+        fill = tuple(round(255 * value) for value in self.mean)
+        frame = Image.new(image.mode, (wide, high), fill if len(fill) > 1 else fill[0])
+        frame.paste(image, ((wide - image.width) // 2, (high - image.height) // 2))
+        return frame
 
     def __str__(self) -> str:
         steps = [f"resize to {self.resize}" if self.resize else "", f"crop {self.crop}" if self.crop else ""]
@@ -133,13 +149,21 @@ def from_preprocessor(config: Mapping[str, Any]) -> Recipe | None:
 
 
 def from_timm(config: Mapping[str, Any]) -> Recipe:
-    """timm's `pretrained_cfg`: the crop is the input's size, and the resize that divided by `crop_pct`."""
-    high, wide = config["input_size"][-2:]
-    share = config.get("crop_pct") or 0.875
-    resize = int(high / share) if high == wide else (int(high / share), int(wide / share))
+    """timm's `pretrained_cfg`: the crop is the input's size, and the resize that divided by `crop_pct`.
+
+    Source: timm/data/transforms_factory.py, `transforms_imagenet_eval`.
+    """
+    high, wide = (config.get("input_size") or (3, 224, 224))[-2:]
+    share, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
+    if mode not in ("center", "squash", "border"):
+        raise ValueError(f"crop_mode is {mode!r}, and there is center, squash and border")
+    resize = (int(high / share), int(wide / share))
+    plain = mode == "center" and high == wide
+    imagenet = RECIPES["imagenet"]
     return Recipe(
-        tuple(config["mean"]), tuple(config["std"]), resize, (high, wide),
-        interpolation=config.get("interpolation") or "bilinear",
+        tuple(config.get("mean") or imagenet.mean), tuple(config.get("std") or imagenet.std),
+        resize[0] if plain else resize, (high, wide), interpolation=config.get("interpolation") or "bicubic",
+        keep="" if plain or mode == "squash" else "cover" if mode == "center" else "contain",
     )  # fmt: skip
 
 
@@ -151,8 +175,11 @@ def _size(value: Any) -> int | tuple[int, int] | None:
     return int(value) if isinstance(value, int) else None
 
 
-def _pair(size: int | tuple[int, int], high: int, wide: int) -> tuple[int, int]:
+def _pair(size: int | tuple[int, int], high: int, wide: int, keep: str) -> tuple[int, int]:
     """Height and width; a number stands for the shorter side, and the other keeps the proportions."""
     if not isinstance(size, int):
-        return size
+        if not keep:
+            return size
+        ratio = (min if keep == "cover" else max)(high / size[0], wide / size[1])
+        return max(1, round(high / ratio)), max(1, round(wide / ratio))
     return (size, max(1, int(size * wide / high))) if high <= wide else (max(1, int(size * high / wide)), size)

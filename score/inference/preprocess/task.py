@@ -10,6 +10,7 @@ import numpy as np
 from loadstone_models import Registered
 from torch import nn
 
+from score.architectures import timm_config
 from score.architectures.recognition import registered_models
 from score.codecs import image
 from score.codecs.base import Decoded, refuse_unknown
@@ -129,10 +130,14 @@ def _labels_of(settings: Settings, folders: Sequence[Path], sources: dict[str, s
             sources["labels"] = "labels.txt"
             return tuple(line.strip() for line in text.splitlines() if line.strip())
     for folder in folders:
-        named = _json(folder / "config.json").get("id2label")
+        config = _json(folder / "config.json")
+        named = config.get("id2label")
         if isinstance(named, dict) and list(named) == [str(at) for at in range(len(named))]:
             sources["labels"] = "config.json"
             return tuple(map(str, named.values()))
+        if isinstance(config.get("architecture"), str) and (names := timm_config.label_names(config)):
+            sources["labels"] = "config.json"
+            return names
     return ()
 
 
@@ -166,7 +171,10 @@ def _recipe_of(
         return images.RECIPES[registered.recipe]
     if architecture.startswith("timm") and getattr(module, "pretrained_cfg", None):
         sources["images"] = "timm"
-        return images.from_timm(module.pretrained_cfg)  # type: ignore[arg-type]
+        try:
+            return images.from_timm(module.pretrained_cfg)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise InvalidSetting(f"timm's configuration: {error}", hint="Set SCORE_IMAGE instead.") from None
     return None
 
 
