@@ -28,13 +28,17 @@ def check(path: Model) -> None:
                 out.print(f"[{'yellow' if difference.newer else 'dim'}]{escape(str(difference) + advice)}[/]")
         if served.runner is not None:
             out.print(escape(f"answers as {served.runner.task} ({served.runner.source})"))
-            answer, _ = served.runner(served.runner.made_up(), {})
-            out.print(escape(f"answers {shortened(orjson.dumps(answer).decode())}"))
-            out.print("[green]ready to serve[/green]")
-            return
-        out.print(escape(one_line(str(served.signature))))
-        if not served.signature.known:
+        else:
+            out.print(escape(one_line(str(served.signature))))
+        if served.beside.example is not None:
+            out.print("asked with the example that was recorded with the model")
+            answer = infer(served, Body(orjson.dumps(served.beside.example))).encoded.body
+        elif served.runner is not None:
+            answer = orjson.dumps(served.runner(served.runner.made_up(), {})[0])
+        elif served.signature.known:
+            made_up = infer_signature.as_lists(infer_signature.synthetic(served.signature))
+            answer = infer(served, Body(orjson.dumps({"inputs": made_up}))).encoded.body
+        else:
             raise InputsUnknown(f"{path.name} is loaded, but nothing says what shape of input it takes")
-        body = orjson.dumps({"inputs": infer_signature.as_lists(infer_signature.synthetic(served.signature))})
-        out.print(escape(f"answers {shortened(infer(served, Body(body)).encoded.body.decode())}"))
+        out.print(escape(f"answers {shortened(answer.decode())}"))
         out.print("[green]ready to serve[/green]")

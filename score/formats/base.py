@@ -98,11 +98,14 @@ class HfConfig:
 
 @dataclass(frozen=True)
 class Beside:
-    """What belongs to a model and does not lie in its own folder, and the task that is said to be its."""
+    """What belongs to a model and does not lie in its own folder: where its tokenizer and processor are, the task that
+    is said to be its, what it is said to take (as SCORE_INPUTS has it), and the body of a request that was recorded."""
 
     tokenizer: Path | None = None
     processor: Path | None = None
     task: str = ""
+    takes: str | dict[str, str] | None = None
+    example: dict[str, Any] | None = None
 
 
 NOTHING_BESIDE = Beside()
@@ -121,6 +124,7 @@ class _Opened:
     tree: Any
     unsafe_globals: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    beside: Beside = NOTHING_BESIDE
     held: object = None  # what has to live as long as the tensors, such as an unpacked file in memory
 
 
@@ -145,7 +149,6 @@ class DescribedWeights(_Opened):
     """Tensors by name, with what names their class: a class that is in the file, or a configuration."""
 
     model: ModelFactory | HfConfig
-    beside: Beside = NOTHING_BESIDE
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -50,7 +50,7 @@ def open(path: Path, read: str) -> Checkpoint:
     }
     if isinstance(code, str) and not isinstance(inner, Program):  # a program needs no class
         return DescribedWeights(
-            NAME, path, inner.tree, inner.unsafe_globals, metadata, held, model=_factory(path, archive, code)
+            NAME, path, inner.tree, inner.unsafe_globals, metadata, held=held, model=_factory(path, archive, code)
         )
     return replace(inner, format=NAME, path=path, metadata=metadata, held=held)
 

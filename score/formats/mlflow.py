@@ -13,10 +13,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
 from score.errors import MalformedFile, UnsupportedFormat
-from score.formats import hf_dir
+from score.formats import _mlflow_signature, hf_dir
 from score.formats._io.folder import contained, within
 from score.formats._mlflow_flavors import FLAVORS, Place
-from score.formats.base import Checkpoint, DescribedWeights, PickledObjects
+from score.formats.base import Checkpoint, PickledObjects
 from score.formats.probe import Probe
 
 NAME = "mlflow"
@@ -31,13 +31,14 @@ def detect(probe: Probe) -> bool:
 
 def open(path: Path, read: str) -> Checkpoint:
     """The inner checkpoint, with the flavor's versions, and which of its requirements are not met here."""
-    name, flavor = _flavor(path)
+    document = _document(path)
+    name, flavor = _flavor(path, document)
     place = FLAVORS[name](path, flavor)
     inner = _inner(place, read)
     if isinstance(inner, PickledObjects) and flavor.get("code"):
         inner = _with_code(inner, contained(path, flavor["code"]))
-    if isinstance(inner, DescribedWeights):
-        inner = replace(inner, beside=place.beside)
+    recorded = _mlflow_signature.example(path, document)
+    beside = replace(place.beside, takes=_mlflow_signature.takes(document), example=recorded)
     metadata = {
         "inner_format": inner.format,
         **({} if name == "pytorch" else {"flavor": name}),
@@ -47,7 +48,7 @@ def open(path: Path, read: str) -> Checkpoint:
     }
     if name == "python_function":
         metadata["not_run"] = str(flavor.get("python_model", flavor.get("loader_module")))
-    return replace(inner, format=NAME, path=path, metadata=metadata)
+    return replace(inner, format=NAME, path=path, metadata=metadata, beside=beside)
 
 
 def _inner(place: Place, read: str) -> Checkpoint:
@@ -69,8 +70,8 @@ def _with_code(inner: PickledObjects, folder: Path) -> PickledObjects:
     return replace(inner, load_trusted=load_trusted)
 
 
-def _flavor(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The first flavor that is known here, and what MLmodel says of it."""
+def _document(folder: Path) -> dict[str, Any]:
+    """MLmodel, read. Raises `MalformedFile`."""
     file = within(folder, "MLmodel")
     if file.stat().st_size > MAX_MLMODEL:
         raise MalformedFile(f"MLmodel takes {file.stat().st_size:,} bytes, too much for what it is")
@@ -78,9 +79,14 @@ def _flavor(folder: Path) -> tuple[str, dict[str, Any]]:
         document = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise MalformedFile(f"MLmodel is not valid YAML ({error})") from None
-    flavors = document.get("flavors") if isinstance(document, dict) else None
-    if not isinstance(flavors, dict):
+    if not isinstance(document, dict) or not isinstance(document.get("flavors"), dict):
         raise MalformedFile("MLmodel has no flavors")
+    return document
+
+
+def _flavor(folder: Path, document: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The flavor that is known here, and what MLmodel says of it."""
+    flavors = document["flavors"]
     others = [str(name) for name in flavors if name not in FLAVORS]
     for name in FLAVORS:
         if isinstance(flavors.get(name), dict) and not (name == "python_function" and others):

@@ -43,6 +43,16 @@ def find(module: nn.Module, declared: str | dict[str, str] | None, source: str) 
     return Signature(tuple(names), "the parameters of forward")
 
 
+def of_weights(signature: Signature, dtype: torch.dtype) -> Signature:
+    """A recorded signature with the floats of the model's own weights: numpy's are doubles, whatever was meant."""
+    floats = {spec.name for spec in signature.inputs if not spec.scalar and spec.torch_dtype.is_floating_point}
+    name = str(dtype).removeprefix("torch.")
+    return replace(
+        signature,
+        inputs=tuple(replace(spec, dtype=name) if spec.name in floats else spec for spec in signature.inputs),
+    )
+
+
 def synthetic(signature: Signature, rows: int = 1) -> dict[str, torch.Tensor | int | float | bool]:
     """Inputs of the right shapes, made up: reproducible, small values."""
     generator = torch.Generator().manual_seed(0)

@@ -26,7 +26,7 @@ from score.errors import (
     WeightsMismatch,
 )
 from score.formats._io import integrity
-from score.formats.base import NOTHING_BESIDE, DescribedWeights, HfConfig
+from score.formats.base import DescribedWeights, HfConfig
 from score.inference import device, load
 from score.inference.batching.queue import Pass
 from score.inference.predictor import Predictor
@@ -59,10 +59,9 @@ def load_model(settings: Settings) -> Predictor:
             _add_versions(error, checkpoint.metadata)
             raise
     inputs = architecture.inputs if isinstance(architecture, Skeleton) else None
-    home, beside = None, NOTHING_BESIDE
-    if isinstance(checkpoint, DescribedWeights) and isinstance(checkpoint.model, HfConfig):
-        home, beside = checkpoint.model.folder, checkpoint.beside
-    return Predictor(module, report, settings, inputs, checkpoint.path, home, beside)
+    named = isinstance(checkpoint, DescribedWeights) and isinstance(checkpoint.model, HfConfig)
+    home = checkpoint.model.folder if named else None  # type: ignore[union-attr]
+    return Predictor(module, report, settings, inputs, checkpoint.path, home, checkpoint.beside)
 
 
 def _add_versions(error: LoadError, metadata: Any) -> None:

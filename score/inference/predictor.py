@@ -55,6 +55,9 @@ class Predictor:
         """What the model takes. Where nobody said, this tries the model, so it is found on first use."""
         if self.settings.inputs:
             return infer_signature.find(self.module, self.settings.inputs, "SCORE_INPUTS")
+        if self.registered is None and self.beside.takes is not None:
+            recorded = infer_signature.find(self.module, self.beside.takes, "MLmodel")
+            return infer_signature.of_weights(recorded, infer_signature.float_dtype(self.module))
         if self.registered is None and (texts := self.task.takes()) is not None:
             return infer_signature.find(self.module, texts, "the tokenizer")
         return infer_signature.find(self.module, self.registered, "registered")
@@ -114,6 +117,10 @@ class Predictor:
         if isinstance(outputs, Records) and self.task.labels:
             outputs = Records([labels.named(row, self.task.labels) for row in outputs.rows])
         return outputs if top_k is None else self.task.top(outputs, top_k)
+
+    def example(self) -> dict[str, Any] | None:
+        """The body of a request that the model answers, where one was recorded or the task has one."""
+        return self.beside.example or (self.runner.example() if self.runner is not None else None)
 
     @cached_property
     def _order(self) -> list[str]:
@@ -210,7 +217,7 @@ class Predictor:
         return {
             "model": self.report.as_dict(),
             "signature": self.signature.as_dict(),
-            "task": self.task.card() | (self.runner.card() if self.runner else {}),
+            "task": self.task.card() | (self.runner.card() if self.runner else {}) | {"example": self.example()},
             "versions": {
                 "loadstone": __version__,
                 "torch": torch.__version__,

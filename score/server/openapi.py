@@ -28,10 +28,13 @@ _LARGEST_EXACT = 2**53  # in JSON as most readers take it
 
 
 def description(
-    signature: Signature, outputs: Mapping[str, tuple[str, list[int]]], task: Mapping[str, Any] | None = None
+    signature: Signature,
+    outputs: Mapping[str, tuple[str, list[int]]],
+    task: Mapping[str, Any] | None = None,
+    example: Mapping[str, Any] | None = None,
 ) -> Json:
     """The document. `outputs` are the dtype and the shape for one row, by name; none where they are not known. `task`
-    is the task's card, of a model that has one."""
+    is the task's card, of a model that has one, and `example` a body that it answers."""
     return {
         "openapi": "3.0.3",
         "info": {
@@ -40,7 +43,7 @@ def description(
             "description": f"A PyTorch model on Azure ML. It {signature}.",
         },
         "paths": {
-            "/score": {"get": _card(), "post": _predict(signature, outputs, task)},
+            "/score": {"get": _card(), "post": _predict(signature, outputs, task, example)},
             "/": {"get": {"operationId": "liveness", "summary": "Whether the server is up", "responses": _healthy()}},
         },
         "components": {"schemas": {"Error": _error()}},
@@ -48,7 +51,10 @@ def description(
 
 
 def _predict(
-    signature: Signature, outputs: Mapping[str, tuple[str, list[int]]], task: Mapping[str, Any] | None
+    signature: Signature,
+    outputs: Mapping[str, tuple[str, list[int]]],
+    task: Mapping[str, Any] | None,
+    example: Mapping[str, Any] | None,
 ) -> Json:
     v2 = _v2_outputs(outputs)
     answers: Json = {"anyOf": [_object({"predictions": _predictions(outputs)}), _predictions(outputs), v2]}
@@ -60,7 +66,7 @@ def _predict(
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": _json_body(signature, task),
+                "application/json": _json_body(signature, task) | ({"example": example} if example else {}),
                 "application/x-npy": _BINARY,
                 "application/x-npz": _BINARY,
                 **(_FILES.get(task["takes"], {}) if task is not None else {}),
@@ -88,8 +94,7 @@ def _json_body(signature: Signature, task: Mapping[str, Any] | None) -> Json:
     known = {"type": "object", "properties": {name: {} for name in task["parameters"]}, "additionalProperties": False}
     asked = _object({"inputs": item})
     asked["properties"]["parameters"] = known
-    found: Json = {"schema": {"anyOf": [asked, *_dialects(signature)]}}
-    return found | ({"example": task["example"]} if task["example"] else {})
+    return {"schema": {"anyOf": [asked, *_dialects(signature)]}}
 
 
 def _card() -> Json:

@@ -118,7 +118,9 @@ class Service:
         """The OpenAPI description of this model."""
         served, runner = self.predictor, self.predictor.runner
         return answer.of_json(
-            openapi.description(served.signature, served.outputs, None if runner is None else runner.card())
+            openapi.description(
+                served.signature, served.outputs, None if runner is None else runner.card(), served.example()
+            )
         )
 
     def predict(self, head: Head, body: Body, record: RequestRecord) -> Answer:

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import threading
@@ -25,6 +26,7 @@ from score.server.service import Service
 from score.settings import Settings
 
 LARGEST_EXAMPLE = 256  # numbers in a command that people paste
+LONGEST_EXAMPLE = 4096  # characters of it
 
 
 class Unserved:
@@ -122,8 +124,8 @@ def tell(service: Service) -> None:
 def curl(served: Predictor, port: str) -> str:
     """A command to paste that gets a prediction; for large or unknown inputs, one that shows the model card."""
     url = f"http://127.0.0.1:{port}/score"
-    if served.runner is not None and (example := served.runner.example()):
-        return f"curl -s {url} -d '{orjson.dumps(example).decode()}'"
+    if (example := served.example()) and len(body := orjson.dumps(example).decode()) <= LONGEST_EXAMPLE:
+        return f"curl -s {url} -d {shlex.quote(body)}"
     if served.runner is not None:
         name = "recording.wav" if served.runner.card()["takes"] == "recording" else "picture.png"
         return f"curl -s {url} --data-binary @{name}"

@@ -164,7 +164,6 @@ class TaskRunner:
             "takes": _takes(self.task),
             "parameters": sorted(parameters.BY_TASK[self.task]),
             "padding": self._model.layout.pads,
-            "example": self.example(),
         }
 
     def example(self) -> dict[str, Any] | None:

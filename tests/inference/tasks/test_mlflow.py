@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
+from score.cli.app import app
 from score.codecs.base import Body
-from score.errors import UnsupportedFormat
+from score.errors import UnsupportedFormat, WrongShape
+from score.formats import _mlflow_signature
 from score.inference.pipeline import infer, load_model
 from score.inference.predictor import Predictor
+from score.server import openapi, startup
 from score.settings import Settings
 from tests.inference.tasks import tiny
 
@@ -149,3 +154,123 @@ def test_a_python_model_without_a_checkpoint_is_refused_by_name(tmp_path: Path) 
     with pytest.raises(UnsupportedFormat, match=r"mlflow\.sklearn") as raised:
         load_model(Settings.load(tmp_path))
     assert "mlflow.transformers" in raised.value.hint
+
+
+class Linear(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.linear(x)
+        return found
+
+
+PYTORCH = f"""flavors:{_PYFUNC}mlflow.pytorch
+    data: data
+    pickle_module_name: mlflow.pytorch.pickle_module
+  pytorch:
+    code: null
+    model_data: data
+    pytorch_version: 2.13.0
+saved_input_example_info:
+  artifact_path: input_example.json
+  serving_input_path: serving_input_example.json
+  type: ndarray
+signature:
+  inputs: '[{{"type": "tensor", "tensor-spec": {{"dtype": "float64", "shape": [-1, 4]}}}}]'
+  outputs: '[{{"type": "tensor", "tensor-spec": {{"dtype": "float32", "shape": [-1, 3]}}}}]'
+  params: null
+"""
+COLUMNS = '[{"type": "double", "name": "a", "required": true}, {"type": "long", "name": "b", "required": true}]'
+ROWS = [[0.25, 0.5, 0.75, 1.0], [1.0, 2.0, 3.0, 4.0]]
+
+
+def pytorch_folder(folder: Path) -> Path:
+    (folder / "data").mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.jit.script(Linear()).save(str(folder / "data" / "model.pth"))
+    (folder / "MLmodel").write_text(PYTORCH)
+    (folder / "serving_input_example.json").write_text(json.dumps({"inputs": ROWS}))
+    (folder / "input_example.json").write_text(json.dumps(ROWS))
+    return folder
+
+
+def test_the_signature_and_the_example_are_used(tmp_path: Path) -> None:
+    served = predictor(pytorch_folder(tmp_path / "model"))
+    assert served.signature.as_dict() == {"inputs": {"x": "float32[N, 4]"}, "source": "MLmodel"}
+    assert served.card()["task"]["example"] == {"inputs": ROWS}
+    described = openapi.description(served.signature, served.outputs, None, served.example())
+    body = described["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["example"] == {"inputs": ROWS}
+    assert json.dumps(ROWS, separators=(",", ":")) in startup.curl(served, "5001")
+    with pytest.raises(WrongShape, match=r"float32\[N, 4\]"):
+        ask(served, {"inputs": [[1.0, 2.0, 3.0]]})
+    done = CliRunner().invoke(app, ["check", str(tmp_path / "model")])
+    assert done.exit_code == 0, done.output
+    assert "asked with the example that was recorded" in done.output
+    assert len(ask(served, {"inputs": ROWS})["predictions"]) == 2
+
+
+def test_an_example_that_the_model_refuses_is_said_by_check(tmp_path: Path) -> None:
+    folder = pytorch_folder(tmp_path / "model")
+    (folder / "serving_input_example.json").write_text('{"inputs": [[1.0, 2.0]]}')
+    done = CliRunner().invoke(app, ["check", str(folder)])
+    assert done.exit_code != 0
+    assert "expected float32[N, 4]" in done.output
+
+
+@pytest.mark.parametrize(
+    ("inputs", "wanted"),
+    [
+        (COLUMNS, "float32[N, 2]"),
+        ('[{"type": "string", "name": "text"}]', None),
+        ('[{"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1, -1]}}]', "int64[?, ?]"),
+        (
+            '[{"name": "a", "type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [1]}},'
+            ' {"name": "b", "type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1]}}]',
+            {"a": "int64[1]", "b": "float32[?]"},
+        ),
+        ("not json", None),
+        ('[{"type": "tensor"}]', None),
+        ("[" * 2000, None),
+    ],
+)
+def test_signatures_of_each_kind(inputs: str, wanted: Any) -> None:
+    assert _mlflow_signature.takes({"signature": {"inputs": inputs}}) == wanted
+
+
+@pytest.mark.parametrize(
+    ("info", "text", "wanted"),
+    [
+        (
+            {"type": "dataframe"},
+            '{"columns": ["a"], "data": [[1]]}',
+            {"dataframe_split": {"columns": ["a"], "data": [[1]]}},
+        ),
+        ({"type": "ndarray"}, '{"inputs": [[1]]}', {"inputs": [[1]]}),
+        ({"type": "json_object"}, '["a fine day"]', {"inputs": ["a fine day"]}),
+        ({"type": "ndarray"}, "not json", None),
+    ],
+)
+def test_examples_of_older_versions(info: dict[str, str], text: str, wanted: Any, tmp_path: Path) -> None:
+    (tmp_path / "input_example.json").write_text(text)
+    document = {"saved_input_example_info": {**info, "artifact_path": "input_example.json"}}
+    assert _mlflow_signature.example(tmp_path, document) == wanted
+    outside = {"saved_input_example_info": {**info, "artifact_path": "../input_example.json"}}
+    assert _mlflow_signature.example(tmp_path, outside) is None
+
+
+def test_a_text_model_is_asked_with_its_recorded_example(tmp_path: Path) -> None:
+    source = tiny.made("text-classification", tmp_path / "source")
+    folder = tmp_path / "logged"
+    folder.mkdir()
+    _transformers(source, folder)
+    text = (folder / "MLmodel").read_text()
+    (folder / "MLmodel").write_text(text + "saved_input_example_info:\n  artifact_path: input_example.json\n")
+    example = {"inputs": {"input_string": ["a fine day"]}, "parameters": {"top_k": 2}}
+    (folder / "input_example.json").write_text(json.dumps(example))
+    served = predictor(folder)
+    assert served.example() == example
+    done = CliRunner().invoke(app, ["check", str(folder)])
+    assert done.exit_code == 0, done.output
