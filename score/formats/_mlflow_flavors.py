@@ -66,11 +66,16 @@ def _sentence_transformers(folder: Path, flavor: Mapping[str, Any]) -> Place:
 
 
 def _pyfunc(folder: Path, flavor: Mapping[str, Any]) -> Place:
-    """The only artifact of a Python model that can be a checkpoint. The Python model itself is not run."""
+    """The only artifact of a Python model that can be a checkpoint: a file, or a folder with a config.json, whose files
+    may be listed one by one. The Python model itself is not run."""
     listed = flavor.get("artifacts")
     named = [each.get("path") for each in listed.values() if isinstance(each, dict)] if isinstance(listed, dict) else []
     places = [contained(folder, name) for name in named]
-    fit = [place for place in places if (place / "config.json").is_file() or place.suffix in _WEIGHTS]
+    if isinstance(data := flavor.get("data"), str) and _is_archive(contained(folder, data)):
+        places.append(contained(folder, data))
+    folders = [place if place.is_dir() else place.parent for place in places]
+    described = dict.fromkeys(each for each in folders if (each / "config.json").is_file())
+    fit = list(described) or [place for place in places if place.suffix in _WEIGHTS or _is_archive(place)]
     if len(fit) == 1:
         return Place(fit[0])
     found = f"{len(fit)} artifacts that could be its weights" if fit else "no artifact that is a checkpoint"
@@ -78,6 +83,14 @@ def _pyfunc(folder: Path, flavor: Mapping[str, Any]) -> Place:
         f"{folder.name} is a Python model of MLflow ({flavor.get('loader_module', 'mlflow.pyfunc')}) with {found}",
         hint="Log what is inside of it with mlflow.pytorch or mlflow.transformers, or deploy it with MLflow's server.",
     )
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive, as torch.save writes it under whatever name."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 _WEIGHTS = frozenset((".pt", ".pth", ".pt2", ".bin", ".ckpt", ".safetensors", ".onnx"))

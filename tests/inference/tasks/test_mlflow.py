@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from models.simple_model import SimpleModel
 from score.cli.app import app
 from score.codecs.base import Body
 from score.errors import UnsupportedFormat, WrongShape
@@ -183,6 +184,9 @@ signature:
   params: null
 """
 COLUMNS = '[{"type": "double", "name": "a", "required": true}, {"type": "long", "name": "b", "required": true}]'
+_BINARY = """signature:
+  inputs: '[{"type": "binary", "name": "image"}]'
+"""
 ROWS = [[0.25, 0.5, 0.75, 1.0], [1.0, 2.0, 3.0, 4.0]]
 
 
@@ -274,3 +278,40 @@ def test_a_text_model_is_asked_with_its_recorded_example(tmp_path: Path) -> None
     assert served.example() == example
     done = CliRunner().invoke(app, ["check", str(folder)])
     assert done.exit_code == 0, done.output
+
+
+def test_artifacts_that_are_a_folders_files(tmp_path: Path) -> None:
+    """As a Python model that lists its files one by one, or its weights and their configuration."""
+    source = tiny.made("text-classification", tmp_path / "source")
+    shutil.copytree(source, tmp_path / "logged" / "artifacts")
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    listed = "".join(f"      {name}:\n        path: artifacts/{name}\n" for name in names)
+    text = f"flavors:{_PYFUNC}mlflow.pyfunc.model\n    artifacts:\n{listed}    python_model: python_model.pkl\n"
+    (tmp_path / "logged" / "MLmodel").write_text(text)
+    served = predictor(tmp_path / "logged")
+    assert served(["a fine day"])[0] == predictor(source)(["a fine day"])[0]
+
+
+def test_the_artifacts_of_automl_for_images(tmp_path: Path) -> None:
+    """Weights in a checkpoint of its own, and settings beside."""
+    (tmp_path / "artifacts").mkdir()
+    model = SimpleModel()
+    saved = {"model_name": "simple", "number_of_classes": 2, "specs": {}, "model_state": model.state_dict()}
+    torch.save(saved, tmp_path / "artifacts" / "model.pth")
+    (tmp_path / "artifacts" / "settings.json").write_text("{}")
+    listed = "      model:\n        path: artifacts/model.pth\n      settings:\n        path: artifacts/settings.json\n"
+    text = f"flavors:{_PYFUNC}mlflow.pyfunc.model\n    artifacts:\n{listed}    python_model: python_model.pkl\n"
+    (tmp_path / "MLmodel").write_text(text + _BINARY)
+    served = predictor(tmp_path)
+    assert served.report.weights_path == "model_state"
+    assert served.report.metadata["not_run"] == "python_model.pkl"
+    assert served.beside.takes is None
+
+
+def test_automl_for_texts_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "_model_impl.pkl").write_bytes(b"cazureml.automl.dnn.nlp\nModel\n.")
+    text = f"flavors:{_PYFUNC}azureml.automl.dnn.nlp\n    data: data/_model_impl.pkl\n"
+    (tmp_path / "MLmodel").write_text(text)
+    with pytest.raises(UnsupportedFormat, match=r"azureml\.automl\.dnn\.nlp"):
+        load_model(Settings.load(tmp_path))
