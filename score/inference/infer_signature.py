@@ -39,8 +39,8 @@ def find(module: nn.Module, declared: str | dict[str, str] | None, source: str) 
         for guess in _guesses(module, required[0]):
             if _takes(module, guess, order):
                 others = tuple(spec for spec in names if spec is not required[0])
-                return Signature((_generalised(module, guess, order), *others), "found by trying")
-    return Signature(tuple(names), "the parameters of forward")
+                return Signature((_generalised(module, guess, order), *others), "found by trying", guessed=True)
+    return Signature(tuple(names), "the parameters of forward", guessed=True)
 
 
 def of_weights(signature: Signature, dtype: torch.dtype) -> Signature:
@@ -92,13 +92,20 @@ def device_of(module: nn.Module) -> torch.device:
     return next((tensor.device for tensor in held), torch.device("cpu"))
 
 
-def call(module: nn.Module, inputs: dict[str, Any], order: list[str], device: torch.device | None = None) -> Any:
+def call(
+    module: nn.Module,
+    inputs: dict[str, Any],
+    order: list[str],
+    device: torch.device | None = None,
+    *,
+    by_name: bool = False,
+) -> Any:
     """Run the module on inputs by name: by position as long as `order` (`input_names`) allows, since names may be
-    mangled. `device` spares looking for it."""
+    mangled, or always `by_name`. `device` spares looking for it."""
     device = device or device_of(module)
     placed = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
     with torch.inference_mode(), watchdog.forward_pass():
-        if list(placed) == order[: len(placed)] or not set(placed) <= set(order):
+        if not by_name and (list(placed) == order[: len(placed)] or not set(placed) <= set(order)):
             return module(*placed.values())
         return module(**placed)
 

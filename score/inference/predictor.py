@@ -17,11 +17,11 @@ from score.architectures.sentence_encoder import SentenceEncoder
 from score.codecs import json_dialects
 from score.codecs import registry as codecs
 from score.codecs.base import Arrays, Body, Decoded, Records, named
-from score.errors import InvalidSetting, RequestError
+from score.errors import InvalidSetting, ModelRejected, RequestError
 from score.formats.base import NOTHING_BESIDE, Beside
-from score.inference import infer_signature, model_errors, outputs
+from score.inference import infer_signature, model_errors, outputs, transformers_inputs
 from score.inference.batching.queue import Batcher, Limits
-from score.inference.batching.rows import same_rows
+from score.inference.batching.rows import AsGuessed, same_rows
 from score.inference.load import LoadReport
 from score.inference.preprocess import labels
 from score.inference.preprocess.task import Task
@@ -58,6 +58,8 @@ class Predictor:
         if self.registered is None and self.beside.takes is not None:
             recorded = infer_signature.find(self.module, self.beside.takes, "MLmodel")
             return infer_signature.of_weights(recorded, infer_signature.float_dtype(self.module))
+        if self.registered is None and transformers_inputs.is_one(self.module):
+            return transformers_inputs.find(self.module)
         if self.registered is None and (texts := self.task.takes()) is not None:
             return infer_signature.find(self.module, texts, "the tokenizer")
         return infer_signature.find(self.module, self.registered, "registered")
@@ -135,12 +137,25 @@ class Predictor:
         """What requests are given to: it runs `predict`."""
         settings = self.settings
         limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
-        return Batcher(self.predict, limits, self._separable(), self._tolerance)
+        layout = AsGuessed(self.signature) if self.signature.guessed else None
+        return Batcher(self.predict, limits, self._separable(), self._tolerance, layout)
 
     def predict(self, inputs: dict[str, Any]) -> Arrays:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said, or `OutOfMemory`."""
-        with model_errors.as_ours():
-            return outputs.arrays(infer_signature.call(self.module, inputs, self._order, self._device))
+        try:
+            with model_errors.as_ours():
+                return outputs.arrays(infer_signature.call(self.module, inputs, self._order, self._device))
+        except ModelRejected as error:
+            if self.signature.guessed and error.hint == ModelRejected.hint:
+                error.hint = (
+                    f"Nothing says what the model takes; by a guess, {', '.join(self._guesses())} "
+                    f"({self.signature.source}). Set SCORE_INPUTS to have requests checked."
+                )
+            raise
+
+    def _guesses(self) -> list[str]:
+        required = [spec for spec in self.signature.inputs if spec.required]
+        return [f"{spec.name}: {spec}" for spec in required or self.signature.inputs]
 
     def warm_up(self) -> None:
         """Run one made-up request, so that the first real one pays for no lazy set-up."""

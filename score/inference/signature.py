@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -52,10 +52,12 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """All inputs in the order that the model takes them; `source` says how that is known."""
+    """All inputs in the order that the model takes them; `source` says how that is known. One that is `guessed`
+    advises: whatever else a request brings is tried."""
 
     inputs: tuple[InputSpec, ...]
     source: str
+    guessed: bool = False
 
     @property
     def known(self) -> bool:
@@ -72,10 +74,11 @@ class Signature:
 
     def __str__(self) -> str:
         takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
-        return f"takes {takes} ({self.source})"
+        return f"takes {takes} ({'a guess, ' if self.guessed else ''}{self.source})"
 
     def as_dict(self) -> dict[str, Any]:
-        return {"inputs": {spec.name: str(spec) for spec in self.inputs}, "source": self.source}
+        inputs = {spec.name: str(spec) for spec in self.inputs}
+        return {"inputs": inputs, "source": self.source, "guessed": self.guessed}
 
 
 def parse(spec: str | Mapping[str, str], names: list[str], source: str) -> Signature:
@@ -111,7 +114,22 @@ def validate(signature: Signature, arrays: Arrays) -> dict[str, Any]:
         arrays = {first: arrays}
     if arrays.keys() != specs.keys() and not signature.required <= arrays.keys() <= specs.keys():
         raise WrongInputs(f"the model takes {', '.join(specs) or 'no inputs'}; received {', '.join(arrays) or 'none'}")
-    return {name: _convert(spec, arrays[name]) for name, spec in specs.items() if name in arrays}
+    convert = _advised if signature.guessed else _convert
+    return {name: convert(spec, arrays[name]) for name, spec in specs.items() if name in arrays}
+
+
+def _advised(spec: InputSpec, array: np.ndarray) -> Any:
+    """What a guess says of an input is followed where the values allow it; its shape is the request's own."""
+    if array.dtype.kind not in "biufc":
+        raise NotNumeric(f"{spec.name}: received {array.dtype.kind!r} values where numbers belong")
+    if spec.scalar:
+        return _convert(spec, array)
+    if not array.ndim or not array.shape[0]:
+        raise WrongShape(f"{spec.name}: expected rows, as {spec}, received {_shown(array.shape)}")
+    if array.dtype.kind == "b" and spec.torch_dtype != torch.bool:
+        return torch.from_numpy(np.array(array, order="C", copy=True))
+    whole = spec.torch_dtype.is_floating_point or array.dtype.kind != "f" or bool(np.all(np.mod(array, 1) == 0))
+    return _cast(spec if whole else replace(spec, dtype="float32"), array)
 
 
 def _convert(spec: InputSpec, array: np.ndarray) -> Any:

@@ -56,7 +56,11 @@ def test_a_class_from_a_file(tmp_path: Path) -> None:
         "    def forward(self, x):\n        return self.linear(x)\n"
     )
     served = load(state(), tmp_path, architecture=f"{tmp_path / 'net.py'}:Net", architecture_kwargs={"width": 10})
-    assert served.signature.as_dict() == {"inputs": {"x": "float32[N, 10]"}, "source": "found by trying"}
+    assert served.signature.as_dict() == {
+        "inputs": {"x": "float32[N, 10]"},
+        "source": "found by trying",
+        "guessed": True,
+    }
     with pytest.raises(WeightsMismatch) as caught:
         load(state(), tmp_path, architecture=f"{tmp_path / 'net.py'}:Net")
     assert "SCORE_ARCHITECTURE_KWARGS" in caught.value.hint

@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from score.codecs.base import Arrays, Records
+from score.inference.signature import Signature
 
 TOLERANCE = 1e-3  # of float32 models; a large batch may take other kernels than a single row
 
@@ -46,6 +48,22 @@ class Rows:
         """The batch's outputs by request."""
         ends = list(itertools.accumulate(rows))
         return [sliced(outputs, end - count, end) for end, count in zip(ends, rows, strict=True)]
+
+
+@dataclass
+class AsGuessed(Rows):
+    """Requests that have as many dimensions as was guessed are put together, as was tried; any other runs by itself:
+    whether its first dimension counts rows is not known."""
+
+    signature: Signature
+
+    def kind(self, inputs: Inputs) -> tuple[int, Any]:
+        specs = self.signature.by_name
+        for name, value in inputs.items():
+            shape = specs[name].shape if name in specs else None
+            if isinstance(value, torch.Tensor) and shape is not None and value.dim() != len(shape):
+                return 1, None
+        return rows_and_kind(inputs)
 
 
 def joined(batch: Sequence[Inputs]) -> Inputs:

@@ -202,7 +202,7 @@ def pytorch_folder(folder: Path) -> Path:
 
 def test_the_signature_and_the_example_are_used(tmp_path: Path) -> None:
     served = predictor(pytorch_folder(tmp_path / "model"))
-    assert served.signature.as_dict() == {"inputs": {"x": "float32[N, 4]"}, "source": "MLmodel"}
+    assert served.signature.as_dict() == {"inputs": {"x": "float32[N, 4]"}, "source": "MLmodel", "guessed": False}
     assert served.card()["task"]["example"] == {"inputs": ROWS}
     described = openapi.description(served.signature, served.outputs, None, served.example())
     body = described["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]
