@@ -27,6 +27,10 @@ _GUARDS = frozenset(
         "max_held_mb",
         "max_batch",
         "max_queue",
+        "max_new_tokens",
+        "max_text_characters",
+        "max_image_pixels",
+        "max_audio_seconds",
         "scoring_timeout_ms",
         "log_requests",
         "collect_data",
@@ -161,6 +165,12 @@ class Settings(BaseSettings):
     )
     max_new_tokens: int = Field(
         1024, ge=1, description="The most tokens that a request may have a model generate for one item."
+    )
+    max_text_characters: int = Field(
+        1_000_000, ge=1, description="The longest text, or pair of texts, that a request may bring as one item."
+    )
+    max_image_pixels: int = Field(
+        33_000_000, ge=1, description="The largest picture that a request may bring, as its width times its height."
     )
     max_audio_seconds: float = Field(600, gt=0, description="The longest recording that a request may bring.")
     device: str = Field(

@@ -12,6 +12,7 @@ import torch
 
 from tests.inference.tasks import tiny
 from tests.real_server import ROOT, Server, running
+from tests.server.test_detection import CLASS
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api")
@@ -19,7 +20,8 @@ playwright = pytest.importorskip("playwright.sync_api")
 SCREENSHOTS = ROOT / "build" / "screenshots"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync",
-         "--disable-component-update", "--no-first-run"]  # fmt: skip
+         "--disable-component-update", "--no-first-run", "--use-fake-ui-for-media-stream",
+         "--use-fake-device-for-media-stream"]  # fmt: skip
 # The strokes of a four on an 8 x 8 grid: (column, row).
 FOUR = [(4, 0), (3, 1), (2, 2), (2, 3), (1, 4), (2, 4), (3, 4), (4, 4), (5, 4), (5, 3), (5, 5), (5, 6), (5, 7)]
 
@@ -227,3 +229,39 @@ def test_boxes_and_masks_are_drawn_on_the_picture(chromium: Any, tmp_path: Path)
                 tab.click("#send")
                 expect(tab.locator(f"#drawn {drawn}").first).to_be_visible()
                 kept(tab, task)
+
+
+def test_a_recording_is_made_and_labelled(chromium: Any, tmp_path: Path) -> None:
+    """With Chromium's own false microphone, which beeps."""
+    with served_task("audio-classification", tmp_path) as server:
+        for tab in opened(chromium, server):
+            tab.click("#record")
+            expect(tab.locator("#record")).to_have_text("Stop")
+            tab.wait_for_timeout(1500)
+            tab.click("#record")
+            expect(tab.locator("#recorded")).to_contain_text("s recorded")
+            assert "recording.wav" in tab.text_content("#code")
+            tab.click("#send")
+            tab.wait_for_selector("#bars")
+            assert best(tab).text_content() in ("yes", "no")
+            kept(tab, "recording")
+
+
+def test_what_a_detector_found_is_drawn_with_its_names(chromium: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "finds.py").write_text(CLASS)
+    torch.save({"weight": torch.ones(3)}, tmp_path / "model" / "model.pt")
+    Image.fromarray(np.full((80, 80, 3), 200, np.uint8)).save(tmp_path / "picture.png")
+    settings = {
+        "SCORE_ARCHITECTURE": f"{tmp_path}/model/finds.py:Finds", "SCORE_INPUTS": "float32[N, 3, 8, 8]",
+        "SCORE_LABELS": "cat,dog,cow", "SCORE_CHECKPOINT": "model.pt",
+        "SCORE_IMAGE": '{"resize": [8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]}',
+    }  # fmt: skip
+    with running(tmp_path / "model", tmp_path, **settings) as server:
+        for tab in opened(chromium, server):
+            tab.set_input_files("#file", str(tmp_path / "picture.png"))
+            tab.click("#send")
+            expect(tab.locator("#drawn span").first).to_contain_text("cat")
+            kept(tab, "detector")

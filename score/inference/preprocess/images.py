@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from score.errors import InvalidImage
+
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
 
 
@@ -66,6 +68,16 @@ class Recipe:
         steps = [f"resize to {self.resize}" if self.resize else "", f"crop {self.crop}" if self.crop else ""]
         steps += [f"scale by {self.scale:.6g}", f"mean {list(self.mean)}", f"std {list(self.std)}"]
         return ", ".join(filter(None, steps))
+
+
+def refuse_large(pixels: np.ndarray, most: int) -> None:
+    """Raise `InvalidImage` for a picture [H, W, 3] of more pixels than are allowed."""
+    high, wide = pixels.shape[:2]
+    if high * wide > most:
+        raise InvalidImage(
+            f"the picture has {wide} x {high} pixels, and SCORE_MAX_IMAGE_PIXELS allows {most:,}",
+            hint="Send a smaller one, or raise SCORE_MAX_IMAGE_PIXELS.",
+        )
 
 
 class Processor:

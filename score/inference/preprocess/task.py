@@ -35,6 +35,8 @@ class Task:
     problem: str = ""  # transformers' `problem_type`
     inputs: tuple[str, ...] = ()  # of the model
     sources: Mapping[str, str] = field(default_factory=dict)
+    most_pixels: int = 33_000_000
+    most_characters: int = 1_000_000
 
     def prepared(self, decoded: Decoded) -> np.ndarray | Mapping[str, np.ndarray]:
         """What the model takes, from numbers, an image or texts."""
@@ -46,11 +48,14 @@ class Task:
                     "nothing says how an image is to be resized and normalised for this model",
                     hint="Send numbers, or set SCORE_IMAGE to a recipe: `imagenet`, or a JSON object.",
                 )
+            images.refuse_large(arrays, self.most_pixels)
             pixels: np.ndarray | dict[str, np.ndarray] = self.recipe.apply(arrays)
             return self._of_model(pixels) if isinstance(pixels, dict) else pixels
         if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
             if self.tokenizer is None:
                 raise NotNumeric(f"{decoded.dialect}[0] is a string where a number belongs")
+            for text in arrays.tolist():
+                texts.refuse_long(text, self.most_characters)
             tokens: dict[str, np.ndarray] = self.tokenizer(arrays.tolist())
             return tokens
         return arrays
@@ -118,6 +123,7 @@ def find(settings: Settings, folder: Path, architecture: str, module: nn.Module,
     return Task(
         labels, recipe, tokenizer, registered.white if registered else None,
         problem if isinstance(problem, str) else "", tuple(input_names(module)), sources,
+        settings.max_image_pixels, settings.max_text_characters,
     )  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from score.architectures.sentence_encoder import read_json
-from score.errors import MalformedFile
+from score.errors import InputTooLong, MalformedFile
 
 
 class Tokenizer:
@@ -39,6 +40,22 @@ class Tokenizer:
         given = [prompt + (text.lower() if self._lower else text) for text in texts]
         found = self._tokenizer(given, padding=True, truncation=True, max_length=self._longest, return_tensors="np")
         return {name: np.asarray(value, np.int64) for name, value in found.items() if name in self.names}
+
+
+def refuse_long(item: Any, most: int) -> None:
+    """Raise `InputTooLong` for a text, or a list or an object of texts, of more characters than are allowed."""
+    waiting, count = [item], 0
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            count += len(each)
+        elif isinstance(each, (list, dict)):
+            waiting += each.values() if isinstance(each, dict) else each
+    if count > most:
+        raise InputTooLong(
+            f"the text has {count:,} characters, and SCORE_MAX_TEXT_CHARACTERS allows {most:,}",
+            hint="Send shorter ones, or raise SCORE_MAX_TEXT_CHARACTERS.",
+        )
 
 
 def is_there(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from score.errors import InternalError, InvalidItem, MalformedFile, RequestError
 from score.formats.base import Beside
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Limits, Pass
-from score.inference.preprocess import texts
+from score.inference.preprocess import images, texts
 from score.inference.tasks import find, parameters, parts, recordings
 from score.inference.tasks.batched import AT_ONCE, Batched
 from score.inference.tasks.generation import ImageToText, Text2Text
@@ -112,12 +112,14 @@ class TaskRunner:
             return recordings.made(found.arrays, found.asked, self._rate, self.settings.max_audio_seconds)
         if self.task not in _PICTURES:
             if isinstance(item, (str, dict)) or (isinstance(item, list) and self.task == "text-ranking"):
+                texts.refuse_long(item, self.settings.max_text_characters)
                 return item
             raise InvalidItem(f"{self.task} takes texts, or objects with texts")
         from PIL import Image
 
         found = item if isinstance(item, Decoded) else image.decode(Body(_bytes(item, "a picture")))
         assert isinstance(found.arrays, np.ndarray)
+        images.refuse_large(found.arrays, self.settings.max_image_pixels)
         return Image.fromarray(found.arrays)
 
     def warm_up(self) -> None:

@@ -96,9 +96,9 @@ function body() {
 async function send() {
   let sent, type = "application/json";
   if (tab === "file") {
-    const file = $("file").files[0];
+    const file = chosen();
     if (!file) { failed({ code: "no_file", message: "no file is chosen", hint: "Choose a file first." }); return; }
-    shown = card.task.takes === "picture" ? await address_of(file) : undefined;
+    shown = file.type.startsWith("image/") ? await address_of(file) : undefined;
     if (shown && asked().parameters) sent = JSON.stringify({ inputs: shown.split(",")[1], ...asked() });
     else { sent = file; type = file.name.endsWith(".npy") ? "application/x-npy" : file.name.endsWith(".npz") ? "application/x-npz" : file.type; }
   } else sent = tab === "json" ? $("json").value : JSON.stringify(body());
@@ -121,7 +121,9 @@ function failed(error) {
 }
 
 function answered(document_) {
-  const first = Array.isArray(document_) ? document_ : document_.predictions, row = Array.isArray(first) ? first[0] : first;
+  let first = Array.isArray(document_) ? document_ : document_.predictions;
+  if (Array.isArray(first?.[0]?.boxes)) first = detected(first[0]);
+  const row = Array.isArray(first) ? first[0] : first;
   const parts = [];
   const listed = Array.isArray(first) && (Array.isArray(row) ? row : first), has = name => listed && listed.length && listed.every(each => each && each[name] !== undefined);
   if (shown && (has("box") || has("mask"))) parts.push(drawn(listed));
@@ -132,14 +134,21 @@ function answered(document_) {
   $("answer").replaceChildren(...parts, raw);
 }
 
+// What a detector found in the first row, one object each.
+function detected({ boxes, scores, labels, label_names }) {
+  return boxes.map(([xmin, ymin, xmax, ymax], at) => ({ box: { xmin, ymin, xmax, ymax }, label: label_names?.[at] ?? String(labels?.[at] ?? at), score: scores?.[at] ?? 1 }));
+}
+
 // The picture that was sent, with the boxes or the masks of its answer on it.
 function drawn(found) {
   const box = el("div", undefined, { class: "drawn", id: "drawn" }), image = el("img", undefined, { src: shown, alt: "the picture that was sent" });
   const colour = at => `hsl(${at * 67 % 360} 80% 45%)`;
+  const fixed = (spec().dims || []).slice(-2).map(Number), own = !card.task.takes && fixed.every(size => size > 0); // boxes are in the model's own input
   image.onload = () => found.slice(0, 50).forEach((each, at) => {
+    const [high, wide] = own ? fixed : [image.naturalHeight, image.naturalWidth];
     if (each.box) {
       const { xmin, ymin, xmax, ymax } = each.box, mark = el("span", `${each.label} ${(each.score * 100).toFixed(0)} %`), share = (v, all) => v / all * 100 + "%";
-      Object.assign(mark.style, { left: share(xmin, image.naturalWidth), top: share(ymin, image.naturalHeight), width: share(xmax - xmin, image.naturalWidth), height: share(ymax - ymin, image.naturalHeight), borderColor: colour(at), color: colour(at) });
+      Object.assign(mark.style, { left: share(xmin, wide), top: share(ymin, high), width: share(xmax - xmin, wide), height: share(ymax - ymin, high), borderColor: colour(at), color: colour(at) });
       box.append(mark);
     } else if (each.mask) {
       const layer = el("i", undefined, { role: "img", "aria-label": `where ${each.label} is` });
@@ -168,12 +177,43 @@ function scores(pairs) {
   return list;
 }
 
+// ------------------------------------------------------------ a recording, as WAV
+
+let recording, recorder;
+const chosen = () => recording || $("file").files[0];
+
+async function record() {
+  if (recorder) { recorder.stop(); return; }
+  try {
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: true }), parts = [], began = performance.now();
+    recorder = new MediaRecorder(stream);
+    recorder.ondataavailable = event => parts.push(event.data);
+    recorder.onstop = async () => {
+      for (const track of stream.getTracks()) track.stop();
+      recorder = undefined; $("record").textContent = "Record"; $("record").setAttribute("aria-pressed", "false");
+      const heard = await new AudioContext().decodeAudioData(await new Blob(parts).arrayBuffer());
+      recording = new File([wav(heard.getChannelData(0), heard.sampleRate)], "recording.wav", { type: "audio/wav" });
+      $("recorded").textContent = `${((performance.now() - began) / 1e3).toFixed(1)} s recorded`; snippets();
+    };
+    recorder.start(); $("record").textContent = "Stop"; $("record").setAttribute("aria-pressed", "true"); $("recorded").textContent = "recording …";
+  } catch (error) { $("recorded").textContent = `no microphone: ${error.message}`; }
+}
+
+// Samples between -1 and 1 as a WAV file of 16 bits (soundfile.sapp.org/doc/WaveFormat).
+function wav(samples, rate) {
+  const view = new DataView(new ArrayBuffer(44 + samples.length * 2)), text = (at, word) => [...word].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));
+  text(0, "RIFF"); view.setUint32(4, 36 + samples.length * 2, true); text(8, "WAVEfmt "); view.setUint32(16, 16, true); view.setUint16(20, 1, true); view.setUint16(22, 1, true);
+  view.setUint32(24, rate, true); view.setUint32(28, rate * 2, true); view.setUint16(32, 2, true); view.setUint16(34, 16, true); text(36, "data"); view.setUint32(40, samples.length * 2, true);
+  samples.forEach((value, at) => view.setInt16(44 + at * 2, Math.max(-1, Math.min(1, value)) * 32767, true));
+  return view.buffer;
+}
+
 // ------------------------------------------------------------ the same request elsewhere
 
 function snippets() {
   if (!card) return;
   const file = tab === "file", json = tab === "json" ? $("json").value : file ? "" : JSON.stringify(body()), address = location.origin + url;
-  const name = file ? ($("file").files[0] || { name: "input.npy" }).name : "request.json", quoted = json.replaceAll("'", "'\\''");
+  const name = file ? (chosen() || { name: "input.npy" }).name : "request.json", quoted = json.replaceAll("'", "'\\''");
   $("code").textContent = {
     "curl": file ? `curl -s ${address} --data-binary @${name}` : `curl -s ${address} -d '${quoted}'`,
     "Python": file ? `import requests\n\nwith open("${name}", "rb") as file:\n    print(requests.post("${address}", data=file).json())` : `import json, requests\n\nbody = json.loads(r'''${json}''')\nprint(requests.post("${address}", json=body).json())`,
@@ -239,6 +279,8 @@ async function poll() {
   if (tabsFor().includes("draw")) makeDrawing();
   if (tabsFor().includes("numbers")) for (let at = 0; at < +spec().dims[1]; at++) { const label = el("label", String(at)); label.append(el("input", undefined, { type: "number", step: "any", value: "0.5", "aria-label": `value ${at}` })); $("numbers").append(label); }
   choose(tabsFor()[0]);
+  $("recorder").hidden = card.task.takes !== "recording" || !navigator.mediaDevices; $("record").onclick = record;
+  $("file").addEventListener("change", () => { recording = undefined; });
   $("send").onclick = send; $("clear").onclick = wipe; $("kind").onchange = snippets;
   for (const each of ["json", "text", "question", "context", "query", "texts", "labels", "parameters", "numbers", "file", "white"]) $(each).addEventListener("input", snippets);
   $("copy").onclick = async () => { try { await navigator.clipboard.writeText($("code").textContent); $("copied").textContent = "copied"; } catch { getSelection().selectAllChildren($("code")); $("copied").textContent = "selected: press Ctrl+C"; } };

@@ -1,5 +1,6 @@
 """Tasks that are ours, what they refuse, and the bodies that ask for them."""
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from score.cli.app import app
 from score.codecs.base import Body
 from score.errors import (
     InputTooLong,
+    InvalidImage,
     InvalidItem,
     InvalidParameter,
     InvalidSetting,
@@ -29,6 +31,7 @@ from score.inference.predictor import Predictor
 from score.server import data_collector
 from score.settings import Settings
 from tests.inference.tasks import tiny
+from tests.server.test_task_answers import picture, recording, sent, wav
 
 pytest.importorskip("transformers")
 Loaded = Callable[..., Predictor]
@@ -121,6 +124,16 @@ def test_what_a_task_does_not_take_is_refused(loaded: Loaded) -> None:
     for address in ("http://127.0.0.1:1/cat.png", "file:///etc/passwd", "/etc/passwd"):
         with pytest.raises(InvalidItem, match="not fetched"):
             ask(loaded("image-classification"), {"inputs": address})
+    with pytest.raises(InvalidImage, match="SCORE_MAX_IMAGE_PIXELS allows 1,000"):
+        ask(loaded("image-classification", max_image_pixels=1000), {"inputs": sent(picture(1))})
+    with pytest.raises(InputTooLong, match="SCORE_MAX_TEXT_CHARACTERS allows 20"):
+        ask(loaded("text-classification", max_text_characters=20), {"inputs": ["a fine day", "a fine day " * 3]})
+    raw = loaded("text-classification", max_text_characters=20, task="tensors")
+    with pytest.raises(InputTooLong, match="SCORE_MAX_TEXT_CHARACTERS allows 20"):
+        ask(raw, {"data": ["a fine day " * 3]})
+    with pytest.raises(InvalidItem, match=r"SCORE_MAX_AUDIO_SECONDS allows 0\.1"):
+        body = base64.b64encode(wav(recording(1))).decode()
+        ask(loaded("audio-classification", max_audio_seconds=0.1), {"inputs": body})
     with pytest.raises(InvalidParameter, match="SCORE_MAX_NEW_TOKENS allows 8"):
         generating = loaded("text-generation", max_new_tokens=8)
         ask(generating, {"inputs": "the weights", "parameters": {"max_new_tokens": 9}})
