@@ -33,6 +33,8 @@
     │   ├── InputsUnknown            `score check` has no input to try, since nothing says what the model takes
     │   ├── NoTemporaryFolder        nothing can be written where temporary files go
     │   ├── ConfinementUnavailable   the kernel lacks what SCORE_CONFINE=require asks for
+    │   ├── PortTaken                something listens on the port already
+    │   ├── PortUnusable             nothing can listen on that address
     │   ├── ModelStuck               a forward pass does not come to an end
     │   ├── DeviceUnavailable        the wanted device is not there
     │   └── DeviceOutOfMemory        the weights don't fit on the device
@@ -399,6 +401,20 @@ class ConfinementUnavailable(LoadError):
     cause = "the kernel lacks what SCORE_CONFINE=require asks for"
     example = "this kernel or container does not have landlock (LandlockNotAvailableError: ENOSYS)"
     hint = "Run on a kernel with Landlock (5.13 or newer) and seccomp, or set SCORE_CONFINE=auto."
+
+
+class PortTaken(LoadError):
+    code = "port_taken"
+    cause = "something listens on the port already"
+    example = "something listens on port 5001 already"
+    hint = "End it, or take another port: score serve model.pt --port 5002"
+
+
+class PortUnusable(LoadError):
+    code = "port_unusable"
+    cause = "nothing can listen on that address"
+    example = "nothing can listen on 127.0.0.1, port 80: Permission denied"
+    hint = "Take another address or a port above 1023: score serve model.pt --host 127.0.0.1 --port 5001"
 
 
 class ModelStuck(LoadError):

@@ -19,6 +19,7 @@ from pydantic_settings import (
 from score.errors import InvalidSetting
 
 TOML_NAME = "score.toml"
+LOCAL = "LOADSTONE_LOCAL"  # set by `score serve`: the log is read by a person
 MOST_NESTED = 8  # folders that hold nothing but one other
 # What protects the server, and so is the deployment's alone.
 _GUARDS = frozenset(

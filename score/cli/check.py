@@ -4,11 +4,13 @@ import orjson
 from rich.markup import escape
 
 from score.cli.console import Model, busy, errors_shown, guarded, out
+from score.cli.flags import Given, with_settings
 from score.errors import InputsUnknown, one_line
 from score.settings import Settings
 
 
-def check(path: Model) -> None:
+@with_settings
+def check(path: Model, given: Given) -> None:
     """Load a checkpoint and answer one made-up request, exactly as the server would."""
     with errors_shown():
         with busy(f"loading {path.name}"):
@@ -18,7 +20,7 @@ def check(path: Model) -> None:
             from score.inference.pipeline import infer, load_model
             from score.weights import versions
 
-            settings = guarded(Settings.load(path))
+            settings = guarded(Settings.load(path, **given))
             served = load_model(settings)
         for line in served.report.lines():
             out.print(escape(line))

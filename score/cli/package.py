@@ -7,12 +7,15 @@ import typer
 from rich.markup import escape
 
 from score.cli.console import Model, busy, err, errors_shown, out
+from score.cli.flags import Given, with_settings
 from score.settings import Settings
 
 
+@with_settings
 def package(
     path: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; it must not hold anything.")],
+    given: Given,
     endpoint: Annotated[str, typer.Option(help="The endpoint in deployment.yml; else the model's name.")] = "",
     image: Annotated[str, typer.Option(help="The image in deployment.yml.")] = "",
 ) -> None:
@@ -22,7 +25,7 @@ def package(
     with errors_shown(), busy(f"packaging {path.name}") as track:
         from score.cli import packaging
 
-        written = packaging.package(Settings.load(path), output, endpoint, image or None, track)
+        written = packaging.package(Settings.load(path, **given), output, endpoint, image or None, track)
     for file in written.files:
         out.print(escape(str(file)))
     for note in written.notes:

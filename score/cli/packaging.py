@@ -142,7 +142,7 @@ def _inputs(served: Predictor, settings: Settings, named: str | None) -> str:
     """What the model takes, as SCORE_INPUTS has it; empty where the file says so itself."""
     if settings.inputs:
         return settings.inputs if isinstance(settings.inputs, str) else json.dumps(settings.inputs)
-    if named is None or not served.signature.known:
+    if named is None or not served.signature.known or served.signature.guessed:
         return ""
     specs = {spec.name: str(spec) for spec in served.signature.inputs if spec.required}
     return next(iter(specs.values())) if len(specs) == 1 else json.dumps(specs)

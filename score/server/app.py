@@ -54,7 +54,7 @@ class Application:
         self._waking = False
         self._tasks = ThreadPoolExecutor(TASK_THREADS, thread_name_prefix="answer")
         self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
-        routes = [Route("/score", _Endpoint(self._score))]
+        routes = [Route("/score", _Endpoint(self._score)), Route("/", _Endpoint(self._root))]
         # Starlette tries one regular expression after the other; most requests are for a path that has none.
         self._exact: dict[str, Any] = {route.path: route.app for route in routes if not route.param_convertors}
         self._router = Router(routes, redirect_slashes=False, default=self._behind)  # type: ignore[arg-type]
@@ -62,6 +62,14 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._exact.get(scope["path"], self._router)(scope, receive, send)
+
+    async def _root(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A browser is sent to the page; a probe is answered by azmlinfsrv, that it is healthy."""
+        accepts = next((value for name, value in scope["headers"] if name == b"accept"), b"")
+        if b"text/html" in accepts and scope["method"] in ("GET", "HEAD"):
+            await respond(send, Answer(302), {"location": "/score", "vary": "Accept"}, receive)
+        else:
+            await self._behind(scope, receive, send)
 
     async def _score(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()

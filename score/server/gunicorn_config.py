@@ -5,6 +5,7 @@ before what is said here.
 """
 
 import argparse
+import logging
 import os
 import shlex
 import socket
@@ -20,9 +21,19 @@ sys.path[:] = [_ROOT, *(place for place in sys.path if place and Path(place).res
 from gunicorn.glogging import Logger
 
 from score.errors import LoadError
+from score.server import local
 from score.server.worker import HttpWorker
+from score.settings import LOCAL
 
 ARGUMENTS = f"--config {shlex.quote(__file__)}"
+
+
+def _is_an_error(record: logging.LogRecord) -> bool:
+    """azmlinfsrv logs a traceback where the model's folder has not the layout that Azure Kubernetes had."""
+    return record.msg != "Error while fetching model IDs"
+
+
+logging.getLogger("azmlinfsrv.trace").addFilter(_is_an_error)
 
 
 class Log(Logger):  # type: ignore[misc]
@@ -50,6 +61,12 @@ def on_starting(server: Any) -> None:
     given = server.cfg.settings["bind"].get()
     both = [each.replace("0.0.0.0:", "[::]:") for each in given] if _has_ipv6() else given
     server.cfg.set("bind", wanted or both)
+
+
+def post_fork(_server: Any, _worker: Any) -> None:
+    """The worker of `score serve` is as quiet as its parent."""
+    if LOCAL in os.environ:
+        local.hush()
 
 
 def _has_ipv6() -> bool:

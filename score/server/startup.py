@@ -23,7 +23,7 @@ from score.inference.predictor import Predictor
 from score.server import azmlinfsrv
 from score.server.metrics import Observer
 from score.server.service import Service
-from score.settings import Settings
+from score.settings import LOCAL, Settings
 
 LARGEST_EXAMPLE = 256  # numbers in a command that people paste
 LONGEST_EXAMPLE = 4096  # characters of it
@@ -60,6 +60,7 @@ def started() -> Service:
         os._exit(LoadError.exit_code)  # on 3, gunicorn stops its master instead of forking for ever
     codecs.codecs()  # imported now, and not by the first request
     service.predictor.warm_up()
+    log.info("%s", invitation(service.predictor, os.environ.get("SERVER_PORT", "5001")))
     _ready.set()
     return service
 
@@ -117,8 +118,13 @@ def tell(service: Service) -> None:
         log.info("%s", line)
     log.info("%s", one_line(str(served.signature)))
     log.info("confined by %s", ", ".join(service.confined) or "nothing")
-    log.info("load report %s", orjson.dumps(served.report.as_dict(), default=str).decode())
-    log.info("try it:\n\n%s\n", curl(served, os.environ.get("SERVER_PORT", "5001")))
+    if LOCAL not in os.environ:
+        log.info("load report %s", orjson.dumps(served.report.as_dict(), default=str).decode())
+
+
+def invitation(served: Predictor, port: str) -> str:
+    """Where the page is, and a request: the last thing that a start says."""
+    return f"ready to serve\n\nopen http://127.0.0.1:{port}/score\n{curl(served, port)}\n"
 
 
 def curl(served: Predictor, port: str) -> str:
