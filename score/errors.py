@@ -83,10 +83,14 @@ tree, already laid out in lines.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 DOCS = "docs/errors.md"  # the page with a section for each code
+
+
+Choices = Sequence[Mapping[str, Any]]
+"""Settings, by name, of which each may mend an error; the likeliest first."""
 
 
 class ScoreError(Exception):
@@ -100,9 +104,16 @@ class ScoreError(Exception):
     hint: str
 
     retry_after: float | None = None  # seconds after which the same request may succeed
+    choices: Choices = ()
 
     def __init__(
-        self, message: str, *, hint: str | None = None, detail: str = "", retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        detail: str = "",
+        retry_after: float | None = None,
+        choices: Choices = (),
     ) -> None:
         super().__init__(message)
         message, detail = shortened(message, MOST_MESSAGE), shortened(detail, MOST_DETAIL)
@@ -112,6 +123,7 @@ class ScoreError(Exception):
             self.hint = hint
         if retry_after is not None:
             self.retry_after = retry_after
+        self.choices = choices
 
     @classmethod
     def meaning(cls) -> str:

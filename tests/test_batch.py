@@ -93,7 +93,7 @@ def test_a_bad_file_is_named_and_fails_nothing_else(ready: None, tmp_path: Path)
     found = batch.run(names)
     errors = {Path(row.file).name: (row.row, row.error) for row in found.dropna(subset=["error"]).itertuples()}
     assert set(errors) == {"narrow.npy", "text.csv", "late.jsonl", "what.txt", "damaged.parquet", "missing.npy"}
-    assert "wrong_shape" in errors["narrow.npy"][1]
+    assert "model_rejected" in errors["narrow.npy"][1]
     assert "columns a, b are not numbers" in errors["text.csv"][1]
     assert errors["late.jsonl"][0] == 64, "what came before the bad line is kept"
     assert "line 71" in errors["late.jsonl"][1]

@@ -23,7 +23,7 @@ MOST_BYTES = 1_000_000
 def classes(path: Path, trust: Trust) -> list[models.Registered]:
     """The modules that trusted files beside a checkpoint define, as if they were registered."""
     found = []
-    for file in _files(path):
+    for file in files(path):
         if trust.allows(file):
             try:
                 module = from_file(file)
@@ -39,7 +39,7 @@ def classes(path: Path, trust: Trust) -> list[models.Registered]:
 def untrusted(path: Path, trust: Trust) -> list[str]:
     """A line for each file that defines classes and is not trusted: what would have to be said. Runs nothing."""
     lines = []
-    for file in _files(path):
+    for file in files(path):
         names = _defined(file)
         if names and not trust.allows(file):
             lines.append(
@@ -49,7 +49,7 @@ def untrusted(path: Path, trust: Trust) -> list[str]:
     return lines
 
 
-def _files(path: Path) -> Iterator[Path]:
+def files(path: Path) -> Iterator[Path]:
     for file in sorted((path if path.is_dir() else path.parent).glob("*.py")):
         if file.is_file() and not file.is_symlink() and file.stat().st_size <= MOST_BYTES:
             yield file

@@ -1,5 +1,6 @@
 """Construct a module without paying for values that the checkpoint will replace."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,14 +115,52 @@ def for_real(build: Build, seed: int) -> nn.Module:
 @contextmanager
 def _parameters_left_empty() -> Iterator[None]:
     """Make `torch.nn.init` skip parameters: all of them come from the checkpoint, and drawing a billion random numbers
-    to throw them away is what makes loading slow. Buffers and plain tensors are still initialised."""
-    with mock.patch.multiple(nn.init, **{name: _skipping(getattr(nn.init, name)) for name in _INITIALISERS}):
-        yield
+    to throw them away is what makes loading slow. Buffers and plain tensors are still initialised, and so is all that
+    other threads build meanwhile."""
+    before = _skips()
+    with _PATCHED:
+        _PATCHED.skipping.on = True
+        try:
+            yield
+        finally:
+            _PATCHED.skipping.on = before
+
+
+def _skips() -> bool:
+    return getattr(_PATCHED.skipping, "on", False)
+
+
+class _Patched:
+    """`torch.nn.init` with functions of ours, as long as any thread is within: the first puts them in, and the last
+    takes them out. What keeps one of them (transformers records them when it is imported) keeps the original for all
+    but the threads that skip."""
+
+    def __init__(self) -> None:
+        self.skipping = threading.local()
+        self._lock, self._within = threading.Lock(), 0
+        self._patch: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._within += 1
+            if self._within == 1:
+                made = {name: _skipping(getattr(nn.init, name)) for name in _INITIALISERS}
+                self._patch = mock.patch.multiple(nn.init, **made)
+                self._patch.start()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                self._patch.stop()
+
+
+_PATCHED = _Patched()
 
 
 def _skipping(initialise: Any) -> Any:
     def skip(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return tensor if isinstance(tensor, nn.Parameter) else initialise(tensor, *args, **kwargs)
+        return tensor if _skips() and isinstance(tensor, nn.Parameter) else initialise(tensor, *args, **kwargs)
 
     return skip
 

@@ -80,7 +80,10 @@ def fitting(
                 _refuse_contradiction(fit.entry, weights, kwargs, saved)
                 decided[fit.entry.name] = built
     if len(decided) > 1:
-        raise ArchitectureAmbiguous(f"{len(decided)} architectures fit the weights: {', '.join(decided)}")
+        raise ArchitectureAmbiguous(
+            f"{len(decided)} architectures fit the weights: {', '.join(decided)}",
+            choices=[{"architecture": name} for name in decided],
+        )
     return next(iter(decided.values()), None)
 
 
@@ -274,6 +277,7 @@ def _provided(found: list[Fingerprint], kwargs: Mapping[str, Any], source: str) 
         raise ArchitectureAmbiguous(
             f"{len(found)} architectures have exactly these keys and shapes, and compute differently: {names}",
             hint="Say which one it is: SCORE_ARCHITECTURE=<one of these names>.",
+            choices=[{"architecture": each.name} for each in found if PROVIDERS[each.name.partition(":")[0]].installed],
         )
     here = next((each for each in found if PROVIDERS[each.name.partition(":")[0]].installed), None)
     if here is None:

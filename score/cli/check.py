@@ -3,7 +3,7 @@
 import orjson
 from rich.markup import escape
 
-from score.cli.console import Model, busy, errors_shown, guarded, out
+from score.cli.console import Asked, Model, busy, errors_shown, guarded, out
 from score.cli.flags import Given, with_settings
 from score.errors import InputsUnknown, one_line
 from score.settings import Settings
@@ -12,7 +12,7 @@ from score.settings import Settings
 @with_settings
 def check(path: Model, given: Given) -> None:
     """Load a checkpoint and answer one made-up request, exactly as the server would."""
-    with errors_shown():
+    with errors_shown(Asked("check", path, given)):
         with busy(f"loading {path.name}"):
             from score.cli.render_text import shortened
             from score.codecs.base import Body

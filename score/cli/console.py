@@ -1,17 +1,21 @@
 """What every command shows and how: the two consoles, progress, errors on one screen with their exit codes."""
 
+import contextlib
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from score.errors import DeviceOutOfMemory, RequestError, ScoreError, laid_out
+from score.cli.flags import Given, shown
+from score.errors import DeviceOutOfMemory, LoadError, RequestError, ScoreError, laid_out
 from score.settings import Settings
 from score.weights.progress import Track
 
@@ -31,14 +35,32 @@ def guarded(settings: Settings) -> Settings:
     return settings
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A command as it was given: its name, what stands before the checkpoint, the checkpoint, and its options."""
+
+    command: str
+    path: Path
+    given: Given
+    before: tuple[str, ...] = ()
+
+    def again(self, settings: Mapping[str, Any]) -> str:
+        """The same command with other settings."""
+        changed = dict(settings)
+        path = str(changed.pop("path", self.path))
+        return shlex.join(["score", self.command, *self.before, path, *self.given.said, *shown(changed)])
+
+
 @contextmanager
-def errors_shown() -> Iterator[None]:
+def errors_shown(asked: Asked | None = None) -> Iterator[None]:
     """Any error of ours on one screen, on standard error, and its exit code; a file that can't be opened or written is
-    wrong usage."""
+    wrong usage. Where it is known what mends the error of a command that was `asked`, the screen ends in that."""
     try:
         yield
     except ScoreError as error:
         err.print(screen(error.as_dict()))
+        if asked is not None and isinstance(error, LoadError) and (command := _mended(error, asked)):
+            err.print(f"[bold]Try[/]:\n\n{escape(command)}\n")
         raise typer.Exit(4 if isinstance(error, RequestError) else error.exit_code) from None
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
@@ -48,6 +70,17 @@ def errors_shown() -> Iterator[None]:
         raise typer.Exit(lack.exit_code) from None
     except OSError as error:
         raise typer.BadParameter(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
+
+
+def _mended(error: LoadError, asked: Asked) -> str | None:
+    """The command with which the checkpoint loads."""
+    with busy("looking for what mends it"), contextlib.suppress(Exception):  # the error itself has been shown
+        from score.inference import remedies
+
+        settings = Settings.load(asked.path, **asked.given)
+        if (found := remedies.find(error, settings)) is not None:
+            return asked.again(found)
+    return None
 
 
 @contextmanager

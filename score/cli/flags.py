@@ -13,8 +13,27 @@ import typer
 
 from score.settings import Settings, variable
 
-Given = dict[str, Any]
-"""What was given on the command line, by the settings' names."""
+
+class Given(dict[str, Any]):
+    """What was given on the command line, by the settings' names; `said` is how."""
+
+    said: tuple[str, ...] = ()
+
+
+def shown(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as options of the command line."""
+    words: list[str] = []
+    for name, value in settings.items():
+        if name == "architecture_kwargs":
+            words += [word for key, each in value.items() for word in ("--kwargs", f"{key}={_text(each)}")]
+        else:
+            words += [flag(name), _text(value)]
+    return words
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
 
 _RENAMED = {"architecture_kwargs": "kwargs", "trust_sha256": "trust"}
 _HELP = {
@@ -72,12 +91,20 @@ def _option(name: str, kind: Any, description: str) -> Any:
 
 
 def _parsed(said: Mapping[str, Any]) -> Given:
-    found = {name: value for name, value in said.items() if value not in (None, [])}
+    found = Given({name: value for name, value in said.items() if value not in (None, [])})
+    found.said = tuple(word for name, value in found.items() for word in _spoken(name, value))
     if "architecture_kwargs" in found:
         found["architecture_kwargs"] = _keyword_arguments(found["architecture_kwargs"])
     if "trust_sha256" in found:
         found["trust_sha256"] = frozenset(map(_digest, found["trust_sha256"]))
     return found
+
+
+def _spoken(name: str, value: Any) -> list[str]:
+    """An option as it was given."""
+    if isinstance(value, bool):
+        return [flag(name) if value else f"--no-{flag(name)[2:]}"]
+    return [word for each in (value if isinstance(value, list) else [value]) for word in (flag(name), each)]
 
 
 def _keyword_arguments(pairs: list[str]) -> dict[str, Any]:

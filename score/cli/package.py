@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from score.cli.console import Model, busy, err, errors_shown, out
+from score.cli.console import Asked, Model, busy, err, errors_shown, out
 from score.cli.flags import Given, with_settings
 from score.settings import Settings
 
@@ -22,7 +22,8 @@ def package(
     """Write a folder that is ready to be registered and deployed."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise typer.BadParameter(f"{output} exists, and is not an empty folder", param_hint="--output")
-    with errors_shown(), busy(f"packaging {path.name}") as track:
+    asked = Asked("package", path, given, ("--output", str(output)))
+    with errors_shown(asked), busy(f"packaging {path.name}") as track:
         from score.cli import packaging
 
         written = packaging.package(Settings.load(path, **given), output, endpoint, image or None, track)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from score.cli.console import busy, errors_shown, guarded
+from score.cli.console import Asked, busy, errors_shown, guarded
 from score.cli.flags import Given, with_settings
 from score.settings import Settings
 
@@ -18,7 +18,7 @@ def predict(
     given: Given,
 ) -> None:
     """Answer one request from a file, without a server."""
-    with errors_shown():
+    with errors_shown(Asked("predict", model, given, (str(file), "--model"))):
         with busy(f"loading {model.name}"):
             from score.codecs.base import Body
             from score.inference.pipeline import infer, load_model

@@ -109,7 +109,11 @@ def _best(
     needed = sum(key.rpartition(".")[2] != "num_batches_tracked" for key in model)
     if len(winners) > 1 and winners[0] != ("", "") and top[0] >= needed:
         listed = "\n".join(f"{'add' if add else 'strip'} {add or strip}" for strip, add in winners[:TABLE_ROWS])
-        raise PrefixAmbiguous(f"{len(winners)} prefixes match {top[0]} of {len(model)} keys", detail=listed)
+        raise PrefixAmbiguous(
+            f"{len(winners)} prefixes match {top[0]} of {len(model)} keys",
+            detail=listed,
+            choices=[{"prefix": strip} for strip, add in winners if not add],
+        )
     strip, add = winners[0]
     if add:
         return "", add, {add + name: key for name, key in names.items() if add + name in model}

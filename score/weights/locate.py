@@ -1,5 +1,6 @@
 """From AZUREML_MODEL_DIR to one checkpoint: a file, a folder, a folder in a folder. Never a silent guess."""
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def find_checkpoint(settings: Settings) -> Found:
         raise ModelDirUnset("AZUREML_MODEL_DIR is not set")
     root = Path(os.path.abspath(settings.model_dir))  # noqa: PTH100  # resolve() would follow links
     if not _exists(root):
-        raise ModelDirMissing(f"{root} does not exist", detail=_nearest(root))
+        raise _missing(root)
     if settings.checkpoint:
         return _named(root, settings.checkpoint)
     if root.is_file():
@@ -73,7 +74,8 @@ def find_checkpoint(settings: Settings) -> Found:
     if len(candidates) > 1:
         kind = SeveralCheckpoints if ours else NoCheckpoint
         what = "checkpoints" if ours else "files that look like models, none of which is a PyTorch checkpoint"
-        raise kind(f"{root} holds {len(candidates)} {what}", detail=tree(root, notes=dict(found)))
+        choices = [{"checkpoint": str(path.relative_to(root))} for path, _ in candidates] if ours else []
+        raise kind(f"{root} holds {len(candidates)} {what}", detail=tree(root, notes=dict(found)), choices=choices)
     path, format = candidates[0]
     return Found(path, format, root, opened.get(path))
 
@@ -159,6 +161,22 @@ def _nothing(root: Path) -> LoadError:
     if not any(path.is_file() for path in root.rglob("*")):
         return ModelDirEmpty(f"{root} holds no files", detail=tree(root))
     return NoCheckpoint(f"none of the files in {root} is a checkpoint", detail=tree(root))
+
+
+def _missing(root: Path) -> ModelDirMissing:
+    """A path that is not there: whose fault it is, and what is called nearly the same."""
+    by_variable = os.environ.get("AZUREML_MODEL_DIR", "") in (str(root), os.path.relpath(root))
+    near = difflib.get_close_matches(root.name, [each.name for each in _siblings(root)], n=3, cutoff=0.6)
+    return ModelDirMissing(
+        f"{root} does not exist",
+        hint=None if by_variable else "Correct the path: it is that of a checkpoint, or of the folder that holds it.",
+        detail=_nearest(root),
+        choices=[{"path": str(root.parent / name)} for name in near],
+    )
+
+
+def _siblings(path: Path) -> list[Path]:
+    return list(path.parent.iterdir()) if path.parent.is_dir() else []
 
 
 def _nearest(path: Path) -> str:

@@ -219,7 +219,9 @@ def choose(checkpoint: Checkpoint, wanted: str | None = None) -> Candidate:
     if len(left) == 1:
         return _whole(checkpoint, left[0])
     raise SeveralWeights(
-        f"{checkpoint.path.name} holds {len(left)} mappings that could be the weights", detail=table(left)
+        f"{checkpoint.path.name} holds {len(left)} mappings that could be the weights",
+        detail=table(left),
+        choices=[{"weights": candidate.path or "."} for candidate in left],
     )
 
 

@@ -1,5 +1,7 @@
 """Loading by assignment: nothing copied, nothing random, nothing lost."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import nn
 from score.errors import DeviceUnavailable, Uninitialised
 from score.inference import device, pipeline
 from score.settings import Settings
+from tests.real_server import ROOT
 
 
 def served(
@@ -211,3 +214,35 @@ def test_a_checkpoint_saved_on_a_gpu_and_back(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "model.pt")
     found = pipeline.load_model(Settings.load(tmp_path / "model.pt", architecture=f"{__name__}:Tied", device="cpu"))
     assert torch.equal(found.module.state_dict()["head.weight"], model.head.weight.cpu())
+
+
+SCRIPT = """
+import json, sys, threading, torch
+from pathlib import Path
+import score
+score.load(sys.argv[1], device="cpu")  # imports transformers while parameters are left empty
+import transformers
+torch.manual_seed(0)
+first = transformers.BertModel(transformers.BertConfig(**json.loads(sys.argv[2])))
+threads = [threading.Thread(target=score.load, args=(sys.argv[1],), kwargs={"device": "cpu"}) for _ in range(8)]
+[thread.start() for thread in threads]
+torch.manual_seed(0)
+second = transformers.BertModel(transformers.BertConfig(**json.loads(sys.argv[2])))
+[thread.join() for thread in threads]
+for name, value in first.state_dict().items():
+    assert torch.equal(value, second.state_dict()[name]), name
+spread = first.state_dict()["encoder.layer.0.attention.self.query.weight"].std().item()
+assert 0.015 < spread < 0.025, spread
+assert torch.nn.Linear(100, 100).weight.std() > 0.01
+"""
+
+
+def test_what_else_a_process_builds_is_initialised_as_ever(tmp_path: Path) -> None:
+    """Loading leaves parameters empty; models that the caller builds afterwards, or in other threads, are not."""
+    pytest.importorskip("transformers")
+    from tests.inference.tasks import tiny
+
+    folder = tiny.made("feature-extraction", tmp_path / "model")
+    sizes = '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 37}'
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(folder), sizes], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
