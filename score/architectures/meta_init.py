@@ -30,6 +30,7 @@ class Skeleton:
     build: Build
     module: nn.Module
     inputs: str | dict[str, str] | None = None
+    home: str = ""  # the Python module that the class, or the function that builds it, is of
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ def skeleton(
                 hint=_missing(error),
                 detail=where(error),
             ) from None
-    return Skeleton(name, source, build, module, inputs)
+    return Skeleton(name, source, build, module, inputs, getattr(cls, "__module__", None) or "")
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -32,9 +32,15 @@ def check(path: Model, given: Given) -> None:
             out.print(escape(f"answers as {served.runner.task} ({served.runner.source})"))
         else:
             out.print(escape(one_line(str(served.signature))))
-        if served.beside.example is not None:
+        recorded = served.hooks.example if served.hooks.example is not None else served.beside.example
+        if recorded is not None:
             out.print("asked with the example that was recorded with the model")
-            answer = infer(served, Body(orjson.dumps(served.beside.example))).encoded.body
+            answer = infer(served, Body(orjson.dumps(recorded))).encoded.body
+        elif served.hooks.preprocess is not None:
+            raise InputsUnknown(
+                f"{path.name} is loaded, and what its preprocess expects is not known",
+                hint="Put an example of a request beside preprocess: example = {...}",
+            )
         elif served.runner is not None:
             answer = orjson.dumps(served.runner(served.runner.made_up(), {})[0])
         elif served.signature.known:

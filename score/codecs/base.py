@@ -113,6 +113,7 @@ class Decoded:
     asked: Any = None  # of a kind that JSON has: it may come from another process
     top_k: Any = None
     items: Items | None = None
+    document: Any = None  # the JSON as it came, where the model's own `preprocess` reads it
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,9 @@ def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
     return json_dialects.encode(outputs, decoded)
 
 
-def encode_answer(answer: Any, decoded: Decoded) -> Encoded:
-    """What a task answers with, which JSON has, as the body's sender expects it: bare, or below `predictions`."""
-    bare = decoded.dialect in (*BARE, "inputs", "image", "audio", "multipart")
+def encode_answer(answer: Any, decoded: Decoded, *, own: bool = False) -> Encoded:
+    """What a task answers with, which JSON has, as the body's sender expects it: bare, or below `predictions`; what a
+    model's `own` code answers is where its numbers would be."""
+    bare = (decoded.dialect in BARE) if own else decoded.dialect in (*BARE, "inputs", "image", "audio", "multipart")
     document = answer if bare else {"predictions": answer}
     return Encoded(orjson.dumps(document), TYPES[0])

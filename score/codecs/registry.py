@@ -68,8 +68,9 @@ def for_answer(codec: Codec, accept: str | None, labelled: bool = False) -> Code
     return best
 
 
-def encode_answer(codec: Codec, answer: Any, decoded: Decoded, accept: str | None) -> Encoded:
-    """What a task answered, as the request's sender expects it: JSON; in the Open Inference Protocol, as texts of JSON.
+def encode_answer(codec: Codec, answer: Any, decoded: Decoded, accept: str | None, *, own: bool = False) -> Encoded:
+    """What a task answered, or a model's `own` postprocess, as the request's sender expects it: JSON; in the Open
+    Inference Protocol, as texts of JSON.
 
     Raises `NotAcceptable`.
     """
@@ -78,7 +79,7 @@ def encode_answer(codec: Codec, answer: Any, decoded: Decoded, accept: str | Non
         return codec.encode(np.array([orjson.dumps(each).decode() for each in listed], dtype=np.str_), decoded)
     if accept and not parse_accept_header(accept, MIMEAccept).quality(json_items.TYPES[0]):
         raise NotAcceptable(f"the request accepts {accept}; this model's answers are {json_items.TYPES[0]}")
-    return json_items.encode_answer(answer, decoded)
+    return json_items.encode_answer(answer, decoded, own=own)
 
 
 def _types() -> str:

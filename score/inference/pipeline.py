@@ -15,6 +15,7 @@ from score.architectures import key_conversions, resolve
 from score.architectures.meta_init import Skeleton
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded, Encoded, Items
+from score.codecs.json_dialects import WRAPPED
 from score.errors import (
     ArchitectureBroken,
     ClassNotImportable,
@@ -27,7 +28,7 @@ from score.errors import (
 )
 from score.formats._io import integrity
 from score.formats.base import DescribedWeights, HfConfig
-from score.inference import device, load
+from score.inference import device, hooks, load
 from score.inference.batching.queue import Pass
 from score.inference.predictor import Predictor
 from score.inference.preprocess import labels
@@ -35,6 +36,7 @@ from score.settings import Settings
 from score.weights import hashing, versions
 from score.weights.opened import open_weights
 
+_PLAIN_JSON = ("json", "items")  # codecs of JSON that a model's own `preprocess` reads itself
 # Errors that another version of something could explain.
 _VERSIONS_MATTER = (
     *(ArchitectureBroken, ClassNotImportable, MalformedFile, Uninitialised),
@@ -61,7 +63,8 @@ def load_model(settings: Settings) -> Predictor:
     inputs = architecture.inputs if isinstance(architecture, Skeleton) else None
     named = isinstance(checkpoint, DescribedWeights) and isinstance(checkpoint.model, HfConfig)
     home = checkpoint.model.folder if named else None  # type: ignore[union-attr]
-    return Predictor(module, report, settings, inputs, checkpoint.path, home, checkpoint.beside)
+    own = hooks.of(getattr(architecture, "home", "") or hooks.module_of(module), settings.architecture)
+    return Predictor(module, report, settings, inputs, checkpoint.path, home, checkpoint.beside, own)
 
 
 def _add_versions(error: LoadError, metadata: Any) -> None:
@@ -98,9 +101,19 @@ def infer(predictor: Predictor, body: Body, accept: str | None = None, top_k: An
     Raises a `RequestError`.
     """
     codec = codecs.choose(body)
-    prepared = prepare(predictor, codec, codec.decode(body), top_k)
+    prepared = prepare(predictor, codec, decode(predictor, codec, body), top_k)
     outputs, took = run(predictor, prepared)
     return Inference(encode(predictor, prepared, outputs, accept), prepared, outputs, took)
+
+
+def decode(predictor: Predictor, codec: Codec, body: Body) -> Decoded:
+    """What is in a body: as its codec says; the JSON as it is for a model's own `preprocess`. Raises a
+    `RequestError`."""
+    if predictor.hooks.preprocess is None or codec.NAME not in _PLAIN_JSON:
+        return codec.decode(body)
+    document = body.document
+    key = next((name for name in WRAPPED if isinstance(document, dict) and name in document), "input_data")
+    return Decoded(np.empty(0), key, document=document)
 
 
 def prepare(predictor: Predictor, codec: Codec, decoded: Decoded, top_k: Any = None) -> Prepared:
@@ -132,5 +145,8 @@ def encode(predictor: Predictor, prepared: Prepared, outputs: Any, accept: str |
     """From the model's outputs to the answer's body, in the request's own codec unless `accept` rules it out."""
     if prepared.items is not None:
         return codecs.encode_answer(prepared.codec, outputs, prepared.decoded, accept)
+    if predictor.hooks.postprocess is not None:
+        answer = predictor.hooks.encoded(outputs)
+        return codecs.encode_answer(prepared.codec, answer, prepared.decoded, accept, own=True)
     encoder = codecs.for_answer(prepared.codec, accept, labelled=prepared.top_k is not None)
     return encoder.encode(predictor.postprocess(outputs, prepared.top_k), prepared.decoded)

@@ -22,6 +22,8 @@ from score.formats.base import NOTHING_BESIDE, Beside
 from score.inference import infer_signature, model_errors, outputs, transformers_inputs
 from score.inference.batching.queue import Batcher, Limits
 from score.inference.batching.rows import AsGuessed, same_rows
+from score.inference.hooks import NONE as NO_HOOKS
+from score.inference.hooks import Hooks
 from score.inference.load import LoadReport
 from score.inference.preprocess import labels
 from score.inference.preprocess.task import Task
@@ -49,6 +51,7 @@ class Predictor:
     checkpoint: Path | None = None  # where it was loaded from; `report.path` is that for people
     home: Path | None = None  # the folder of its configuration, where that is another
     beside: Beside = NOTHING_BESIDE
+    hooks: Hooks = NO_HOOKS
 
     @cached_property
     def signature(self) -> Signature:
@@ -111,6 +114,8 @@ class Predictor:
 
     def preprocess(self, decoded: Decoded) -> dict[str, Any]:
         """A request's arrays, image or texts as the model takes them. Raises a `RequestError`."""
+        if self.hooks.preprocess is not None:
+            return validate(self.signature, self.hooks.decoded(decoded))
         return validate(self.signature, self.task.prepared(decoded))
 
     def postprocess(self, outputs: Any, top_k: int | None) -> Any:
@@ -122,6 +127,8 @@ class Predictor:
 
     def example(self) -> dict[str, Any] | None:
         """The body of a request that the model answers, where one was recorded or the task has one."""
+        if self.hooks.example is not None:
+            return self.hooks.example  # type: ignore[no-any-return]
         return self.beside.example or (self.runner.example() if self.runner is not None else None)
 
     @cached_property

@@ -19,7 +19,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from score.codecs import registry as codecs
-from score.codecs.base import Body, Decoded
+from score.codecs.base import Body, Codec, Decoded
 from score.errors import ClientGone, Draining, ScoreError
 from score.inference import pipeline
 from score.inference.batching.queue import Ticket
@@ -104,6 +104,9 @@ class Application:
             return await self._somewhere_else(self._prepare_large, intake, asked, record)
         body = intake.body()
         codec = codecs.choose(body)
+        if predictor.hooks.preprocess is not None:
+            record.codec = codec.NAME
+            return await self._somewhere_else(self._prepare_hooked, codec, body, asked)
         if (codec.effort(body) or 0) > SMALL:
             return await self._somewhere_else(self._decode_large, intake, body, asked, record)
         record.codec = codec.NAME
@@ -118,7 +121,16 @@ class Application:
     def _prepare_large(self, intake: Intake, asked: Any, record: RequestRecord) -> Prepared:
         return self._decode_large(intake, intake.body(), asked, record)
 
+    def _prepare_hooked(self, codec: Codec, body: Body, asked: Any) -> Prepared:
+        """By the model's own code, which may take any time."""
+        predictor = self._service.predictor
+        return pipeline.prepare(predictor, codec, pipeline.decode(predictor, codec, body), asked)
+
     def _decode_large(self, intake: Intake, body: Body, asked: Any, record: RequestRecord) -> Prepared:
+        if self._service.predictor.hooks.preprocess is not None:
+            codec = codecs.choose(body)
+            record.codec = codec.NAME
+            return self._prepare_hooked(codec, body, asked)
         codec, decoded = self._decoder.decode(body)
         record.codec = codec.NAME
         intake.hold(max(0, nbytes(decoded.arrays) - len(body.data)))
@@ -146,7 +158,7 @@ class Application:
         tickets[0].waiter.get_loop().call_soon_threadsafe(_resolve, tickets)
 
     async def _encode(self, head: Head, prepared: Prepared, record: RequestRecord) -> Answer:
-        if nbytes(record.outputs) > SMALL:
+        if nbytes(record.outputs) > SMALL or self._service.predictor.hooks.postprocess is not None:
             return await self._somewhere_else(self._service.encode, head, prepared, record)
         return self._service.encode(head, prepared, record)
 

@@ -127,7 +127,8 @@ class Service:
         """Answer a POST, in the thread that calls. Raises a `RequestError`."""
         codec = codecs.choose(body)
         record.codec = codec.NAME
-        prepared = pipeline.prepare(self.predictor, codec, codec.decode(body), top_k(head.query))
+        decoded = pipeline.decode(self.predictor, codec, body)
+        prepared = pipeline.prepare(self.predictor, codec, decoded, top_k(head.query))
         record.inputs = prepared.inputs
         record.answered(*pipeline.run(self.predictor, prepared))
         return self.encode(head, prepared, record)
