@@ -33,6 +33,7 @@
     │   ├── InputsUnknown            `score check` has no input to try, since nothing says what the model takes
     │   ├── NoTemporaryFolder        nothing can be written where temporary files go
     │   ├── ConfinementUnavailable   the kernel lacks what SCORE_CONFINE=require asks for
+    │   ├── WarmUpFailed             the loaded model has answered no made-up request, and SCORE_REQUIRE_WARM_UP is set
     │   ├── PortTaken                something listens on the port already
     │   ├── PortUnusable             nothing can listen on that address
     │   ├── ModelStuck               a forward pass does not come to an end
@@ -415,18 +416,25 @@ class ConfinementUnavailable(LoadError):
     hint = "Run on a kernel with Landlock (5.13 or newer) and seccomp, or set SCORE_CONFINE=auto."
 
 
+class WarmUpFailed(LoadError):
+    code = "warm_up_failed"
+    cause = "the loaded model has answered no made-up request, and SCORE_REQUIRE_WARM_UP is set"
+    example = "Net is loaded, and answers nothing: what the model takes is not known (x: float32)"
+    hint = "Set SCORE_INPUTS to what the model takes, or SCORE_REQUIRE_WARM_UP=false to serve it all the same."
+
+
 class PortTaken(LoadError):
     code = "port_taken"
     cause = "something listens on the port already"
     example = "something listens on port 5001 already"
-    hint = "End it, or take another port: score serve model.pt --port 5002"
+    hint = "End it, or take another port, as in: score serve model.pt --port 5002."
 
 
 class PortUnusable(LoadError):
     code = "port_unusable"
     cause = "nothing can listen on that address"
     example = "nothing can listen on 127.0.0.1, port 80: Permission denied"
-    hint = "Take another address or a port above 1023: score serve model.pt --host 127.0.0.1 --port 5001"
+    hint = "Take another address or a port above 1023, as in: score serve model.pt --host 127.0.0.1 --port 5001."
 
 
 class ModelStuck(LoadError):

@@ -38,6 +38,7 @@ _GUARDS = frozenset(
         "confine",
         "stuck_after_ms",
         "on_load_error",
+        "require_warm_up",
         "model_dir",
     ]
 )
@@ -194,6 +195,11 @@ class Settings(BaseSettings):
         ge=0,
         description="A forward pass that takes longer is taken for one that never ends: the worker ends, and another "
         "starts. 0: never.",
+    )
+    require_warm_up: bool = Field(
+        False,
+        description="Whether a model that has answered no made-up request once it is loaded is an error, and not "
+        "served.",
     )
     on_load_error: Literal["exit", "serve"] = Field(
         "exit",

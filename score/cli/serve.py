@@ -71,7 +71,7 @@ def refuse_taken(host: str, port: int) -> None:
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(
                 f"something listens on port {port} already",
-                hint=f"End it, or take another port: score serve ... --port {port + 1 if port < 65535 else 5001}",
+                hint=f"End it, or take another port, as in: --port {port + 1 if port < 65535 else 5001}.",
             ) from None
         raise PortUnusable(f"nothing can listen on {host}, port {port}: {error.strerror}") from None
 

@@ -165,19 +165,43 @@ class Predictor:
         return [f"{spec.name}: {spec}" for spec in required or self.signature.inputs]
 
     def warm_up(self) -> None:
-        """Run one made-up request, so that the first real one pays for no lazy set-up."""
-        if self.runner is not None:  # tensors, which it takes too, are not what people send
-            self.runner.warm_up()
-            return
-        if not self.signature.known:
-            log.info("no warm-up: what the model takes is not known (set SCORE_INPUTS to have requests checked)")
-            return
-        start = time.perf_counter()
-        if self._first is not None:
+        """Run one made-up request, so that the first real one pays for no lazy set-up. What keeps it from being
+        answered is in `problem`, and in the log."""
+        if self.problem is not None:
+            log.warning("NO REQUEST HAS BEEN ANSWERED YET: %s", self.problem)
+        elif self.runner is None and self.signature.known:
+            start = time.perf_counter()
             self._try_sizes()
             log.info("warmed up in %.1f ms", (time.perf_counter() - start) * 1e3)
-        if self.batcher.separable is not None:
+        if self.runner is None and self.signature.known and self.batcher.separable is not None:
             log.info("requests are %s", "answered in batches" if self.batcher.separable else "answered one by one")
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why no made-up request has been answered, and what to do; None where one has."""
+        try:
+            if self.runner is not None:  # tensors, which it takes too, are not what people send
+                self.runner.warm_up()
+                return None
+            if self.hooks.preprocess is not None:
+                return self._try_hooks()
+        except RequestError as error:
+            return f"{error.message}. {error.hint}"
+        if not self.signature.known:
+            return (
+                f"what the model takes is not known ({', '.join(self._guesses())}). Set SCORE_INPUTS, such as "
+                "float32[N, 3, 224, 224], and start again; or send a request and look"
+            )
+        return None if self._first is not None else self._refused[0]
+
+    def _try_hooks(self) -> str | None:
+        """Answer the example that is beside the model's own `preprocess`."""
+        if self.hooks.example is None:
+            return "what its preprocess expects is not known. Put `example = {...}`, a request, beside preprocess"
+        outputs, _ = self.batcher.submit(self.preprocess(Decoded(np.empty(0), "", document=self.hooks.example)))
+        if self.hooks.postprocess is not None:
+            self.hooks.encoded(outputs)
+        return None
 
     def _try_sizes(self) -> None:
         """Run batches of all sizes up to the largest, or until one takes long: the batcher learns what they take, the
@@ -197,8 +221,13 @@ class Predictor:
         try:
             return self.batcher.submit(infer_signature.synthetic(self.signature))[0]
         except RequestError as error:
-            log.warning("the warm-up request was refused: %s", error.message)
+            self._refused.append(f"{error.message}. {error.hint}")
             return None
+
+    @cached_property
+    def _refused(self) -> list[str]:
+        """What the model said to the made-up row."""
+        return []
 
     @cached_property
     def outputs(self) -> dict[str, tuple[str, list[int]]]:
@@ -239,6 +268,7 @@ class Predictor:
         return {
             "model": self.report.as_dict(),
             "signature": self.signature.as_dict(),
+            "problem": self.problem,
             "task": self.task.card() | (self.runner.card() if self.runner else {}) | {"example": self.example()},
             "versions": {
                 "loadstone": __version__,

@@ -15,7 +15,7 @@ import torch
 
 from score import log
 from score.codecs import registry as codecs
-from score.errors import LoadError, ModelStuck, NoTemporaryFolder, one_line
+from score.errors import LoadError, ModelStuck, NoTemporaryFolder, WarmUpFailed, one_line
 from score.inference import infer_signature, watchdog
 from score.inference.confine import confine, limit_memory
 from score.inference.pipeline import load_model
@@ -51,6 +51,9 @@ def started() -> Service:
         settings = Settings.load()
         wanted = settings.on_load_error
         service = _loaded(settings)
+        codecs.codecs()  # imported now, and not by the first request
+        service.predictor.warm_up()
+        require_an_answer(service.predictor)
     except LoadError as error:
         sys.stdout.flush()  # what was printed before comes before
         log.error("the model can't be served\n\n%s", error.screen())
@@ -58,11 +61,15 @@ def started() -> Service:
             return Service(cast(Predictor, Unserved(error)), Observer(log_requests=False))
         logging.shutdown()
         os._exit(LoadError.exit_code)  # on 3, gunicorn stops its master instead of forking for ever
-    codecs.codecs()  # imported now, and not by the first request
-    service.predictor.warm_up()
     log.info("%s", invitation(service.predictor, os.environ.get("SERVER_PORT", "5001")))
     _ready.set()
     return service
+
+
+def require_an_answer(served: Predictor) -> None:
+    """Raise `WarmUpFailed` for a model that has answered nothing, where that is not to be served."""
+    if served.problem is not None and served.settings.require_warm_up:
+        raise WarmUpFailed(f"{served.report.architecture} is loaded, and answers nothing: {served.problem}")
 
 
 def _loaded(settings: Settings) -> Service:
@@ -124,7 +131,8 @@ def tell(service: Service) -> None:
 
 def invitation(served: Predictor, port: str) -> str:
     """Where the page is, and a request: the last thing that a start says."""
-    return f"ready to serve\n\nopen http://127.0.0.1:{port}/score\n{curl(served, port)}\n"
+    said = "ready to serve" if served.problem is None else f"loaded, and NOT KNOWN TO WORK: {served.problem}"
+    return f"{said}\n\nopen http://127.0.0.1:{port}/score\n{curl(served, port)}\n"
 
 
 def curl(served: Predictor, port: str) -> str:

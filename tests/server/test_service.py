@@ -31,7 +31,7 @@ def test_everything_but_a_prediction(service: Service) -> None:
     assert (options.status, options.headers["allow"]) == (204, "GET, HEAD, POST, OPTIONS")
     card = service.without_body(head("GET"))
     assert card is not None
-    assert list(json.loads(card.body)) == ["model", "signature", "task", "serving", "versions"]
+    assert list(json.loads(card.body)) == ["model", "signature", "problem", "task", "serving", "versions"]
     page = service.without_body(head("GET", accept="text/html,application/xhtml+xml,*/*;q=0.8"))
     assert page is not None
     assert (page.body, page.headers) == (PAGE, HEADERS)

@@ -124,12 +124,9 @@ class TaskRunner:
 
     def warm_up(self) -> None:
         """Answer one made-up item, so that the first real one pays for no lazy set-up and what does not work shows;
-        then find out whether texts can be padded."""
+        then find out whether texts can be padded. Raises a `RequestError` where it is refused."""
         start = time.perf_counter()
-        try:
-            self(self.made_up(), {})
-        except ScoreError as error:
-            log.warning("%s: the made-up request was refused: %s", self.task, error.message)
+        self(self.made_up(), {})
         self.try_padding()
         log.info("the task is %s, by %s; warmed up in %.1f ms", self.task, self.source, _since(start))
 

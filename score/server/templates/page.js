@@ -235,6 +235,8 @@ function showCard() {
     task: task.name && `${task.name} (${task.source})`, labels: task.labels && task.labels.slice(0, 12).join(", ") + (task.labels.length > 12 ? " …" : ""), images: task.images,
     ignored: model.ignored.join(", "), versions: Object.entries(versions).map(([k, v]) => `${k} ${v}`).join(", "),
   };
+  if (card.problem) $("problem").append(el("strong", "No request has been answered yet"), el("p", card.problem));
+  $("problem").hidden = !card.problem;
   $("card").replaceChildren(...Object.entries(rows).filter(([, v]) => v).flatMap(([k, v]) => [el("dt", k), el("dd", v)]));
 }
 
