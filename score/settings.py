@@ -181,6 +181,11 @@ class Settings(BaseSettings):
     read: Literal["auto", "mmap", "read"] = Field(
         "auto", description="How weights are brought in: mapped, read, or by the file system (network mounts: read)."
     )
+    verify: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Whether the checksums in a file are compared with its bytes as it is loaded: all but what is "
+        "mapped from a network mount, all, or none.",
+    )
     trust_code: bool = Field(False, description="Whether code from any file in the model folder may run.")
     trust_sha256: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = Field(
         frozenset(), description="SHA-256 digests of the files whose code may run."

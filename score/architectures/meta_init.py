@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -31,6 +31,7 @@ class Skeleton:
     module: nn.Module
     inputs: str | dict[str, str] | None = None
     home: str = ""  # the Python module that the class, or the function that builds it, is of
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # what it was built with
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def skeleton(
                 hint=_missing(error),
                 detail=where(error),
             ) from None
-    return Skeleton(name, source, build, module, inputs, getattr(cls, "__module__", None) or "")
+    return Skeleton(name, source, build, module, inputs, getattr(cls, "__module__", None) or "", kwargs)
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

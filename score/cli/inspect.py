@@ -18,6 +18,7 @@ def inspect(
     path: Model,
     other: Annotated[Path | None, typer.Argument(help="A second checkpoint: what differs is shown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor: dtype, shape and size.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write what is shown to this file, as a page.")] = None,
 ) -> None:
     """Say what a file is and holds, without running anything from it; or what differs between two."""
@@ -39,6 +40,8 @@ def inspect(
             err.print(error_screen(found["error"]))
         else:
             render_text.show(screen, out)
+            if tensors:
+                render_text.show_tensors(found, out)
         if opened is None:
             raise typer.Exit(LoadError.exit_code)
         if screen is not None and page is not None:

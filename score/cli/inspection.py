@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from score.architectures import hf_config, recognition
+from score.architectures import fingerprints, hf_config, recognition
 from score.architectures.suggest import nearest
 from score.cli.render_text import Screen, facts
 from score.errors import (
@@ -17,6 +17,7 @@ from score.errors import (
     one_line,
     printable,
 )
+from score.formats._io import integrity
 from score.formats._pickle import global_names
 from score.formats.base import Checkpoint, Program
 from score.settings import Settings
@@ -64,6 +65,7 @@ def _describe(opened: Opened) -> dict[str, Any]:
     quantised_by = quantised.scheme(checkpoint, weights)
     metadata = dict(checkpoint.metadata) | ({"quantised": quantised_by[0]} if quantised_by else {})
     files = sorted(item for item in checkpoint.path.rglob("*") if item.is_file()) if checkpoint.path.is_dir() else []
+    architecture, kwargs = _architecture(checkpoint, weights)
     return {
         "path": printable(str(checkpoint.path)),
         "format": checkpoint.format,
@@ -76,9 +78,26 @@ def _describe(opened: Opened) -> dict[str, Any]:
         "prefix": common_wrapper(weights.tensors) if weights else "",
         "candidates": [_candidate(candidate) for candidate in select.candidates(checkpoint)],
         "unsafe_globals": _unsafe(checkpoint),
-        "architecture": _architecture(checkpoint, weights),
+        "architecture": architecture,
+        "architecture_kwargs": kwargs,
+        "known_as": _known_as(weights),
         "metadata": metadata,
+        "damaged": [printable(name) for file in files or [checkpoint.path] for name in integrity.damaged(file)],
+        "tensor_list": _tensors(weights) if weights else [],
     }
+
+
+def _tensors(weights: Candidate) -> list[dict[str, Any]]:
+    return [
+        {"name": printable(name), "dtype": ref.dtype_name, "shape": list(ref.shape), "bytes": ref.nbytes}
+        for name, ref in weights.tensors.items()
+    ]
+
+
+def _known_as(weights: Candidate | None) -> str | None:
+    """What torchvision, timm or transformers calls an architecture of these keys and shapes, whatever its head."""
+    names = [each.name for each in fingerprints.found(weights.shapes())[0]] if weights else []
+    return next((name for name in names if name.startswith("torchvision:")), next(iter(names), None))
 
 
 def _unsafe(checkpoint: Checkpoint) -> list[str]:
@@ -98,24 +117,24 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _architecture(checkpoint: Checkpoint, weights: Candidate | None) -> str | None:
-    """The class that the file names, or the registered one that it is recognised as."""
+def _architecture(checkpoint: Checkpoint, weights: Candidate | None) -> tuple[str | None, dict[str, Any]]:
+    """The class that the file names, or the one that it is recognised as, with the arguments that it is built with."""
     if isinstance(checkpoint, Program):
-        return checkpoint.class_path
+        return checkpoint.class_path, {}
     if weights is not None and select.is_adapter(weights):
         base = checkpoint.metadata.get("base_model")
-        return f"an adapter ({checkpoint.metadata.get('adapter', 'LoRA')})" + (f" of {base}" if base else "")
+        return f"an adapter ({checkpoint.metadata.get('adapter', 'LoRA')})" + (f" of {base}" if base else ""), {}
     if (factory := hf_config.factory_of(checkpoint)) is not None:
-        return factory.name
+        return factory.name, {}
     if weights is None:
-        return None
+        return None, {}
     if weights.class_path:
-        return weights.class_path
+        return weights.class_path, {}
     try:
         found = recognition.recognise(weights)
     except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing):
-        return None
-    return found.name if found else None
+        return None, {}
+    return (found.name, dict(found.kwargs)) if found else (None, {})
 
 
 def screen(found: dict[str, Any], opened: Opened, track: Track) -> Screen:
@@ -133,7 +152,8 @@ def screen(found: dict[str, Any], opened: Opened, track: Track) -> Screen:
     tree = anatomy.tree_of(weights.tensors)
     others = [each for each in select.candidates(checkpoint) if each.path != weights.path]
     why = [] if found["architecture"] else _unrecognised(weights)
-    odd = anatomy.oddities(weights, found["bytes"], others, track)
+    odd = [f"{name} is damaged: its checksum is not that of its bytes" for name in found["damaged"]]
+    odd += anatomy.oddities(weights, found["bytes"], others, track)
     quantised_by = quantised.scheme(checkpoint, weights)
     if quantised_by:
         odd = [line for line in odd if "optimizer state" not in line]  # what is beside the weights are more of them

@@ -49,7 +49,7 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
         "tensors": f"{found['tensors']:,} ({dtypes})",
         "parameters": f"{found['parameters']:,}",
         "prefix": found["prefix"] or "none",
-        "architecture": found["architecture"] or "not recognised",
+        "architecture": _architecture(found),
         "safe": "yes: plain data" if not unsafe else f"weights are read without running it: {', '.join(unsafe)}",
     }
     for candidate in found["candidates"] if len(found["candidates"]) > 1 else ():
@@ -58,6 +58,27 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
     for name, value in found["metadata"].items():
         lines[f"  {name}"] = shortened(orjson.dumps(value, default=str).decode())
     return lines
+
+
+def _architecture(found: dict[str, Any]) -> str:
+    """`ResNet(depths=[2, 2, 2, 2], num_classes=7), that is torchvision's resnet18`."""
+    name, kwargs, known = found["architecture"], found["architecture_kwargs"], found["known_as"]
+    said = f"{name}({', '.join(f'{key}={value!r}' for key, value in kwargs.items())})" if name and kwargs else name
+    library, _, called = (known or "").partition(":")
+    also = f", that is {library}'s {called}" if called and known != name else ""
+    return f"{said or 'not recognised'}{also if said else ''}"
+
+
+def show_tensors(found: dict[str, Any], out: Console) -> None:
+    """Every tensor, a line each: dtype, shape, size and name."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("tensor", "left"), ("dtype", "left"), ("shape", "left"), ("bytes", "right")):
+        grid.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for each in found["tensor_list"]:
+        shape = "[" + ", ".join(map(str, each["shape"])) + "]"
+        grid.add_row(_text(each["name"]), each["dtype"], shape.replace("[", "\\["), size(each["bytes"]))
+    out.print()
+    out.print(grid)
 
 
 def show(screen: Screen, out: Console) -> None:

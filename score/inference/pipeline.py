@@ -46,7 +46,7 @@ _VERSIONS_MATTER = (
 
 def load_model(settings: Settings) -> Predictor:
     """From settings to a model that answers. Raises a `LoadError` that says what is wrong."""
-    with hashing.kept(), integrity.checked():
+    with hashing.kept(), integrity.checked(settings.verify):
         opened = open_weights(settings)
         checkpoint, weights = opened.checkpoint, opened.weights
         try:

@@ -10,7 +10,7 @@ import torch
 
 from score.errors import MalformedFile, TruncatedFile
 from score.formats._io import integrity
-from score.formats._io.source import Source, in_memory
+from score.formats._io.source import Source, in_memory, on_network_mount
 
 # What torch compresses is source code and debug information; weights are stored as they are.
 MAX_INFLATED = 256 << 20
@@ -153,13 +153,17 @@ class Archive:
     def text(self, name: str) -> str:
         return self.bytes(name).decode("utf-8", "replace").strip()
 
+    @cached_property
+    def _far(self) -> bool:
+        return self.source.mapped and on_network_mount(self.path)
+
     def storage(self, name: str, *, whole: bool = False) -> torch.UntypedStorage:
         """A record's content as a torch storage; mapped unless it is compressed."""
         info = self._info(name, whole=whole)
         if info.compress_type == zipfile.ZIP_STORED:
             stored = self.source.storage(self._offset(info), info.file_size)
             if self._has_checksums and info.file_size:
-                integrity.later(stored, info.CRC, self._called(info))
+                integrity.later(stored, info.CRC, self._called(info), far=self._far)
             return stored
         content: Any = bytearray(self.bytes(name, whole=whole))
         return torch.frombuffer(content, dtype=torch.uint8).untyped_storage() if content else torch.UntypedStorage(0)
