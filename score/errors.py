@@ -83,11 +83,18 @@ A class sets `code` (stable, for machines), `cause` (what brings it about, as in
 tree, already laid out in lines.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-DOCS = "docs/errors.md"  # the page with a section for each code
+DOCS_URL = "SCORE_DOCS_URL"  # the variable with the address of the documentation's site
+
+
+def where_explained(code: str) -> str:
+    """Where an error is explained: its place on the site, where the site's address is set, else a command."""
+    site = os.environ.get(DOCS_URL, "").rstrip("/")
+    return f"{site}/errors/#{code}" if site else f"score explain {code}"
 
 
 Choices = Sequence[Mapping[str, Any]]
@@ -134,7 +141,7 @@ class ScoreError(Exception):
 
     def as_dict(self) -> dict[str, str]:
         """The error as JSON shows it: `code`, `message`, `hint`, `docs`, and `detail` where there is one."""
-        shown = {"code": self.code, "message": self.message, "hint": self.hint, "docs": f"{DOCS}#{self.code}"}
+        shown = {"code": self.code, "message": self.message, "hint": self.hint, "docs": where_explained(self.code)}
         return shown | {"detail": self.detail} if self.detail else shown
 
     def screen(self) -> str:
@@ -149,7 +156,7 @@ def laid_out(error: Mapping[str, str]) -> list[tuple[str, str]]:
         (f"ERROR {error['code']}", f": {error['message']}"),
         *(("", f"  {line}") for line in error.get("detail", "").splitlines()),
         ("What to do", f": {error['hint']}"),
-        ("More", f": {error['docs']}, or: score explain {error['code']}"),
+        ("More", f": {error['docs']}"),
     ]
 
 

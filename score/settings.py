@@ -34,6 +34,7 @@ _GUARDS = frozenset(
         "max_audio_seconds",
         "scoring_timeout_ms",
         "log_requests",
+        "docs_url",
         "collect_data",
         "confine",
         "stuck_after_ms",
@@ -222,6 +223,12 @@ class Settings(BaseSettings):
         gt=0,
         validation_alias=AliasChoices("SCORING_TIMEOUT_MS", "scoring_timeout_ms"),
         description="Milliseconds after which a request that still waits for the model gets 504, and is not run.",
+    )
+    docs_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="The address of a site with this project's documentation: errors name their place on it, and not "
+        "the command `score explain`.",
     )
     log_requests: bool = Field(True, description="Whether each request is a line in the log.")
     collect_data: bool = Field(

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from score import errors
 from score.errors import LoadError, RequestError, ScoreError, WeightsMismatch, every_error
 from tools import errors_page
@@ -53,8 +55,7 @@ def test_statuses_are_those_that_the_docstring_says() -> None:
 def test_one_screen() -> None:
     error: ScoreError = WeightsMismatch("keys differ", hint="Do this.", detail="a\nb")
     assert error.screen() == (
-        "ERROR weights_mismatch: keys differ\n  a\n  b\nWhat to do: Do this.\n"
-        "More: docs/errors.md#weights_mismatch, or: score explain weights_mismatch"
+        "ERROR weights_mismatch: keys differ\n  a\n  b\nWhat to do: Do this.\nMore: score explain weights_mismatch"
     )
     assert error.as_dict()["detail"] == "a\nb"
 
@@ -63,9 +64,15 @@ def test_the_page_has_a_section_for_each_code_and_is_up_to_date() -> None:
     text = errors_page.rendered()
     assert errors_page.PAGE.read_text() == text, "run: python -m tools.errors_page"
     for kind in every_error():
-        page, _, anchor = kind("found").as_dict()["docs"].partition("#")
-        assert errors_page.PAGE.parents[1] / page == errors_page.PAGE
-        assert f"\n### {anchor}\n\n" in text
+        assert f"\n### {kind.code}\n\n" in text
+        assert kind("found").as_dict()["docs"] == f"score explain {kind.code}"
         assert kind.example
         assert kind.hint in text.replace("&lt;", "<")
     assert "\n\n (" not in text  # each has a cause
+
+
+def test_an_error_names_its_place_on_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors.WrongShape("x").as_dict()["docs"] == "score explain wrong_shape"
+    monkeypatch.setenv("SCORE_DOCS_URL", "https://example.com/loadstone/")
+    assert errors.WrongShape("x").as_dict()["docs"] == "https://example.com/loadstone/errors/#wrong_shape"
+    assert errors.WrongShape("x").screen().endswith("More: https://example.com/loadstone/errors/#wrong_shape")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from score.errors import ArchitectureUnknown
@@ -96,6 +97,15 @@ PROVIDERS = {
 }
 
 
+def installing(package: str) -> str:
+    """The command that installs a library beside the torch that is here. torchvision's versions go with torch's: 0.15
+    with 2.0, and one more for each (pytorch.org/get-started/previous-versions)."""
+    major, minor = torch.__version__.split(".")[:2]
+    fits = major == "2" and package in ("torchvision", "timm")  # timm needs torchvision
+    beside = f" 'torchvision==0.{int(minor) + 15}.*'" if fits else ""
+    return f"pip install{beside}" if beside and package == "torchvision" else f"pip install {package}{beside}"
+
+
 def builder(name: str) -> Callable[..., nn.Module] | None:
     """How to build `provider:name`; None where that is not such a name. Raises `ArchitectureUnknown` where the provider
     is not installed."""
@@ -105,6 +115,6 @@ def builder(name: str) -> Callable[..., nn.Module] | None:
         return None
     if not provider.installed:
         raise ArchitectureUnknown(
-            f"{name} is of {package}, which is not installed", hint=f"Install it: pip install {package}"
+            f"{name} is of {package}, which is not installed", hint=f"Install it: {installing(package)}."
         )
     return lambda **kwargs: provider.build(rest, **kwargs)

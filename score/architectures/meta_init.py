@@ -114,47 +114,69 @@ def for_real(build: Build, seed: int) -> nn.Module:
     return module.requires_grad_(False)
 
 
+def beside_parameters(build: Build, seed: int) -> nn.Module:
+    """As `for_real`, with each parameter moved to the meta device as soon as a module has it: there is never memory for
+    more than one of them. A constructor that looks at their values has them all."""
+    try:
+        with torch.random.fork_rng(devices=[]), _parameters_left_empty(moved=True):
+            torch.manual_seed(seed)
+            module = build()
+        return module.requires_grad_(False)
+    except Exception:  # noqa: BLE001  # whatever a constructor makes of a tensor without values
+        return for_real(build, seed)
+
+
 @contextmanager
-def _parameters_left_empty() -> Iterator[None]:
+def _parameters_left_empty(moved: bool = False) -> Iterator[None]:
     """Make `torch.nn.init` skip parameters: all of them come from the checkpoint, and drawing a billion random numbers
     to throw them away is what makes loading slow. Buffers and plain tensors are still initialised, and so is all that
     other threads build meanwhile."""
-    before = _skips()
+    here = _PATCHED.here
+    before = here.skips, here.moves
     with _PATCHED:
-        _PATCHED.skipping.on = True
+        here.skips, here.moves = True, moved
         try:
             yield
         finally:
-            _PATCHED.skipping.on = before
+            here.skips, here.moves = before
 
 
-def _skips() -> bool:
-    return getattr(_PATCHED.skipping, "on", False)
+class _Here(threading.local):
+    """Whether this thread leaves parameters as they are, and moves them to the meta device."""
+
+    skips = False
+    moves = False
 
 
 class _Patched:
-    """`torch.nn.init` with functions of ours, as long as any thread is within: the first puts them in, and the last
-    takes them out. What keeps one of them (transformers records them when it is imported) keeps the original for all
-    but the threads that skip."""
+    """`torch.nn.init`, and what registers a parameter, with functions of ours, as long as any thread is within: the
+    first puts them in, and the last takes them out. What keeps one of them (transformers records them when it is
+    imported) keeps the original for all but the threads that skip."""
 
     def __init__(self) -> None:
-        self.skipping = threading.local()
+        self.here = _Here()
         self._lock, self._within = threading.Lock(), 0
-        self._patch: Any = None
+        self._patches: list[Any] = []
 
     def __enter__(self) -> None:
         with self._lock:
             self._within += 1
             if self._within == 1:
                 made = {name: _skipping(getattr(nn.init, name)) for name in _INITIALISERS}
-                self._patch = mock.patch.multiple(nn.init, **made)
-                self._patch.start()
+                register = _moving(nn.Module.register_parameter)
+                self._patches = [
+                    mock.patch.multiple(nn.init, **made),
+                    mock.patch.object(nn.Module, "register_parameter", register),
+                ]
+                for patch in self._patches:
+                    patch.start()
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._within -= 1
             if not self._within:
-                self._patch.stop()
+                for patch in self._patches:
+                    patch.stop()
 
 
 _PATCHED = _Patched()
@@ -162,9 +184,20 @@ _PATCHED = _Patched()
 
 def _skipping(initialise: Any) -> Any:
     def skip(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return tensor if _skips() and isinstance(tensor, nn.Parameter) else initialise(tensor, *args, **kwargs)
+        skips = _PATCHED.here.skips and isinstance(tensor, nn.Parameter)
+        return tensor if skips else initialise(tensor, *args, **kwargs)
 
     return skip
+
+
+def _moving(register: Any) -> Any:
+    def move(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if _PATCHED.here.moves and type(parameter) is nn.Parameter and not parameter.is_meta:
+            empty = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+            torch.utils.swap_tensors(parameter, empty)  # it stays the same object: what is tied stays tied
+        register(module, name, parameter)
+
+    return move
 
 
 def _missing(error: Exception) -> str | None:

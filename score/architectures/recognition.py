@@ -15,7 +15,7 @@ import loadstone_models as models
 
 from score.architectures import fingerprints
 from score.architectures.fingerprints import Fingerprint
-from score.architectures.libraries import PROVIDERS, builder
+from score.architectures.libraries import PROVIDERS, builder, installing
 from score.architectures.meta_init import Skeleton, shapes, skeleton, tied, where
 from score.errors import (
     ArchitectureAmbiguous,
@@ -282,10 +282,9 @@ def _provided(found: list[Fingerprint], kwargs: Mapping[str, Any], source: str) 
     here = next((each for each in found if PROVIDERS[each.name.partition(":")[0]].installed), None)
     if here is None:
         package = found[0].name.partition(":")[0]
-        version = fingerprints.index().versions[package]
         raise ProviderMissing(
             f"the weights are those of {found[0].name}, and {package} is not installed",
-            hint=f"Install it (pip install {package}=={version}), or put the class into models/.",
+            hint=f"Install it ({installing(package)}), or put the class into models/.",
         )
     build = builder(here.name)
     assert build is not None

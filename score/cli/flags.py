@@ -35,13 +35,13 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-_RENAMED = {"architecture_kwargs": "kwargs", "trust_sha256": "trust"}
+_RENAMED = {"architecture_kwargs": "kwargs", "trust_sha256": "trust", "image": "image-recipe"}
 _HELP = {
     "architecture_kwargs": "An argument of the constructor, as `num_classes=5`; may be given several times, or all at "
     "once as a JSON object.",
     "trust_sha256": "A file whose code may run, or the SHA-256 of one; may be given several times.",
 }
-_SEVERAL = frozenset(_RENAMED)
+_SEVERAL = frozenset(("architecture_kwargs", "trust_sha256"))
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -79,9 +79,9 @@ def _describe(opened: Opened) -> dict[str, Any]:
         "candidates": [_candidate(candidate) for candidate in select.candidates(checkpoint)],
         "unsafe_globals": _unsafe(checkpoint),
         "architecture": architecture,
+        "metadata": metadata,
         "architecture_kwargs": kwargs,
         "known_as": _known_as(weights),
-        "metadata": metadata,
         "damaged": [printable(name) for file in files or [checkpoint.path] for name in integrity.damaged(file)],
         "tensor_list": _tensors(weights) if weights else [],
     }

@@ -139,7 +139,8 @@ def _no_weights(folder: Path) -> NoWeights:
         base = json_file(folder / "adapter_config.json").get("base_model_name_or_path")
         return NoWeights(
             f"{folder.name} holds an adapter (LoRA) only; it is made for the base model {base!r}, whose weights are "
-            "not here. Merge the two (merge_and_unload) and save the result"
+            "not here",
+            hint="Merge the two (merge_and_unload of PEFT) and save the result; or serve the base model alone.",
         )
     for pattern, kind, way_out in _OTHERS:
         if any(folder.glob(pattern)):

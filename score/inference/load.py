@@ -128,7 +128,7 @@ def fill(architecture: Skeleton, weights: Candidate, alignment: Alignment) -> nn
         return module
     # The constructor computes tensors that no checkpoint holds, so it has to run with real memory. Twice, from
     # different seeds: what differs was random, and a served model must not depend on chance.
-    module, again = (meta_init.for_real(architecture.build, seed) for seed in (0, 1))
+    module, again = (meta_init.beside_parameters(architecture.build, seed) for seed in (0, 1))
     left = {name: value for name, value in _tensors(module) if name not in values}
     other = dict(_tensors(again))
     random = [
@@ -202,6 +202,6 @@ def _left_on_meta(module: nn.Module) -> bool:
 
 
 def _same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
-    return (
-        other is not None and one.shape == other.shape and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
-    )
+    if other is None or one.shape != other.shape or one.is_meta or other.is_meta:
+        return False
+    return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))

@@ -73,8 +73,11 @@ def differences(metadata: Mapping[str, Any]) -> list[Difference]:
 
 
 def advice(metadata: Mapping[str, Any]) -> list[str]:
-    """A line for each difference, with the pin to change."""
-    return [f"{difference}: to have the same, pin {difference.pin}" for difference in differences(metadata)]
+    """A line for each difference; with the pin to change where what wrote the file is newer, and so may be why."""
+    return [
+        f"{each}: if that is why, pin {each.pin}" if each.newer and each.here is not None else str(each)
+        for each in differences(metadata)
+    ]
 
 
 def _found(value: Any, depth: int) -> Iterator[tuple[str, str]]:

@@ -331,9 +331,16 @@ def test_a_provider_that_is_not_installed_is_named(small: nn.Module, monkeypatch
     with pytest.raises(ProviderMissing) as caught:
         recognition.recognise(candidate(shapes))
     assert f"transformers:{SMALL}" in caught.value.message
-    assert f"pip install transformers=={fingerprints.index().versions['transformers']}" in caught.value.hint
+    assert "pip install transformers" in caught.value.hint
     with pytest.raises(ArchitectureUnknown, match="not installed"):
         libraries.builder("timm:resnet50")
+
+
+def test_a_library_is_installed_beside_the_torch_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    assert libraries.installing("torchvision") == "pip install 'torchvision==0.28.*'"
+    assert libraries.installing("timm") == "pip install timm 'torchvision==0.28.*'"
+    assert libraries.installing("transformers") == "pip install transformers"
 
 
 def test_recognition_builds_only_what_it_recognises(small: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ from score.weights.hashing import file_sha256
 from tests.real_server import environment
 
 KEYS = ["path", "format", "bytes", "sha256", "weights_path", "tensors", "parameters", "dtypes", "prefix", "candidates",
-        "unsafe_globals", "architecture", "metadata"]  # fmt: skip
+        "unsafe_globals", "architecture", "metadata", "architecture_kwargs", "known_as", "damaged",
+        "tensor_list"]  # fmt: skip
 
 
 def score(*arguments: object) -> Any:
@@ -57,6 +58,13 @@ def test_inspect_prints_one_object_with_the_designs_keys(tmp_path: Path) -> None
         "unsafe_globals": [],
         "architecture": "SimpleModel",
         "metadata": {"devices": ["cpu"], "epoch": 3, "hyper_parameters": {"lr": 0.1}},
+        "architecture_kwargs": {},
+        "known_as": None,
+        "damaged": [],
+        "tensor_list": [
+            {"name": "module.linear.weight", "dtype": "float32", "shape": [2, 10], "bytes": 80},
+            {"name": "module.linear.bias", "dtype": "float32", "shape": [2], "bytes": 8},
+        ],
     }
 
 

@@ -40,7 +40,7 @@ def test_a_failed_start_ends_with_3_and_the_diagnosis_last(tmp_path: Path) -> No
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment(AZUREML_MODEL_DIR=str(tmp_path))
     )
     assert done.returncode == LoadError.exit_code
-    assert done.stderr.splitlines()[-1].startswith("More: docs/errors.md#model_dir_empty")
+    assert done.stderr.splitlines()[-1].startswith("More: score explain model_dir_empty")
 
 
 def test_it_may_stay_up_to_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
