@@ -85,9 +85,12 @@ tree, already laid out in lines.
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+EXPLAINED = Path(__file__).with_name("explained.toml")
 DOCS_URL = "SCORE_DOCS_URL"  # the variable with the address of the documentation's site
 
 
@@ -132,6 +135,12 @@ class ScoreError(Exception):
         if retry_after is not None:
             self.retry_after = retry_after
         self.choices = choices
+
+    @classmethod
+    def explained(cls) -> tuple[str, str]:
+        """How it comes about, and an example that is worked through, from score/explained.toml."""
+        found = tomllib.loads(EXPLAINED.read_text())[cls.code]
+        return found["why"], found["worked"].strip("\n")
 
     @classmethod
     def meaning(cls) -> str:

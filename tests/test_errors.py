@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -76,3 +77,13 @@ def test_an_error_names_its_place_on_the_site(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SCORE_DOCS_URL", "https://example.com/loadstone/")
     assert errors.WrongShape("x").as_dict()["docs"] == "https://example.com/loadstone/errors/#wrong_shape"
     assert errors.WrongShape("x").screen().endswith("More: https://example.com/loadstone/errors/#wrong_shape")
+
+
+def test_every_error_is_explained_with_more_than_its_screen() -> None:
+    told = tomllib.loads(errors.EXPLAINED.read_text())
+    assert list(told) == [kind.code for kind in every_error()]
+    for kind in every_error():
+        why, worked = kind.explained()
+        assert why.endswith("."), kind
+        assert why != kind.hint
+        assert worked.strip(), kind

@@ -19,7 +19,11 @@ PARTS = {"When loading a model": LoadError, "When answering a request": RequestE
 def section(kind: type[ScoreError]) -> str:
     """An error's code, cause, example and remedy. `<name>` in a hint would be a tag to Markdown, and not be shown."""
     hint = kind.hint.replace("<", "&lt;")
-    return f"### {kind.code}\n\n{kind.meaning()}\n\n```text\nERROR {kind.code}: {kind.example}\n```\n\n{hint}\n"
+    why, worked = kind.explained()
+    return (
+        f"### {kind.code}\n\n{kind.meaning()}\n\n```text\nERROR {kind.code}: {kind.example}\n```\n\n{hint}\n\n"
+        f"{why.replace('<', '&lt;')}\n\n```console\n{worked}\n```\n"
+    )
 
 
 def rendered() -> str:

@@ -26,6 +26,8 @@ def explain(
         kind = kinds[code]
         out.print(f"{escape(kind.meaning())}\n")
         out.print(set_off(laid_out(kind(kind.example).as_dict())[:-1]))  # without where to read more: this is it
+        why, worked = kind.explained()
+        out.print(f"\n[bold]How it comes about[/]\n{escape(why)}\n\n[bold]An example[/]\n{escape(worked)}")
         return
     for name, kind in kinds.items():
         out.print(f"[bold]{name:24}[/] {escape(kind.cause)}")
