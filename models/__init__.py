@@ -18,7 +18,7 @@ one that shapes can't tell: it has to be said in `SCORE_ARCHITECTURE_KWARGS`, an
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, overload
 
@@ -34,14 +34,15 @@ Model = TypeVar("Model", bound=type[nn.Module])
 
 @dataclass(frozen=True)
 class Registered:
-    """One registered class: its name, what it takes, its images' recipe, and the value of a white pixel (None where
-    that was not said)."""
+    """One registered class: its name, what it takes, its images' recipe, the value of a white pixel (None where that
+    was not said), and the names of its classes, in order."""
 
     name: str
     cls: Callable[..., nn.Module]
     inputs: str | dict[str, str] | None = None
     recipe: str | None = None
     white: float | None = None
+    labels: tuple[str, ...] = ()
 
 
 _REGISTERED: dict[str, Registered] = {}
@@ -51,7 +52,11 @@ _REGISTERED: dict[str, Registered] = {}
 def register(cls: Model, /) -> Model: ...
 @overload
 def register(
-    *, inputs: str | dict[str, str] | None = None, recipe: str | None = None, white: float | None = None
+    *,
+    inputs: str | dict[str, str] | None = None,
+    recipe: str | None = None,
+    white: float | None = None,
+    labels: Sequence[str] = (),
 ) -> Callable[[Model], Model]: ...
 def register(
     cls: Model | None = None,
@@ -60,6 +65,7 @@ def register(
     inputs: str | dict[str, str] | None = None,
     recipe: str | None = None,
     white: float | None = None,
+    labels: Sequence[str] = (),
 ) -> Model | Callable[[Model], Model]:
     """Class decorator: make a `torch.nn.Module` known by its name. Two classes can't share one (`ValueError`)."""
 
@@ -67,7 +73,7 @@ def register(
         known = _REGISTERED.get(found.__name__)
         if known is not None and known.cls.__module__ != found.__module__:
             raise ValueError(f"{found.__name__} is registered by {known.cls.__module__} and {found.__module__}")
-        _REGISTERED[found.__name__] = Registered(found.__name__, found, inputs, recipe, white)
+        _REGISTERED[found.__name__] = Registered(found.__name__, found, inputs, recipe, white, tuple(labels))
         return found
 
     return add if cls is None else add(cls)

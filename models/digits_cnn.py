@@ -6,7 +6,7 @@ from torch import nn
 from . import register
 
 
-@register(inputs="float32[N, 1, 8, 8]", white=16.0)
+@register(inputs="float32[N, 1, 8, 8]", white=16.0, labels=tuple("0123456789"))
 class DigitsCNN(nn.Module):
     """Two convolutions and two linear layers; ten classes, one a digit. Pixels go from 0 to 16, as in the data set."""
 

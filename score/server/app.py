@@ -24,7 +24,7 @@ from score.errors import ClientGone, Draining, ScoreError
 from score.inference import pipeline
 from score.inference.batching.queue import Ticket
 from score.inference.pipeline import Prepared
-from score.server import azmlinfsrv
+from score.server import api_page, azmlinfsrv
 from score.server.answer import Answer
 from score.server.body import Intake, nbytes
 from score.server.decoder import Decoder
@@ -54,7 +54,12 @@ class Application:
         self._waking = False
         self._tasks = ThreadPoolExecutor(TASK_THREADS, thread_name_prefix="answer")
         self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
-        routes = [Route("/score", _Endpoint(self._score)), Route("/", _Endpoint(self._root))]
+        routes = [
+            Route("/score", _Endpoint(self._score)),
+            Route("/", _Endpoint(self._root)),
+            Route(api_page.PATH, _Endpoint(self._api)),
+            Route(api_page.PATH + "/{name}", _Endpoint(self._api)),
+        ]
         # Starlette tries one regular expression after the other; most requests are for a path that has none.
         self._exact: dict[str, Any] = {route.path: route.app for route in routes if not route.param_convertors}
         self._router = Router(routes, redirect_slashes=False, default=self._behind)  # type: ignore[arg-type]
@@ -70,6 +75,14 @@ class Application:
             await respond(send, Answer(302), {"location": "/score", "vary": "Accept"}, receive)
         else:
             await self._behind(scope, receive, send)
+
+    async def _api(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The interactive description, and the files that it loads."""
+        found = api_page.page(scope.get("path_params", {}).get("name", ""))
+        if found is None or scope["method"] not in ("GET", "HEAD"):
+            await self._behind(scope, receive, send)
+        else:
+            await respond(send, found, dict(found.headers), receive)
 
     async def _score(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()

@@ -113,13 +113,13 @@ def test_broken_input_shows_the_error_with_its_hint(page: Any) -> None:
     page.get_by_role("tab", name="JSON").click()
     page.fill("#json", '{"data": [[1, 2, 3]]}')
     page.click("#send")
-    shown = page.wait_for_selector(".error").text_content()
+    shown = page.wait_for_selector("#refused .error").text_content()
     assert "wrong_shape" in shown
     assert "expected float32[N, 1, 8, 8], received [1, 3]" in shown
     page.fill("#json", '{"data": [')
     page.click("#send")
-    expect(page.locator(".error strong")).to_have_text("invalid_json")
-    assert len(page.locator(".error p").last.text_content()) > 10
+    expect(page.locator("#refused .error strong")).to_have_text("invalid_json")
+    assert len(page.locator("#refused .error p").last.text_content()) > 10
     kept(page, "error")
 
 
@@ -183,7 +183,7 @@ def test_a_model_that_could_not_be_loaded_says_why(chromium: Any, tmp_path: Path
     with running(tmp_path / "model", tmp_path, SCORE_ON_LOAD_ERROR="serve") as server:
         tab = chromium.new_page()
         tab.goto(f"http://127.0.0.1:{server.port}/score")
-        assert "foreign_format" in tab.wait_for_selector(".error").text_content()
+        assert "foreign_format" in tab.wait_for_selector("#refused .error").text_content()
         tab.close()
 
 
@@ -265,3 +265,97 @@ def test_what_a_detector_found_is_drawn_with_its_names(chromium: Any, tmp_path: 
             tab.click("#send")
             expect(tab.locator("#drawn span").first).to_contain_text("cat")
             kept(tab, "detector")
+
+
+ACCESSIBLE: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"viewport_width": 390},
+}
+
+
+@pytest.mark.parametrize("look", ACCESSIBLE)
+@pytest.mark.parametrize("tab_name", ["Draw", "File", "JSON"])
+def test_the_page_is_accessible(look: str, tab_name: str, chromium: Any, digits: Server) -> None:
+    """axe-core finds no violation: with an answer, in each way to give an input, light, dark and as wide as a phone."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    options = dict(ACCESSIBLE[look])
+    width = options.pop("viewport_width", None)
+    for tab in opened(chromium, digits, **options):
+        if width:
+            tab.set_viewport_size({"width": width, "height": 844})
+        draw(tab, FOUR)
+        tab.wait_for_selector("#bars")
+        tab.get_by_role("tab", name=tab_name).click()
+        found = Axe().run(tab).response["violations"]
+        assert [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found] == []
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        kept(tab, f"{look}-{tab_name.lower()}")
+
+
+def test_the_description_can_be_tried(chromium: Any, digits: Server) -> None:
+    """Swagger UI, from here: nothing is fetched from elsewhere."""
+    asked: list[str] = []
+    tab = chromium.new_page(viewport={"width": 1200, "height": 900})
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(f"http://127.0.0.1:{digits.port}/score")
+    tab.get_by_role("link", name="API").click()
+    tab.wait_for_selector("#operations-default-predict", timeout=30_000)
+    assert "POST" in tab.text_content("#operations-default-predict")
+    kept(tab, "api")
+    assert {url.split("/")[2] for url in asked if not url.startswith("data:")} == {f"127.0.0.1:{digits.port}"}
+    tab.close()
+
+
+def test_what_is_wrong_in_a_field_is_said_beside_it(chromium: Any, tmp_path: Path) -> None:
+    with served_task("text-classification", tmp_path) as server:
+        for tab in opened(chromium, server):
+            tab.fill("#parameters", "{top_k: 3}")
+            tab.click("#send")
+            expect(tab.locator("#refused")).to_contain_text("This is not JSON")
+            assert tab.get_attribute("#parameters", "aria-invalid") == "true"
+            tab.fill("#parameters", '{"top_k": 2}')
+            expect(tab.locator("#refused")).to_be_empty()
+            tab.click("#send")
+            tab.wait_for_selector("#bars")
+            assert '"parameters":{"top_k":2}' in tab.text_content("#code")
+            tab.get_by_role("button", name="Example").click()
+            assert "inputs" in tab.input_value("#json")
+
+
+def test_a_picture_is_shown_and_sent_as_the_code_says(chromium: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.full((80, 80, 3), 200, np.uint8)).save(tmp_path / "picture.png")
+    with served_task("image-classification", tmp_path) as server:
+        for tab in opened(chromium, server):
+            tab.set_input_files("#file", str(tmp_path / "picture.png"))
+            expect(tab.locator("#preview")).to_be_visible()
+            tab.fill("#parameters", '{"top_k": 2}')
+            assert """-F file=@picture.png -F 'parameters={"top_k":2}'""" in tab.text_content("#code")
+            tab.click("#send")
+            expect(tab.locator("#bars .bar")).to_have_count(2)
+            kept(tab, "picture")
+
+
+def test_several_inputs_have_a_field_each_and_numbers_are_no_probabilities(chromium: Any, tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(
+        "import torch\n\nclass Two(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.weight = torch.nn.Parameter(torch.ones(3))\n\n    def forward(self, first, second):\n"
+        "        return first * self.weight - second\n"
+    )
+    torch.save({"weight": torch.ones(3)}, tmp_path / "model.pt")
+    settings = {
+        "SCORE_ARCHITECTURE": f"{tmp_path}/two.py:Two",
+        "SCORE_INPUTS": '{"first": "float32[N, 3]", "second": "float32[N, 3]"}',
+    }
+    with running(tmp_path / "model.pt", tmp_path, **settings) as server:
+        for tab in opened(chromium, server):
+            tab.fill("#input-first", "[[5, 1, 1]]")
+            tab.fill("#input-second", "[[1, 1, 9]]")
+            tab.click("#send")
+            tab.wait_for_selector("#bars")
+            assert tab.locator("#bars .bar b").all_text_contents() == ["4", "0", "-8"]
+            assert "%" not in tab.text_content("#bars")
+            kept(tab, "several")

@@ -115,6 +115,8 @@ def find(settings: Settings, folder: Path, architecture: str, module: nn.Module,
     registered = registered_models().get(architecture)
     sources: dict[str, str] = {}
     labels = _labels_of(settings, folders, sources)
+    if not labels and registered is not None and registered.labels:
+        labels, sources["labels"] = registered.labels, "registered"
     recipe = _recipe_of(settings, folder, architecture, registered, module, sources)
     tokenizer = None
     if architecture.startswith("transformers") and texts.is_there(words):
