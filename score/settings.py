@@ -278,6 +278,12 @@ class Settings(BaseSettings):
         return settings
 
 
+def option(field: str) -> str:
+    """The option of the command line that sets a field."""
+    named = {"architecture_kwargs": "kwargs", "trust_sha256": "trust", "image": "image-recipe"}
+    return f"--{named.get(field, field).replace('_', '-')}"
+
+
 def variable(field: str) -> str:
     """The environment variable a field is read from."""
     named = {"model_dir": "AZUREML_MODEL_DIR", "scoring_timeout_ms": "SCORING_TIMEOUT_MS"}

@@ -94,7 +94,7 @@ def start(model: Path, log_path: Path, port: int, command: Command = (), **setti
     score = Path(sys.executable).parent / "score"
     with log_path.open("wb") as log:
         return subprocess.Popen(
-            [*(command or (score, "serve", model)), "--port", str(port)],
+            [*(command or (score, "serve", model, "--verbose")), "--port", str(port)],
             stdout=log, stderr=subprocess.STDOUT, env=environment(**settings), start_new_session=True,
         )  # fmt: skip
 

@@ -1,20 +1,19 @@
 """What every command shows and how: the two consoles, progress, errors on one screen with their exit codes."""
 
 import contextlib
-import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from score.cli.flags import Given, shown
+from score.cli.flags import Given
 from score.errors import DeviceOutOfMemory, LoadError, RequestError, ScoreError, laid_out
 from score.settings import Settings
 from score.weights.progress import Track
@@ -43,12 +42,6 @@ class Asked:
     path: Path
     given: Given
     before: tuple[str, ...] = ()
-
-    def again(self, settings: Mapping[str, Any]) -> str:
-        """The same command with other settings."""
-        changed = dict(settings)
-        path = str(changed.pop("path", self.path))
-        return shlex.join(["score", self.command, *self.before, path, *self.given.said, *shown(changed)])
 
 
 @contextmanager
@@ -79,7 +72,7 @@ def _mended(error: LoadError, asked: Asked) -> str | None:
 
         settings = Settings.load(asked.path, **asked.given)
         if (found := remedies.find(error, settings)) is not None:
-            return asked.again(found)
+            return remedies.command(("score", asked.command, *asked.before), asked.path, asked.given.said, found)
     return None
 
 

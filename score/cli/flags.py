@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from score.settings import Settings, variable
+from score.settings import Settings, option, variable
 
 
 class Given(dict[str, Any]):
@@ -20,22 +20,6 @@ class Given(dict[str, Any]):
     said: tuple[str, ...] = ()
 
 
-def shown(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as options of the command line."""
-    words: list[str] = []
-    for name, value in settings.items():
-        if name == "architecture_kwargs":
-            words += [word for key, each in value.items() for word in ("--kwargs", f"{key}={_text(each)}")]
-        else:
-            words += [flag(name), _text(value)]
-    return words
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-_RENAMED = {"architecture_kwargs": "kwargs", "trust_sha256": "trust", "image": "image-recipe"}
 _HELP = {
     "architecture_kwargs": "An argument of the constructor, as `num_classes=5`; may be given several times, or all at "
     "once as a JSON object.",
@@ -56,9 +40,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     own = [each for name, each in inspect.signature(command).parameters.items() if name != "given"]
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
     for name, field in fields.items():
-        option = _option(name, field.annotation, field.description or "")
+        annotation = _option(name, field.annotation, field.description or "")
         parameters.append(
-            inspect.Parameter(f"setting_{name}", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            inspect.Parameter(f"setting_{name}", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -75,19 +59,14 @@ def to_environment(given: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-def flag(name: str) -> str:
-    """The option of a setting."""
-    return f"--{_RENAMED.get(name, name).replace('_', '-')}"
-
-
 def _option(name: str, kind: Any, description: str) -> Any:
     text = _HELP.get(name, description).replace("`", "")
     if kind is bool:
-        names = (flag(name), f"--no-{name.replace('_', '-')}")
+        names = (option(name), f"--no-{name.replace('_', '-')}")
         return Annotated[bool | None, typer.Option("/".join(names), help=text, rich_help_panel="Settings")]
     metavar = {"trust_sha256": "FILE", "architecture_kwargs": "NAME=VALUE"}.get(name, "TEXT")
-    option = typer.Option(flag(name), help=text, metavar=metavar, rich_help_panel="Settings")
-    return Annotated[list[str] | None, option] if name in _SEVERAL else Annotated[str | None, option]
+    made = typer.Option(option(name), help=text, metavar=metavar, rich_help_panel="Settings")
+    return Annotated[list[str] | None, made] if name in _SEVERAL else Annotated[str | None, made]
 
 
 def _parsed(said: Mapping[str, Any]) -> Given:
@@ -103,8 +82,8 @@ def _parsed(said: Mapping[str, Any]) -> Given:
 def _spoken(name: str, value: Any) -> list[str]:
     """An option as it was given."""
     if isinstance(value, bool):
-        return [flag(name) if value else f"--no-{flag(name)[2:]}"]
-    return [word for each in (value if isinstance(value, list) else [value]) for word in (flag(name), each)]
+        return [option(name) if value else f"--no-{option(name)[2:]}"]
+    return [word for each in (value if isinstance(value, list) else [value]) for word in (option(name), each)]
 
 
 def _keyword_arguments(pairs: list[str]) -> dict[str, Any]:

@@ -5,7 +5,9 @@ weights are of.
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ from score.errors import (
     WeightsMismatch,
 )
 from score.inference.pipeline import load_model
-from score.settings import Settings
+from score.settings import Settings, option
 from score.weights.opened import Opened, open_weights
 from score.weights.select import Candidate
 from score.weights.trust import Trust
 
 MOST_TRIALS = 8
+MOST_BYTES = 4_000_000_000  # of a model folder; whoever waits for a larger one need not wait for trials
 Setting = dict[str, Any]
 _OF_CLASSES = (
     *(ArchitectureBroken, ArchitectureNeeded, ArchitectureUndecided, ClassNotImportable, UntrustedCode),
@@ -38,10 +41,33 @@ _OF_CLASSES = (
 def find(error: LoadError, settings: Settings) -> Setting | None:
     """The first of the settings that may mend an error with which the checkpoint loads; one that allows code, which
     can't be tried, where the code defines what the weights are of. None where nothing is known to help."""
+    if _bytes(settings.model_dir) > MOST_BYTES:
+        return None
     for tried, choice in enumerate(_choices(error, settings)):
         if "trust" in choice or (tried < MOST_TRIALS and _loads(settings, choice)):
             return dict(choice)
     return None
+
+
+def _bytes(path: Path | None) -> int:
+    if path is None or not path.exists():
+        return 0
+    return sum(each.stat().st_size for each in ([path] if path.is_file() else path.rglob("*")) if each.is_file())
+
+
+def command(words: Sequence[str], path: Path | str, said: Sequence[str], changed: Mapping[str, Any]) -> str:
+    """`words`, a command and what stands before the checkpoint, with what was `said` and what is `changed`."""
+    options: list[str] = []
+    for name, value in changed.items():
+        if name == "architecture_kwargs":
+            options += [word for key, each in value.items() for word in ("--kwargs", f"{key}={_text(each)}")]
+        elif name != "path":
+            options += [option("trust_sha256") if name == "trust" else option(name), _text(value)]
+    return shlex.join([*words, str(changed.get("path", path)), *said, *options])
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _loads(settings: Settings, choice: Mapping[str, Any]) -> bool:

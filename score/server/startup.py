@@ -1,5 +1,6 @@
 """What the log says at the start: the load report, or why there is none."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -16,7 +17,7 @@ import torch
 from score import log
 from score.codecs import registry as codecs
 from score.errors import LoadError, ModelStuck, NoTemporaryFolder, WarmUpFailed, one_line
-from score.inference import infer_signature, watchdog
+from score.inference import infer_signature, remedies, watchdog
 from score.inference.confine import confine, limit_memory
 from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
@@ -56,7 +57,7 @@ def started() -> Service:
         require_an_answer(service.predictor)
     except LoadError as error:
         sys.stdout.flush()  # what was printed before comes before
-        log.error("the model can't be served\n\n%s", error.screen())
+        log.error("the model can't be served\n\n%s%s", error.screen(), _mended(error))
         if wanted == "serve":
             return Service(cast(Predictor, Unserved(error)), Observer(log_requests=False))
         logging.shutdown()
@@ -64,6 +65,15 @@ def started() -> Service:
     log.info("%s", invitation(service.predictor, os.environ.get("SERVER_PORT", "5001")))
     _ready.set()
     return service
+
+
+def _mended(error: LoadError) -> str:
+    """What a person can paste where the same files lie, as the command line shows it; empty where nothing is known."""
+    with contextlib.suppress(Exception):  # the error itself is what counts
+        settings = Settings.load()
+        if (found := remedies.find(error, settings)) is not None and settings.model_dir is not None:
+            return f"\nTry:\n\n{remedies.command(('score', 'check'), settings.model_dir, (), found)}"
+    return ""
 
 
 def require_an_answer(served: Predictor) -> None:

@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 from models.simple_model import SimpleModel
 from score.cli import serve
 from score.cli.app import app
-from score.cli.flags import flag
 from score.errors import PortTaken, PortUnusable
-from score.settings import Settings
+from score.settings import Settings, option
 from score.weights.hashing import file_sha256
 
 CODE = """
@@ -41,7 +40,7 @@ def test_no_setting_is_forgotten(command: str) -> None:
     group = typer.main.get_command(app)
     options = {name for parameter in group.commands[command].params for name in parameter.opts}  # type: ignore[attr-defined]
     for name in Settings.model_fields:
-        assert name == "model_dir" or flag(name) in options, name
+        assert name == "model_dir" or option(name) in options, name
 
 
 def test_arguments_trust_and_architecture(tmp_path: Path) -> None:

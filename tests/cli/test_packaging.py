@@ -62,7 +62,7 @@ def test_weights_become_safetensors_with_the_class_they_were_recognised_as(
         "deployment.yml", "model/SHA256SUMS", "model/model.safetensors", "model/score.toml", "request.json",
     ]  # fmt: skip
     toml = tomllib.loads((output / "model" / "score.toml").read_text())
-    assert toml == {"architecture": "DigitsCNN", "inputs": "float32[N, 1, 8, 8]"}
+    assert toml == {"labels": list("0123456789"), "architecture": "DigitsCNN", "inputs": "float32[N, 1, 8, 8]"}
     same_answers(digits_folder / "torch-zip-lightning", output)
 
 

@@ -70,6 +70,6 @@ def test_the_diagnosis_over_http_is_the_same(tmp_path: Path) -> None:
             assert answer.status == 503
             error = answer.json["error"]
             detail = "".join(f"  {line}\n" for line in error["detail"].splitlines())
-            more = f"More: {error['docs']}, or: score explain {error['code']}"
+            more = f"More: {error['docs']}"
             assert f"ERROR {error['code']}: {error['message']}\n{detail}What to do: {error['hint']}\n{more}" == shown
         assert shown in server.log
