@@ -274,8 +274,9 @@ ACCESSIBLE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("look", ACCESSIBLE)
-@pytest.mark.parametrize("tab_name", ["Draw", "File", "JSON"])
+@pytest.mark.parametrize(
+    ("look", "tab_name"), [("light", "Draw"), ("light", "File"), ("light", "JSON"), ("dark", "Draw"), ("phone", "File")]
+)
 def test_the_page_is_accessible(look: str, tab_name: str, chromium: Any, digits: Server) -> None:
     """axe-core finds no violation: with an answer, in each way to give an input, light, dark and as wide as a phone."""
     from axe_playwright_python.sync_playwright import Axe

@@ -232,6 +232,36 @@ def test_pictures_are_described_as_the_model_by_itself_does(place: Path, listeni
     assert asked(port, png(picture(3)), "image/png") == greedy
 
 
+OURS: dict[str, Callable[[int], Any]] = {
+    "question-answering": lambda at: {
+        "question": f"who {SENTENCES[at]}?", "context": f"Anna lives in Paris. {SENTENCES[at]}. {SENTENCES[-at]}."
+    },
+    "text-ranking": lambda at: {
+        "query": SENTENCES[at], "texts": [SENTENCES[(at + more) % 16] for more in range(1 + at % 4)]
+    },
+    "sentence-embeddings": lambda at: SENTENCES[at],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", OURS)
+def test_tasks_of_our_own_answer_the_same_alone_and_among_others(task: str, place: Path, listening: Serve) -> None:
+    """What each answers alone is held against its source elsewhere; here, 16 different ones at once, and as a list."""
+    makers = {"text-ranking": tiny.ranking, "sentence-embeddings": tiny.sentences}
+    where = makers.get(task, lambda folder: tiny.made(task, folder))(place / f"own-{task}")
+    predictor = load_model(Settings.load(where, device="cpu", log_requests=False))
+    predictor.warm_up()
+    assert predictor.runner is not None
+    assert predictor.runner.task == task
+    port = int(listening(Application(Service.of(predictor), None, Decoder(), hooked=False)).port)
+    bodies = [json.dumps({"inputs": OURS[task](at)}).encode() for at in range(16)]
+    alone = [asked(port, body) for body in bodies]
+    with ThreadPoolExecutor(16) as threads:
+        assert equal(list(threads.map(lambda body: asked(port, body), bodies)), alone)
+    listed = asked(port, json.dumps({"inputs": [OURS[task](at) for at in range(16)]}).encode())
+    assert equal(listed, alone)
+    assert len({str(each) for each in alone}) > 4
+
+
 def test_what_is_generated_follows_the_folders_own_configuration(place: Path, listening: Serve) -> None:
     from transformers import pipeline
 
