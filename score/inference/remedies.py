@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from score.architectures import local_code, sizes
+from score.architectures import hf_config, local_code, sizes
 from score.architectures.import_string import named
 from score.architectures.recognition import registered_models
 from score.errors import (
@@ -90,6 +90,10 @@ def _choices(error: LoadError, settings: Settings) -> Iterator[Mapping[str, Any]
     except LoadError:
         return
     if opened.weights is None:
+        return
+    factory = hf_config.factory_of(opened.checkpoint)
+    if factory is not None and factory.code and opened.checkpoint.path.is_dir():  # its own files are trusted as one
+        yield {"trust": str(opened.checkpoint.path)}
         return
     kwargs, given = settings.architecture_kwargs, opened.weights.shapes()
     if settings.architecture:

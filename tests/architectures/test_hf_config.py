@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from score.errors import ArchitectureBroken, UntrustedCode
-from score.inference import pipeline
+from score.inference import pipeline, remedies
 from score.settings import Settings
 from score.weights.hashing import sha256
 from tests.architectures.transformers_models import built, saved
@@ -63,6 +63,8 @@ def test_remote_code_is_named_and_does_not_run(tmp_path: Path) -> None:
         pipeline.load_model(Settings.load(folder, device="cpu"))
     assert "modeling_own.OwnModel" in raised.value.message
     assert "modeling_own.py" in raised.value.detail
+    assert not list(tmp_path.rglob("it_ran"))
+    assert remedies.find(raised.value, Settings.load(folder, device="cpu")) == {"trust": str(folder)}
     assert not list(tmp_path.rglob("it_ran"))
 
 
