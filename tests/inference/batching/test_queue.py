@@ -386,3 +386,21 @@ def test_a_large_request_that_fails_in_a_part_fails_as_one() -> None:
     found, took = batcher.submit({"x": torch.arange(9.0).reshape(9, 1)})
     assert took.rows == 9
     np.testing.assert_array_equal(found, np.arange(9.0).reshape(9, 1))
+
+
+def test_several_requests_of_one_caller_run_in_as_few_passes_as_may_be() -> None:
+    recorder = Recorder(doubled)
+    batcher = Batcher(recorder, Limits(8, 256, 60), True)
+    answers = batcher.submit_all([rows(float(at)) for at in range(16)])
+    assert [outputs.tolist() for outputs, _ in answers] == [doubled(rows(float(at))).tolist() for at in range(16)]
+    assert len(recorder.calls) <= 3  # the first may begin before the others are there
+
+
+def test_several_requests_are_refused_together() -> None:
+    batcher = Batcher(doubled, Limits(8, 4, 60), True)
+    with pytest.raises(QueueFull):
+        for _ in range(20):  # the model's thread may be quicker than the queue fills
+            batcher.submit_all([rows(float(at)) for at in range(64)])
+    until(lambda: batcher.waiting == 0)
+    outputs, _ = batcher.submit(rows(3.0))
+    assert outputs.tolist() == doubled(rows(3.0)).tolist()
