@@ -45,6 +45,10 @@ def package(settings: Settings, output: Path, endpoint: str, image: str | None, 
     served = load_model(settings)
     source = served.checkpoint
     assert source is not None, "load_model says where the checkpoint is"
+    name = served.report.architecture
+    if settings.architecture is None and ".py:" in name:  # a trusted file beside the checkpoint, which goes along
+        beside = source if source.is_dir() else source.parent
+        settings = settings.model_copy(update={"architecture": str(beside / name)})
     model = output / "model"
     model.mkdir(parents=True)
     notes: list[str] = []

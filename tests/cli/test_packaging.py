@@ -181,3 +181,21 @@ def test_weights_that_share_memory_are_written_whole(tmp_path: Path, monkeypatch
     output = packaged(tmp_path / "m.pt", tmp_path / "out", monkeypatch)
     assert (output / "model" / "model.safetensors").stat().st_mode & 0o777 == 0o644
     same_answers(tmp_path / "m.pt", output)
+
+
+def test_a_trusted_file_beside_the_checkpoint_goes_along(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "own.py").write_text(
+        "import torch\n\nclass Own(torch.nn.Module):\n    def __init__(self, size=3):\n        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(4, size)\n\n    def forward(self, x):\n        return self.fc(x)\n"
+    )
+    torch.save({"fc.weight": torch.ones(5, 4), "fc.bias": torch.zeros(5)}, tmp_path / "in" / "model.pt")
+    options = ["--trust", str(tmp_path / "in" / "own.py"), "--kwargs", "size=5", "--inputs", "float32[N, 4]"]
+    done = CliRunner().invoke(
+        app, ["package", str(tmp_path / "in" / "model.pt"), "-o", str(tmp_path / "out"), *options]
+    )
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "model" / "own.py").is_file()
+    assert 'SCORE_ARCHITECTURE: "own.py:Own"' in (tmp_path / "out" / "deployment.yml").read_text()
+    again = score("check", tmp_path / "out" / "model", "--architecture", "own.py:Own")
+    assert again.exit_code == 0, again.output
