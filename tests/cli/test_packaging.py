@@ -191,9 +191,7 @@ def test_a_trusted_file_beside_the_checkpoint_goes_along(tmp_path: Path) -> None
     )
     torch.save({"fc.weight": torch.ones(5, 4), "fc.bias": torch.zeros(5)}, tmp_path / "in" / "model.pt")
     options = ["--trust", str(tmp_path / "in" / "own.py"), "--kwargs", "size=5", "--inputs", "float32[N, 4]"]
-    done = CliRunner().invoke(
-        app, ["package", str(tmp_path / "in" / "model.pt"), "-o", str(tmp_path / "out"), *options]
-    )
+    done = score("package", tmp_path / "in" / "model.pt", "-o", tmp_path / "out", *options)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "model" / "own.py").is_file()
     assert 'SCORE_ARCHITECTURE: "own.py:Own"' in (tmp_path / "out" / "deployment.yml").read_text()
