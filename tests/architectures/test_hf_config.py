@@ -114,8 +114,11 @@ def test_a_model_of_seven_billion_parameters_in_bfloat16_is_mapped(tmp_path: Pat
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
     config.save_pretrained(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limits[1], limits[1]))  # commands that ran before leave a lower one
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     predictor = pipeline.load_model(Settings.load(tmp_path, device="cpu", read="mmap"))
+    resource.setrlimit(resource.RLIMIT_DATA, limits)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
     assert predictor.report.parameters == pytest.approx(6.74e9, rel=0.01)
     assert {value.dtype for value in predictor.module.parameters()} == {torch.bfloat16}
