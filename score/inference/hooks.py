@@ -15,13 +15,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from score.codecs import json_dialects
 from score.codecs.base import Arrays, Decoded, Records
 from score.errors import ModelRejected, RequestError
+from score.inference import given
 from score.inference.tasks.runner import jsonable
 
 _FROM_FILES, _REGISTERED = "score_architecture_", "loadstone_models."
@@ -35,20 +34,17 @@ class Hooks:
     postprocess: Callable[[Any], Any] | None = None
     example: Any = None
 
-    def decoded(self, decoded: Decoded) -> dict[str, np.ndarray] | np.ndarray:
+    def decoded(self, decoded: Decoded) -> Arrays:
         """A request's inputs, by the user's own `preprocess`. Raises `ModelRejected` with what it raised."""
         assert self.preprocess is not None
         request = decoded.document if decoded.document is not None else decoded.arrays
-        made = _called("preprocess", self.preprocess, request)
-        if isinstance(made, Mapping):
-            return {str(name): _array(value, str(name)) for name, value in made.items()}
-        return _array(made, "what preprocess returned")
+        return given.arrays(_called("preprocess", self.preprocess, request), "what preprocess returned")
 
     def encoded(self, outputs: Arrays) -> Any:
         """An answer, by the user's own `postprocess`, as JSON has it. Raises `ModelRejected` with what it raised."""
         assert self.postprocess is not None
-        given = [dict(row) for row in outputs.rows] if isinstance(outputs, Records) else outputs
-        return jsonable(_plain(_called("postprocess", self.postprocess, given)))
+        found = [dict(row) for row in outputs.rows] if isinstance(outputs, Records) else outputs
+        return jsonable(_plain(_called("postprocess", self.postprocess, found)))
 
 
 NONE = Hooks()
@@ -80,13 +76,6 @@ def _called(name: str, hook: Callable[[Any], Any], value: Any) -> Any:
             f"{name} raised {type(error).__name__}: {str(error)[:500]}",
             hint=f"Compare the request with what {name} in the model's file expects, or mend {name}.",
         ) from error
-
-
-def _array(value: Any, where: str) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)
-    found: np.ndarray = value if isinstance(value, np.ndarray) else json_dialects.array(value, where)
-    return found
 
 
 def _plain(value: Any) -> Any:

@@ -56,7 +56,7 @@ def _flatten(value: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def _is_plain(value: Any) -> bool:
     """Whether a value is a number or a text of Python or numpy, or a list of one kind of these."""
-    if isinstance(value, (str, bool, int, float, np.number, np.bool_)):
+    if isinstance(value, (str, *_NUMBERS)):
         return True
     if not isinstance(value, list) or not value:
         return False

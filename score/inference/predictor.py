@@ -2,7 +2,6 @@
 
 import platform
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +13,11 @@ from torch import nn
 
 from score import __version__, log
 from score.architectures.sentence_encoder import SentenceEncoder
-from score.codecs import json_dialects
 from score.codecs import registry as codecs
 from score.codecs.base import Arrays, Body, Decoded, Records, named
 from score.errors import InvalidSetting, ModelRejected, RequestError
 from score.formats.base import NOTHING_BESIDE, Beside
-from score.inference import infer_signature, model_errors, outputs, transformers_inputs
+from score.inference import given, infer_signature, model_errors, outputs, transformers_inputs
 from score.inference.batching.queue import Batcher, Limits
 from score.inference.batching.rows import AsGuessed, same_rows
 from score.inference.hooks import NONE as NO_HOOKS
@@ -105,7 +103,7 @@ class Predictor:
             body = Body(bytes(inputs))
             decoded = codecs.choose(body).decode(body)
         else:
-            decoded = Decoded(_arrays(inputs), "inputs")
+            decoded = Decoded(given.arrays(inputs, "inputs"), "inputs")
         most = labels.how_many(decoded.top_k, top_k)
         if self.runner is not None and (items := self.runner.items(decoded)) is not None:
             return self.runner(items, {} if most is None else {"top_k": most})[0]
@@ -192,7 +190,7 @@ class Predictor:
                 f"what the model takes is not known ({', '.join(self._guesses())}). Set SCORE_INPUTS, such as "
                 "float32[N, 3, 224, 224], and start again; or send a request and look"
             )
-        return None if self._first is not None else self._refused[0]
+        return self._tried[1]
 
     def _try_hooks(self) -> str | None:
         """Answer the example that is beside the model's own `preprocess`."""
@@ -214,28 +212,24 @@ class Predictor:
             rows *= 2
 
     @cached_property
-    def _first(self) -> Arrays | None:
-        """What the model answers to one made-up row; None where that is not known, or is refused."""
+    def _tried(self) -> tuple[Arrays | None, str | None]:
+        """What the model answers to one made-up row, or what it said against it; neither where its inputs are not
+        known."""
         if not self.signature.known:
-            return None
+            return None, None
         try:
-            return self.batcher.submit(infer_signature.synthetic(self.signature))[0]
+            return self.batcher.submit(infer_signature.synthetic(self.signature))[0], None
         except RequestError as error:
-            self._refused.append(f"{error.message}. {error.hint}")
-            return None
-
-    @cached_property
-    def _refused(self) -> list[str]:
-        """What the model said to the made-up row."""
-        return []
+            return None, f"{error.message}. {error.hint}"
 
     @cached_property
     def outputs(self) -> dict[str, tuple[str, list[int]]]:
         """The dtype and shape of each output for one made-up row; empty where that is not known, or differs from row
         to row."""
-        if self._first is None or isinstance(self._first, Records):
+        answer, _ = self._tried
+        if answer is None or isinstance(answer, Records):
             return {}
-        return {name: (str(array.dtype), list(array.shape)) for name, array in named(self._first).items()}
+        return {name: (str(array.dtype), list(array.shape)) for name, array in named(answer).items()}
 
     def _separable(self) -> bool | None:
         """Whether the model answers each row of a batch by itself, found out by asking it; None where that can't be
@@ -277,17 +271,3 @@ class Predictor:
                 "python": platform.python_version(),
             },
         }
-
-
-def _arrays(inputs: Any) -> Arrays:
-    """What a caller in Python gives, as a codec would have decoded it. Raises `NotNumeric` or `RaggedRows`."""
-    if isinstance(inputs, Mapping):
-        return {str(name): _array(value, str(name)) for name, value in inputs.items()}
-    return _array(inputs, "inputs")
-
-
-def _array(value: Any, where: str) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)  # numpy has no bfloat16
-    found: np.ndarray = value if isinstance(value, np.ndarray) else json_dialects.array(value, where)
-    return found

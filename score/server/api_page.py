@@ -44,15 +44,20 @@ _POLICY = (
 )
 
 
-@cache
 def page(name: str = "") -> Answer | None:
     """The page, or one of the files that it loads, by name; None for any other."""
+    return _pages().get(name)
+
+
+@cache
+def _pages() -> dict[str, Answer]:
+    """All of them, read once."""
     headers = {"x-content-type-options": "nosniff", "content-security-policy": _POLICY}
-    if not name:
-        return Answer(200, headers | {"content-type": "text/html; charset=utf-8"}, _HTML.encode())
-    if name == "start.js":
-        return Answer(200, headers | {"content-type": "text/javascript; charset=utf-8"}, _START.encode())
-    if name in _KINDS:
-        kept = {"content-type": _KINDS[name], "cache-control": "max-age=3600"}
-        return Answer(200, headers | kept, (_FILES / name).read_bytes())
-    return None
+    found = {
+        "": Answer(200, headers | {"content-type": "text/html; charset=utf-8"}, _HTML.encode()),
+        "start.js": Answer(200, headers | {"content-type": "text/javascript; charset=utf-8"}, _START.encode()),
+    }
+    for name, kind in _KINDS.items():
+        kept = {"content-type": kind, "cache-control": "max-age=3600"}
+        found[name] = Answer(200, headers | kept, (_FILES / name).read_bytes())
+    return found
