@@ -1,5 +1,8 @@
 """azmlinfsrv as `score serve` starts it on a person's machine: without its banner, and without the lines that say
 nothing to a person. Run as a module; the arguments are azmlinfsrv's.
+
+All that relies on the insides of its start, as `score.server.azmlinfsrv` is for requests: that one needs torch, and the
+process that starts the server has none.
 """
 
 import importlib
