@@ -34,6 +34,7 @@
     │   ├── NoTemporaryFolder        nothing can be written where temporary files go
     │   ├── ConfinementUnavailable   the kernel lacks what SCORE_CONFINE=require asks for
     │   ├── WarmUpFailed             the loaded model has answered no made-up request, and SCORE_REQUIRE_WARM_UP is set
+    │   ├── ModelTooLarge            a model takes more than SCORE_MAX_MEMORY_MB by itself
     │   ├── PortTaken                something listens on the port already
     │   ├── PortUnusable             nothing can listen on that address
     │   ├── ModelStuck               a forward pass does not come to an end
@@ -53,6 +54,7 @@
         ├── InvalidArray             400, a damaged npy or npz body
         ├── InvalidImage             400, a PNG or JPEG body that is damaged or too large
         ├── InvalidAudio             400, a WAV or FLAC body that is damaged or too large
+        ├── InvalidTable             400, a damaged table, or one of which nobody knows what it is
         ├── InvalidForm              400, multipart/form-data that is damaged, or without a file
         ├── InvalidTopK              400, top_k is not a number above zero
         ├── UnknownParameter         400, a parameter that nothing here takes
@@ -62,6 +64,10 @@
         ├── InputTooLong             400, more tokens than the model has places for
         ├── InvalidGzip              400, a body that says it is compressed and is not
         ├── UnknownOutput            400, an output that the model has not
+        ├── ModelNotNamed            400, several models are served, and the request names none
+        ├── ModelNotForRoute         400, a path that is for models of another kind
+        ├── NotSupported             400, a part of a protocol that this server has not
+        ├── UnknownModel             404, a model that is not served here
         ├── NotFound                 404, a path that is none of this server's
         ├── MethodNotAllowed         405, a method that the path does not take
         ├── NotAcceptable            406, the Accept header rules out all that can be written
@@ -73,6 +79,7 @@
         ├── ClientGone               499, nobody waits for the answer; only the log sees it
         ├── QueueFull                429, as many requests are waiting as may
         ├── InternalError            500, a bug of ours
+        ├── ModelUnloaded            503, a model that was unloaded by request
         ├── Draining                 503, the server has been told to stop
         ├── OutOfMemory              503, not even one row fits into memory
         ├── DeviceLost               503, the GPU is in an error state, and the worker restarts
@@ -439,6 +446,13 @@ class WarmUpFailed(LoadError):
     hint = "Set SCORE_INPUTS to what the model takes, or SCORE_REQUIRE_WARM_UP=false to serve it all the same."
 
 
+class ModelTooLarge(LoadError):
+    code = "model_too_large"
+    cause = "a model takes more than SCORE_MAX_MEMORY_MB by itself"
+    example = "bert takes 438 MB, and all models together may take 200 MB"
+    hint = "Raise SCORE_MAX_MEMORY_MB, or serve the model where there is more memory."
+
+
 class PortTaken(LoadError):
     code = "port_taken"
     cause = "something listens on the port already"
@@ -572,6 +586,13 @@ class InvalidAudio(RequestError):
     hint = "Send a whole WAV or FLAC file as the body, with its own content type."
 
 
+class InvalidTable(RequestError):
+    code = "invalid_table"
+    cause = "a damaged table, or one of which nobody knows what it is"
+    example = "row 3 has 4 values, the first has 5"
+    hint = "Send CSV as RFC 4180 has it, with as many values in each row."
+
+
 class InvalidForm(RequestError):
     code = "invalid_form"
     cause = "multipart/form-data that is damaged, or without a file"
@@ -633,6 +654,35 @@ class UnknownOutput(RequestError):
     cause = "an output that the model has not"
     example = "the model gives scores; asked for was logits"
     hint = "Ask for the outputs that the message names, or for none to get all."
+
+
+class ModelNotNamed(RequestError):
+    code = "model_not_named"
+    cause = "several models are served, and the request names none"
+    example = "3 models are served here: cats, dogs, mice"
+    hint = 'Name one: POST /score/<name>, or the header azureml-model-name, or "model" in the body.'
+
+
+class ModelNotForRoute(RequestError):
+    code = "model_not_for_route"
+    cause = "a path that is for models of another kind"
+    example = "digits does not answer texts with embeddings"
+    hint = "Send the request to /score; GET /score shows what this model takes."
+
+
+class NotSupported(RequestError):
+    code = "not_supported"
+    cause = "a part of a protocol that this server has not"
+    example = "shared memory between client and server is not supported"
+    hint = "Send tensors in the request itself, as JSON or as binary data."
+
+
+class UnknownModel(RequestError):
+    code = "unknown_model"
+    status = 404
+    cause = "a model that is not served here"
+    example = "there is no model 'cat'; served are: cats, dogs"
+    hint = "Correct the name. GET /v1/models lists the models that are served."
 
 
 class NotFound(RequestError):
@@ -722,6 +772,14 @@ class InternalError(RequestError):
     example = "KeyError while answering the request"
     status = 500
     hint = "This is a bug in the server: report it with the request id and the log around it."
+
+
+class ModelUnloaded(RequestError):
+    code = "model_unloaded"
+    status = 503
+    cause = "a model that was unloaded by request"
+    example = "cats was unloaded"
+    hint = "Load it again: POST /v2/repository/models/<name>/load."
 
 
 class Draining(RequestError):

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,8 +42,13 @@ _GUARDS = frozenset(
         "on_load_error",
         "require_warm_up",
         "model_dir",
+        "model_name",
+        "models",
+        "load_models",
+        "max_memory_mb",
     ]
 )
+_NO_NAME = re.compile(r"[^A-Za-z0-9._-]")  # what a name in a path can't have without being escaped
 MOST_TOML = 100_000  # bytes
 LIBRARIES = ("torchvision", "timm", "transformers")  # whose architectures `library:name` names
 
@@ -176,6 +182,26 @@ class Settings(BaseSettings):
         33_000_000, ge=1, description="The largest picture that a request may bring, as its width times its height."
     )
     max_audio_seconds: float = Field(600, gt=0, description="The longest recording that a request may bring.")
+    model_name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="The name that clients know the model by; else that of its file or folder, or of the registered "
+        "model on Azure ML.",
+    )
+    models: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
+        [],
+        description="Several models in one server, each by its name: `all` checkpoints below the model folder, or the "
+        "names of some.",
+    )
+    load_models: Literal["on_demand", "at_start"] = Field(
+        "on_demand", description="When several models are loaded: each with its first request, or all at the start."
+    )
+    max_memory_mb: float | None = Field(
+        None,
+        gt=0,
+        description="Megabytes of weights that several models may have loaded at a time; above that, those that were "
+        "not used for longest make room.",
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`."
     )
@@ -243,6 +269,15 @@ class Settings(BaseSettings):
             if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
                 raise ValueError(f"{digest!r} is not a SHA-256 digest (64 hexadecimal digits)")
         return lowered
+
+    def served_as(self) -> tuple[str, str]:
+        """The name and the version that clients know the model by. Azure ML has them in the path:
+        `azureml-models/<name>/<version>`."""
+        path = Path(os.path.abspath(self.model_dir or "model"))  # noqa: PTH100  # resolve() would follow links
+        registered = len(path.parts) > 3 and path.parts[-3] == "azureml-models"
+        name, version = (path.parts[-2], path.name) if registered else (path.name, "1")
+        known = not registered and path.is_file()
+        return self.model_name or _NO_NAME.sub("_", path.stem if known else name).strip("_.-") or "model", version
 
     @classmethod
     def settings_customise_sources(

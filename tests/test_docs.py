@@ -95,21 +95,21 @@ def test_the_format_in_contributing_works_as_it_stands(tmp_path: Path, monkeypat
 
 
 def test_the_codec_in_contributing_works_as_it_stands(monkeypatch: pytest.MonkeyPatch, digits_folder: Path) -> None:
-    body = codecs.Body(b"1,2\n3,4.5\n", "text/csv")
+    body = codecs.Body(b"1\t2\n3\t4.5\n", "text/tab-separated-values")
     with pytest.raises(UnsupportedMediaType):
         codecs.choose(body)
-    module = example("A codec", "csv")
-    known = dict(sorted({**codecs.codecs(), "csv": module}.items(), key=lambda item: -item[1].PRIORITY))
+    module = example("A codec", "tsv")
+    known = dict(sorted({**codecs.codecs(), "tsv": module}.items(), key=lambda item: -item[1].PRIORITY))
     monkeypatch.setattr(codecs, "codecs", lambda: known)
     codec = codecs.choose(body)
     decoded = codec.decode(body)
     assert isinstance(decoded.arrays, numpy.ndarray)
     assert decoded.arrays.tolist() == [[1, 2], [3, 4.5]]
     encoded = codec.encode(decoded.arrays, decoded)
-    assert (encoded.body, encoded.content_type) == (b"1,2\n3,4.5\n", "text/csv")
-    assert codecs.for_answer(codecs.codecs()["json"], "text/csv") is module
+    assert (encoded.body, encoded.content_type) == (b"1\t2\n3\t4.5\n", "text/tab-separated-values")
+    assert codecs.for_answer(codecs.codecs()["json"], "text/tab-separated-values") is module
     with pytest.raises(NotNumeric, match="rows of numbers"):
-        codec.decode(codecs.Body(b"1,x\n", "text/csv"))
+        codec.decode(codecs.Body(b"1\tx\n", "text/tab-separated-values"))
     with pytest.raises(NotAcceptable):
         codec.encode({"a": decoded.arrays, "b": decoded.arrays}, decoded)
 

@@ -1,7 +1,7 @@
 """What passes between a request's body and the model: bodies, arrays, and what a codec is."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,12 +62,15 @@ def named(outputs: Arrays) -> dict[str, np.ndarray]:
 @dataclass(frozen=True)
 class Body:
     """A request's body, decompressed. `json_length` is how much of it is JSON, where binary data follow; `limit` how
-    many bytes it may become, whatever it is packed in."""
+    many bytes it may become, whatever it is packed in; `codec` the only one that may read it, where the path says so;
+    `header` whether a table's first row has the names of its columns, where the content type says so."""
 
     data: bytes
     content_type: str = ""
     json_length: int | None = None
     limit: int = 100_000_000
+    codec: str = ""
+    header: bool | None = None
 
     @property
     def is_json(self) -> bool:
@@ -104,9 +107,20 @@ class Items:
 
 
 @dataclass(frozen=True)
+class Served:
+    """What an answer may say of the model that it comes from: its name and version, the labels of its classes, and how
+    many tokens texts are."""
+
+    name: str = "model"
+    version: str = "1"
+    labels: tuple[str, ...] = ()
+    tokens: Callable[[Sequence[str]], int] | None = None
+
+
+@dataclass(frozen=True)
 class Decoded:
     """A request's arrays (one, or by input name) or its items, the dialect that the answer mirrors, what else it asked
-    for, and how many classes of each row, as it said it."""
+    for, and how many classes of each row, as it said it; of a table the names of its columns."""
 
     arrays: Arrays
     dialect: str
@@ -114,6 +128,8 @@ class Decoded:
     top_k: Any = None
     items: Items | None = None
     document: Any = None  # the JSON as it came, where the model's own `preprocess` reads it
+    columns: tuple[str, ...] = ()
+    served: Served = Served()
 
 
 @dataclass(frozen=True)

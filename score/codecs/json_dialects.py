@@ -4,6 +4,7 @@
 {"inputs": [...]}, {"inputs": {name: [...]}}          -> {"predictions": [...]}
 {"instances": [...]}, {"instances": [{name: ...}]}    -> {"predictions": [...]}
 {"input_data": ...}, {"dataframe_split": {...}}       -> [...]
+{"dataframe_records": [{column: ...}, ...]}           -> {"predictions": [...]}
 """
 
 import difflib
@@ -35,6 +36,10 @@ EXAMPLES = (
     ),
 )
 BARE = ("input_data", "dataframe_split")  # dialects whose answer is a bare list
+RECORDS = "dataframe_records"
+# Dialects that a path asks for, whatever the body's own is.
+PREDICTIONS = "predictions"  # as MLflow answers everything
+TF_ROWS, TF_COLUMNS = "tf-rows", "tf-columns"  # as TensorFlow Serving answers `instances`, and `inputs`
 BESIDE = ("parameters", "params")
 WRAPPED = ("data", "inputs", "instances")
 _UNSIGNED = 2.0**63  # integers from here on have no signed type
@@ -56,15 +61,15 @@ def decode(body: Body) -> Decoded:
     document = body.document
     if not isinstance(document, dict):
         raise UnknownBody(f"the body is a JSON {_kind(document)}, not an object", hint=_hint_for(document))
-    found = [dialect for dialect in (*WRAPPED, *BARE) if dialect in document]
+    found = [dialect for dialect in (*WRAPPED, *BARE, RECORDS) if dialect in document]
     if len(found) > 1:
         raise UnknownBody(f"the body has {' and '.join(map(repr, found))}, which are different ways to say the same")
     if found:
-        arrays = _arrays(found[0], document[found[0]])
+        arrays, columns = _arrays(found[0], document[found[0]])
         if _may_have_booleans(body.data):
             for where, value in _sources(found[0], document[found[0]]):
-                _refuse_mixed(value, where)
-        return Decoded(arrays, found[0], top_k=_asked(document).get("top_k"))
+                refuse_mixed(value, where)
+        return Decoded(arrays, found[0], top_k=_asked(document).get("top_k"), columns=columns)
     keys = ", ".join(map(repr, list(document)[:6])) or "no keys"
     raise UnknownBody(
         f"the body has {keys}, and none of 'data', 'inputs', 'instances', 'input_data', 'dataframe_split'"
@@ -87,7 +92,9 @@ def _asked(document: dict[str, Any]) -> dict[str, Any]:
 def refuse_misplaced(document: Mapping[str, Any]) -> None:
     """Raise `UnknownParameter` for a parameter that stands outside of `parameters`, or a misspelt one of these."""
     for name in document:
-        if name not in (*BESIDE, *WRAPPED, *BARE) and difflib.get_close_matches(name, (*BESIDE, *PARAMETERS), n=1):
+        if name not in (*BESIDE, *WRAPPED, *BARE, RECORDS) and difflib.get_close_matches(
+            name, (*BESIDE, *PARAMETERS), n=1
+        ):
             refuse_unknown((name,), BESIDE)
 
 
@@ -98,27 +105,59 @@ def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
         shown = fragment(outputs)
     elif isinstance(outputs, Records):
         shown = [{name: fragment(values) for name, values in row.items()} for row in outputs.rows]
+    elif isinstance(outputs, Mapping) and decoded.dialect == TF_ROWS and (rows := _by_rows(outputs)) is not None:
+        shown = rows
     elif isinstance(outputs, Mapping):
         shown = {name: fragment(values) for name, values in outputs.items()}
-    document = shown if decoded.dialect in BARE else {"predictions": shown}
-    return Encoded(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY, default=_plain), "application/json")
+    document = wrapped(shown, decoded.dialect)
+    return Encoded(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY, default=plain), "application/json")
 
 
-def _plain(value: Any) -> Any:
+def wrapped(shown: Any, dialect: str) -> Any:
+    """An answer below the key where the body's sender looks for it."""
+    if dialect in BARE:
+        return shown
+    return {"outputs" if dialect == TF_COLUMNS else "predictions": shown}
+
+
+def _by_rows(outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]] | None:
+    """Several outputs as an object a row; None where they have not as many rows each."""
+    if len({values.shape[:1] for values in outputs.values()}) != 1 or not next(iter(outputs.values())).ndim:
+        return None
+    rows = zip(*outputs.values(), strict=True)
+    return [dict(zip(outputs, row, strict=True)) for row in rows]
+
+
+def plain(value: Any) -> Any:
     """What orjson can't take as it is: arrays that are not contiguous or of a dtype it does not know."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} in an answer")
 
 
-def _arrays(dialect: str, value: Any) -> np.ndarray | dict[str, np.ndarray]:
+def _arrays(dialect: str, value: Any) -> tuple[Arrays, tuple[str, ...]]:
+    """Arrays; and of a table, which is one array, the names of its columns."""
     if dialect in BARE:
         return _frame(dialect, value)
+    if dialect == RECORDS:
+        return _table(value)
     if isinstance(value, dict):
-        return {name: array(item, name) for name, item in value.items()}
+        return {name: array(item, name) for name, item in value.items()}, ()
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return _records(dialect, value)
-    return array(value, dialect)
+        return _records(dialect, value), ()
+    return array(value, dialect), ()
+
+
+def _table(rows: Any) -> tuple[Arrays, tuple[str, ...]]:
+    """Records of numbers as one array with a column for each name; of lists, as an array for each name."""
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
+        raise UnknownBody(f"{RECORDS} is no list of objects")
+    found = _records(RECORDS, rows)
+    if any(values.ndim > 1 for values in found.values()):
+        return found, ()
+    if len({values.dtype.kind == "b" for values in found.values()}) > 1:
+        raise NotNumeric(f"{RECORDS} has booleans among its numbers")
+    return np.stack(list(found.values()), axis=1), tuple(found)
 
 
 def _records(dialect: str, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -132,14 +171,13 @@ def _records(dialect: str, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     return {name: array([row[name] for row in rows], f"{dialect}[...].{name}") for name in names}
 
 
-def _frame(dialect: str, value: Any) -> np.ndarray | dict[str, np.ndarray]:
+def _frame(dialect: str, value: Any) -> tuple[Arrays, tuple[str, ...]]:
     """A table split into columns, index and data; or, as MLflow also allows, an array or columns by name."""
     if not isinstance(value, dict):
-        return array(value, dialect)
+        return array(value, dialect), ()
     if "data" not in value:
-        return {
-            name: array(item, f"{dialect}.{name}") for name, item in value.items() if name not in ("columns", "index")
-        }
+        named = {name: item for name, item in value.items() if name not in ("columns", "index")}
+        return {name: array(item, f"{dialect}.{name}") for name, item in named.items()}, ()
     columns, data = value.get("columns"), value["data"]
     if columns is not None and not isinstance(columns, list):
         raise UnknownBody(f"{dialect}.columns is a {_kind(columns)}, not a list of names")
@@ -147,7 +185,7 @@ def _frame(dialect: str, value: Any) -> np.ndarray | dict[str, np.ndarray]:
         for at, row in enumerate(data):
             if isinstance(row, list) and len(row) != len(columns):
                 raise RaggedRows(f"{dialect}.data[{at}] has {len(row)} values for {len(columns)} columns")
-    return array(data, f"{dialect}.data")
+    return array(data, f"{dialect}.data"), tuple(map(str, columns or ()))
 
 
 MOST_TEXT = 64_000_000  # bytes of an array of texts, in which each takes as much as the longest
@@ -205,13 +243,15 @@ def _may_have_booleans(data: bytes) -> bool:
 
 def _sources(dialect: str, value: Any) -> list[tuple[str, Any]]:
     """What arrays are made of, with its place: everything but a table's columns and index."""
+    if dialect == RECORDS:
+        return [(f"{dialect}[{at}].{name}", item) for at, row in enumerate(value) for name, item in row.items()]
     if dialect in BARE and isinstance(value, dict):
         names = ["data"] if "data" in value else [name for name in value if name not in ("columns", "index")]
         return [(f"{dialect}.{name}", value[name]) for name in names]
     return [(dialect, value)]
 
 
-def _refuse_mixed(value: Any, where: str) -> None:
+def refuse_mixed(value: Any, where: str) -> None:
     """numpy takes `[0.5, true]` for two numbers."""
     waiting = [(where, value)]
     while waiting:

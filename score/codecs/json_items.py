@@ -16,7 +16,7 @@ import orjson
 
 from score.codecs import json_dialects
 from score.codecs.base import Arrays, Body, Decoded, Encoded, Items
-from score.codecs.json_dialects import BARE, BESIDE, WRAPPED, refuse_misplaced
+from score.codecs.json_dialects import BARE, BESIDE, RECORDS, WRAPPED, refuse_misplaced, wrapped
 from score.errors import UnknownBody, UnknownParameter
 
 NAME = "items"
@@ -44,7 +44,6 @@ EXAMPLES = (
         '`{"predictions": [...]}`',
     ),
 )
-RECORDS = "dataframe_records"
 _DIALECTS = (*WRAPPED, *BARE, RECORDS)
 _QUOTES = 4  # of a body with a text: its name has two of its own
 MOST_ITEMS = 10_000
@@ -55,7 +54,7 @@ def accepts(body: Body) -> bool:
         return False
     document = body.document
     found = [dialect for dialect in _DIALECTS if dialect in document] if isinstance(document, dict) else []
-    return len(found) == 1 and (found[0] == RECORDS or _has_text(document[found[0]]))
+    return len(found) == 1 and _has_text(document[found[0]])
 
 
 def _has_text(value: Any) -> bool:
@@ -145,5 +144,5 @@ def encode_answer(answer: Any, decoded: Decoded, *, own: bool = False) -> Encode
     """What a task answers with, which JSON has, as the body's sender expects it: bare, or below `predictions`; what a
     model's `own` code answers is where its numbers would be."""
     bare = (decoded.dialect in BARE) if own else decoded.dialect in (*BARE, "inputs", "image", "audio", "multipart")
-    document = answer if bare else {"predictions": answer}
+    document = answer if bare else wrapped(answer, decoded.dialect)
     return Encoded(orjson.dumps(document), TYPES[0])

@@ -3,53 +3,67 @@
 {"inputs": [{"name", "shape", "datatype", "data"}]} -> {"outputs": [{"name", "shape", "datatype", "data"}]}
 
 With the header Inference-Header-Content-Length, the JSON is that long and the tensors follow as little-endian bytes, in
-order, each as long as its parameter `binary_data_size` says; BF16 can only come so.
+order, each as long as its parameter `binary_data_size` says; BF16 can only come so. BYTES are texts, or files such as
+pictures: in JSON as base64.
 
 Specification: kserve/open-inference-protocol, inference_rest.md; triton-inference-server/server,
-docs/protocol/extension_binary_data.md.
+docs/protocol/extension_binary_data.md and extension_classification.md.
 """
 
-import math
+import base64
 from typing import Any, TypedDict
 
 import numpy as np
 import orjson
 
+from score.codecs._oip_tensors import (
+    BF16,
+    BYTES,
+    NAMES,
+    NUMPY,
+    Item,
+    best_classes,
+    byte_strings,
+    datatype,
+    numbers,
+    rows_of,
+    size_of,
+    to_bytes,
+)
 from score.codecs._pieces import fragment
-from score.codecs.base import PARAMETERS, Arrays, Body, Decoded, Encoded, named, refuse_unknown
-from score.codecs.json_dialects import MAX_DEPTH, array
+from score.codecs.base import PARAMETERS, Arrays, Body, Decoded, Encoded, Items, named, refuse_unknown
+from score.codecs.json_dialects import array
 from score.errors import InvalidTensor, NotNumeric, UnknownOutput
 
 NAME = "oip-v2"
+DIALECT = "v2"
 TYPES = ("application/json", "application/vnd.sagemaker-triton.binary+json", "application/octet-stream")
 PRIORITY = 10
 EXAMPLES = (
     (
-        '`{"inputs": [{"name", "shape", "datatype", "data"}]}`, also with binary data behind',
+        '`{"inputs": [{"name", "shape", "datatype", "data"}]}`, also with binary data; `BYTES` for texts and files',
         "Triton's and KServe's clients",
         "the same protocol; a task's answers as `BYTES` of JSON",
     ),
 )
 LENGTH_HEADER = "Inference-Header-Content-Length"
-
-_NUMPY = {
-    "BOOL": "?", "UINT8": "u1", "UINT16": "u2", "UINT32": "u4", "UINT64": "u8",
-    "INT8": "i1", "INT16": "i2", "INT32": "i4", "INT64": "i8", "FP16": "f2", "FP32": "f4", "FP64": "f8",
-}  # fmt: skip
-_NAMES = {np.dtype(code): name for name, code in _NUMPY.items()}
+SIZE_PARAMETER = "json-header-size"  # the same, as SageMaker has it in the content type
+_OF_PROTOCOL = ("binary_data_output", "content_type", "priority", "timeout")  # parameters that are none of the model's
 
 
-class _Asked(TypedDict):
+class Wanted(TypedDict):
+    """How one output is asked for: as bytes, and as how many classes; 0 for the numbers themselves."""
+
+    binary: bool
+    classes: int
+
+
+class Asked(TypedDict):
     """What a request says of its answer."""
 
     identifier: str | None
     binary: bool  # for outputs that do not say themselves
-    outputs: dict[str, bool] | None  # by name, whether it is to be binary; None for all
-
-
-def datatype(dtype: str) -> str:
-    """The protocol's name for a numpy dtype; text is BYTES."""
-    return "BYTES" if np.dtype(dtype).kind == "U" else _NAMES[np.dtype(dtype)]
+    outputs: dict[str, Wanted] | None  # by name; None for all
 
 
 def accepts(body: Body) -> bool:
@@ -71,51 +85,101 @@ def effort(body: Body) -> int | None:
 
 
 def decode(body: Body) -> Decoded:
-    """Raises `InvalidJson`, `InvalidTensor`, `NotNumeric` or `RaggedRows`."""
+    """Raises `InvalidJson`, `InvalidTensor`, `NotNumeric`, `RaggedRows` or `UnknownParameter`."""
     document = body.document
     inputs = document.get("inputs") if isinstance(document, dict) else None
     if not isinstance(inputs, list) or not all(_is_tensor(item) for item in inputs):
         raise InvalidTensor("'inputs' is not a list of objects with name, shape and datatype")
     binary = memoryview(body.data)[body.json_length :] if body.json_length is not None else memoryview(b"")
     arrays: dict[str, np.ndarray] = {}
+    texts: dict[str, list[Item]] = {}
     for item in inputs:
         name = str(item["name"])
-        if name in arrays:
+        if name in arrays or name in texts:
             raise InvalidTensor(f"the input {name!r} comes twice")
-        arrays[name], binary = _tensor(name, item, binary)
+        if item["datatype"] == BYTES:
+            texts[name], binary = _texts(name, item, binary)
+        else:
+            arrays[name], binary = _numbers(name, item, binary)
     if binary:
         raise InvalidTensor(f"{len(binary)} bytes follow the last tensor")
-    return Decoded(arrays, "v2", _asked(document), top_k=_parameters(document).get("top_k"))
+    parameters = {name: value for name, value in _parameters(document).items() if name not in _OF_PROTOCOL}
+    return decoded(arrays, texts, asked(document), parameters)
 
 
-def _tensor(name: str, item: dict[str, Any], binary: memoryview) -> tuple[np.ndarray, memoryview]:
-    """One input, and the bytes after it."""
-    shape, datatype = item["shape"], str(item["datatype"])
-    if not isinstance(shape, list) or len(shape) > MAX_DEPTH:
-        raise InvalidTensor(f"{name}: the shape is not a list of at most {MAX_DEPTH} sizes")
-    if not all(type(size) is int and 0 <= size < 1 << 40 for size in shape):
-        raise InvalidTensor(f"{name}: the shape {shape!r:.200} is not a list of sizes")
-    if datatype not in (*_NUMPY, "BF16"):
-        raise NotNumeric(f"{name}: datatype {datatype}; numbers are {', '.join([*_NUMPY, 'BF16'])}")
+def decoded(
+    arrays: dict[str, np.ndarray], texts: dict[str, list[Item]], wanted: Asked, parameters: dict[str, Any]
+) -> Decoded:
+    """A request's tensors and parameters, however they came. Raises `NotNumeric` or `UnknownParameter`."""
+    if texts and arrays:
+        raise NotNumeric(
+            f"{', '.join(texts)} are texts and {', '.join(arrays)} numbers: a request has one or the other"
+        )
+    if texts:
+        items = Items(rows_of(texts), single=False, parameters=parameters)
+        return Decoded(np.empty(0), DIALECT, wanted, top_k=parameters.get("top_k"), items=items)
+    refuse_unknown(parameters, (*PARAMETERS, *_OF_PROTOCOL))
+    return Decoded(arrays, DIALECT, wanted, top_k=parameters.get("top_k"))
+
+
+def _taken(name: str, item: dict[str, Any], binary: memoryview) -> tuple[memoryview | None, memoryview]:
+    """An input's bytes, and those after it; none where its values are in the JSON. Raises `InvalidTensor`."""
     size = _parameters(item).get("binary_data_size")
-    count = math.prod(shape)
     if size is None:
-        if datatype == "BF16" or "data" not in item:
-            raise InvalidTensor(f"{name}: {'BF16 comes as binary data only' if 'data' in item else 'it has no data'}")
-        values = _from_json(name, item["data"], _NUMPY[datatype])
-    else:
-        kind = np.dtype("<u2" if datatype == "BF16" else _NUMPY[datatype])
-        if type(size) is not int or size != count * kind.itemsize or size > len(binary):
-            raise InvalidTensor(
-                f"{name}: {count} values of {datatype} are {count * kind.itemsize} bytes; "
-                f"binary_data_size is {size!r}, and {len(binary)} are left"
-            )
-        values, binary = np.frombuffer(binary[:size], kind.newbyteorder("<")), binary[size:]
-        if datatype == "BF16":  # the upper half of a float32
-            values = (values.astype("<u4") << 16).view("<f4")
+        if "data" not in item:
+            raise InvalidTensor(f"{name}: it has no data")
+        return None, binary
+    if type(size) is not int or not 0 <= size <= len(binary):
+        raise InvalidTensor(f"{name}: binary_data_size is {size!r:.40}, and {len(binary)} are left")
+    return binary[:size], binary[size:]
+
+
+def _numbers(name: str, item: dict[str, Any], binary: memoryview) -> tuple[np.ndarray, memoryview]:
+    """One input, and the bytes after it."""
+    shape, kind = item["shape"], str(item["datatype"])
+    count = size_of(name, kind, shape)
+    data, rest = _taken(name, item, binary)
+    if data is not None:
+        return numbers(name, kind, shape, data), rest
+    if kind == BF16:
+        raise InvalidTensor(f"{name}: BF16 comes as binary data only")
+    values = _from_json(name, item["data"], NUMPY[kind])
     if values.size != count:
         raise InvalidTensor(f"{name}: the shape {shape} has {count} values, the data {values.size}")
-    return values.reshape(shape), binary
+    return values.reshape(shape), rest
+
+
+def _texts(name: str, item: dict[str, Any], binary: memoryview) -> tuple[list[Item], memoryview]:
+    """One input of texts or files, and the bytes after it."""
+    count = size_of(name, BYTES, item["shape"])
+    data, rest = _taken(name, item, binary)
+    if data is not None:
+        return [text_or_file(each) for each in byte_strings(name, count, data)], rest
+    found = _flat(item["data"])
+    if not all(isinstance(each, str) for each in found):
+        raise InvalidTensor(f"{name}: BYTES are texts, and there is something else among its data")
+    if len(found) != count:
+        raise InvalidTensor(f"{name}: the shape {item['shape']} has {count} texts, the data {len(found)}")
+    return found, rest
+
+
+def text_or_file(data: bytes) -> Item:
+    """Bytes as the text that they are, or as a file."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(data).decode()}
+
+
+def _flat(data: Any) -> list[Any]:
+    waiting, found = [data], []
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list):
+            waiting.extend(reversed(item))
+        else:
+            found.append(item)
+    return found
 
 
 def _from_json(name: str, data: Any, code: str) -> np.ndarray:
@@ -125,7 +189,7 @@ def _from_json(name: str, data: Any, code: str) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             cast = found.astype(wanted)
         if not np.array_equal(cast, found):
-            raise InvalidTensor(f"{name}: the data are not all {_NAMES[wanted]}")
+            raise InvalidTensor(f"{name}: the data are not all {NAMES[wanted]}")
         return cast
     with np.errstate(over="ignore"):
         return found.astype(wanted)
@@ -136,51 +200,79 @@ def _parameters(item: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _asked(document: dict[str, Any]) -> _Asked:
-    refuse_unknown(_parameters(document), (*PARAMETERS, "binary_data_output", "content_type"))
+def asked(document: dict[str, Any]) -> Asked:
+    """What a request says of its answer. Raises `InvalidTensor`."""
     default = _parameters(document).get("binary_data_output") is True
     wanted = document.get("outputs")
     outputs = None
     if isinstance(wanted, list) and wanted:
         if not all(isinstance(item, dict) and "name" in item for item in wanted):
             raise InvalidTensor("'outputs' is not a list of objects with a name")
-        outputs = {str(item["name"]): bool(_parameters(item).get("binary_data", default)) for item in wanted}
+        outputs = {str(item["name"]): _wanted(item, default) for item in wanted}
     identifier = document.get("id")
-    return _Asked(identifier=str(identifier) if identifier is not None else None, binary=default, outputs=outputs)
+    return Asked(identifier=str(identifier) if identifier is not None else None, binary=default, outputs=outputs)
 
 
-def _bytes(values: np.ndarray) -> bytes:
-    """Little-endian; of text, each with its length before it."""
-    if values.dtype.kind != "U":
-        return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-    texts = [text.encode() for text in values.reshape(-1).tolist()]
-    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+def _wanted(item: dict[str, Any], default: bool) -> Wanted:
+    given = _parameters(item)
+    classes = given.get("classification", 0)
+    if type(classes) is not int or classes < 0:
+        raise InvalidTensor(f"{str(item['name'])[:80]}: classification is {classes!r:.40}, not a number of classes")
+    return Wanted(binary=bool(given.get("binary_data", default)), classes=classes)
+
+
+def chosen(outputs: Arrays, decoded: Decoded) -> list[tuple[str, np.ndarray, bool]]:
+    """The outputs that a request asks for, as it asks for them: name, values, and whether they go as bytes. Raises
+    `UnknownOutput` or `TopKUnavailable`."""
+    wanted: Asked = decoded.asked or Asked(identifier=None, binary=False, outputs=None)
+    found = named(outputs)
+    unknown = [name for name in wanted["outputs"] or () if name not in found]
+    if unknown:
+        raise UnknownOutput(f"the model gives {', '.join(found)}; asked for was {', '.join(unknown)}")
+    how = wanted["outputs"] or {name: Wanted(binary=wanted["binary"], classes=0) for name in found}
+    return [
+        (
+            name,
+            best_classes(name, found[name], each["classes"], decoded.served.labels) if each["classes"] else found[name],
+            each["binary"],
+        )
+        for name, each in how.items()
+    ]
 
 
 def encode(outputs: Arrays, decoded: Decoded) -> Encoded:
-    """Raises `UnknownOutput` where the request names one that the model has not."""
-    asked: _Asked = decoded.asked or _Asked(identifier=None, binary=False, outputs=None)
-    found = named(outputs)
-    unknown = [name for name in asked["outputs"] or () if name not in found]
-    if unknown:
-        raise UnknownOutput(f"the model gives {', '.join(found)}; asked for was {', '.join(unknown)}")
-    wanted = asked["outputs"] if asked["outputs"] is not None else dict.fromkeys(found, asked["binary"])
+    """Raises `UnknownOutput` where the request names one that the model has not, or `TopKUnavailable`."""
     listed, tails = [], []
-    for name, binary in wanted.items():
-        values = np.ascontiguousarray(found[name])
-        item: dict[str, Any] = {"name": name, "datatype": datatype(values.dtype.str), "shape": list(found[name].shape)}
+    for name, values, binary in chosen(outputs, decoded):
+        item: dict[str, Any] = {"name": name, "datatype": datatype(values.dtype.str), "shape": list(values.shape)}
         if binary:
-            tail = _bytes(values)
+            tail = to_bytes(np.ascontiguousarray(values))
             item["parameters"] = {"binary_data_size": len(tail)}
             tails.append(tail)
         else:
             plain = values.dtype != np.float16 and values.dtype.kind != "U"
-            item["data"] = fragment(values.reshape(-1)) if plain else values.reshape(-1).tolist()
+            flat = np.ascontiguousarray(values).reshape(-1)
+            item["data"] = fragment(flat) if plain else flat.tolist()
         listed.append(item)
-    document: dict[str, Any] = {"model_name": "model", "model_version": "1", "outputs": listed}
-    if asked["identifier"] is not None:
-        document["id"] = asked["identifier"]
+    served = decoded.served
+    document: dict[str, Any] = {"model_name": served.name, "model_version": served.version, "outputs": listed}
+    if decoded.asked and decoded.asked["identifier"] is not None:
+        document["id"] = decoded.asked["identifier"]
     head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not tails:
         return Encoded(head, "application/json")
     return Encoded(b"".join([head, *tails]), "application/octet-stream", {LENGTH_HEADER: str(len(head))})
+
+
+def encode_answer(answer: Any, decoded: Decoded) -> Encoded:
+    """What a task answers: embeddings as numbers, anything else as a text of JSON for each item."""
+    return encode(as_tensor(answer), decoded)
+
+
+def as_tensor(answer: Any) -> np.ndarray:
+    """A task's answers as one output, a row for each item."""
+    listed = answer if isinstance(answer, list) else [answer]
+    vectors = all(isinstance(each, list) and each and all(type(x) is float for x in each) for each in listed)
+    if vectors and len({len(each) for each in listed}) == 1:
+        return np.asarray(listed, np.float32)
+    return np.array([orjson.dumps(each).decode() for each in listed], dtype=np.str_)

@@ -6,18 +6,22 @@ To add one, add a file here with `NAME`, `TYPES`, `PRIORITY`, `accepts(body)`, `
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
-import orjson
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 import score.codecs
-from score.codecs import json_items, oip_v2
+from score.codecs import json_items, json_lines, oip_v2, openai_embeddings
 from score.codecs.base import Body, Codec, Decoded, Encoded
 from score.errors import EmptyBody, NotAcceptable, UnsupportedMediaType
+
+_OF_ANSWERS: dict[str, Callable[[Any, Decoded], Encoded]] = {
+    module.NAME: module.encode_answer for module in (json_lines, oip_v2, openai_embeddings)
+}
+"""How a codec writes what a task answers, where that is not JSON as `json_items` has it."""
 
 
 @cache
@@ -36,6 +40,8 @@ def choose(body: Body) -> Codec:
     """The codec for a body, told by its content first. Raises `EmptyBody` or `UnsupportedMediaType`."""
     if not body.data:
         raise EmptyBody("the body is empty")
+    if body.codec:
+        return codecs()[body.codec]
     for codec in codecs().values():
         if codec.accepts(body):
             return codec
@@ -44,6 +50,8 @@ def choose(body: Body) -> Codec:
 
 def effort(body: Body) -> int:
     """How many bytes have to be parsed or unpacked to decode a body."""
+    if body.codec:
+        return codecs()[body.codec].effort(body) or len(body.data)
     known = (codec.effort(body) for codec in codecs().values())
     return next((found for found in known if found is not None), len(body.data))
 
@@ -69,14 +77,13 @@ def for_answer(codec: Codec, accept: str | None, labelled: bool = False) -> Code
 
 
 def encode_answer(codec: Codec, answer: Any, decoded: Decoded, accept: str | None, *, own: bool = False) -> Encoded:
-    """What a task answered, or a model's `own` postprocess, as the request's sender expects it: JSON; in the Open
-    Inference Protocol, as texts of JSON.
+    """What a task answered, or a model's `own` postprocess, as the request's sender expects it: JSON, unless the codec
+    has a way of its own.
 
     Raises `NotAcceptable`.
     """
-    if codec.NAME == oip_v2.NAME:
-        listed = answer if isinstance(answer, list) else [answer]
-        return codec.encode(np.array([orjson.dumps(each).decode() for each in listed], dtype=np.str_), decoded)
+    if encoder := _OF_ANSWERS.get(codec.NAME):
+        return encoder(answer, decoded)
     if accept and not parse_accept_header(accept, MIMEAccept).quality(json_items.TYPES[0]):
         raise NotAcceptable(f"the request accepts {accept}; this model's answers are {json_items.TYPES[0]}")
     return json_items.encode_answer(answer, decoded, own=own)

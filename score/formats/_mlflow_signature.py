@@ -20,11 +20,8 @@ _BODIES = ("inputs", "instances", "dataframe_split", "dataframe_records", "input
 def takes(document: Mapping[str, Any]) -> str | dict[str, str] | None:
     """The signature's inputs as SCORE_INPUTS has them; None where there are none, or they are not of numbers. Columns
     of numbers are one array, as mlflow gives them to a PyTorch model."""
-    signature = document.get("signature")
-    said = signature.get("inputs") if isinstance(signature, dict) else None
-    with contextlib.suppress(ValueError, TypeError, RecursionError):
-        said = json.loads(said) if isinstance(said, str) else said
-    if not isinstance(said, list) or not said or not all(isinstance(each, dict) for each in said):
+    said = _inputs(document)
+    if not said:
         return None
     if all(each.get("type") in _NUMBERS for each in said):
         return f"float32[N, {len(said)}]"
@@ -34,6 +31,21 @@ def takes(document: Mapping[str, Any]) -> str | dict[str, str] | None:
     if len(specs) == 1 and not specs[0][0]:
         return specs[0][1]
     return {name: spec for name, spec in specs if spec is not None} if all(name for name, _ in specs) else None
+
+
+def columns(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a table's columns, in order; none where it is no table, or they have no names."""
+    said = _inputs(document)
+    names = tuple(str(each.get("name", "")) for each in said)
+    return names if all(names) and all(each.get("type") in _NUMBERS for each in said) else ()
+
+
+def _inputs(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    signature = document.get("signature")
+    said = signature.get("inputs") if isinstance(signature, dict) else None
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        said = json.loads(said) if isinstance(said, str) else said
+    return said if isinstance(said, list) and all(isinstance(each, dict) for each in said) else []
 
 
 def _tensor(said: Mapping[str, Any]) -> str | None:

@@ -99,13 +99,15 @@ class HfConfig:
 @dataclass(frozen=True)
 class Beside:
     """What belongs to a model and does not lie in its own folder: where its tokenizer and processor are, the task that
-    is said to be its, what it is said to take (as SCORE_INPUTS has it), and the body of a request that was recorded."""
+    is said to be its, what it is said to take (as SCORE_INPUTS has it), the body of a request that was recorded, and
+    the names of a table's columns, in order."""
 
     tokenizer: Path | None = None
     processor: Path | None = None
     task: str = ""
     takes: str | dict[str, str] | None = None
     example: dict[str, Any] | None = None
+    columns: tuple[str, ...] = ()
 
 
 NOTHING_BESIDE = Beside()

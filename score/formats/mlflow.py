@@ -38,7 +38,8 @@ def open(path: Path, read: str) -> Checkpoint:
     if isinstance(inner, PickledObjects) and flavor.get("code"):
         inner = _with_code(inner, contained(path, flavor["code"]))
     recorded = _mlflow_signature.example(path, document)
-    beside = replace(place.beside, takes=_mlflow_signature.takes(document), example=recorded)
+    takes, columns = _mlflow_signature.takes(document), _mlflow_signature.columns(document)
+    beside = replace(place.beside, takes=takes, example=recorded, columns=columns)
     metadata = {
         "inner_format": inner.format,
         **({} if name == "pytorch" else {"flavor": name}),

@@ -37,7 +37,8 @@ class Hooks:
     def decoded(self, decoded: Decoded) -> Arrays:
         """A request's inputs, by the user's own `preprocess`. Raises `ModelRejected` with what it raised."""
         assert self.preprocess is not None
-        request = decoded.document if decoded.document is not None else decoded.arrays
+        request = decoded.arrays if decoded.items is None else list(decoded.items.values)
+        request = request if decoded.document is None else decoded.document
         return given.arrays(_called("preprocess", self.preprocess, request), "what preprocess returned")
 
     def encoded(self, outputs: Arrays) -> Any:

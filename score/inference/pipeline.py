@@ -5,7 +5,7 @@ do each where it belongs: decoding large bodies elsewhere, and waiting for the m
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import orjson
 
 from score.architectures import key_conversions, resolve
 from score.architectures.meta_init import Skeleton
+from score.codecs import oip_v2, openai_embeddings
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded, Encoded, Items
 from score.codecs.json_dialects import WRAPPED
@@ -37,6 +38,7 @@ from score.weights import hashing, versions
 from score.weights.opened import open_weights
 
 _PLAIN_JSON = ("json", "items")  # codecs of JSON that a model's own `preprocess` reads itself
+_SAY_WHO = (oip_v2.NAME, openai_embeddings.NAME)  # codecs whose answers name the model
 # Errors that another version of something could explain.
 _VERSIONS_MATTER = (
     *(ArchitectureBroken, ClassNotImportable, MalformedFile, Uninitialised),
@@ -118,6 +120,8 @@ def decode(predictor: Predictor, codec: Codec, body: Body) -> Decoded:
 
 def prepare(predictor: Predictor, codec: Codec, decoded: Decoded, top_k: Any = None) -> Prepared:
     """From what a codec has decoded to what the model takes."""
+    if codec.NAME in _SAY_WHO:
+        decoded = replace(decoded, served=predictor.served)
     most = labels.how_many(decoded.top_k, top_k)
     if predictor.runner is not None and (items := predictor.runner.items(decoded)) is not None:
         collected = [_shown(item) for item in items.values] if predictor.settings.collect_data else []

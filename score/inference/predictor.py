@@ -13,8 +13,9 @@ from torch import nn
 
 from score import __version__, log
 from score.architectures.sentence_encoder import SentenceEncoder
+from score.codecs import oip_v2
 from score.codecs import registry as codecs
-from score.codecs.base import Arrays, Body, Decoded, Records, named
+from score.codecs.base import Arrays, Body, Decoded, Records, Served, named
 from score.errors import InvalidSetting, ModelRejected, RequestError
 from score.formats.base import NOTHING_BESIDE, Beside
 from score.inference import given, infer_signature, model_errors, outputs, transformers_inputs
@@ -23,7 +24,7 @@ from score.inference.batching.rows import AsGuessed, same_rows
 from score.inference.hooks import NONE as NO_HOOKS
 from score.inference.hooks import Hooks
 from score.inference.load import LoadReport
-from score.inference.preprocess import labels
+from score.inference.preprocess import labels, tables
 from score.inference.preprocess.task import Task
 from score.inference.preprocess.task import find as find_task
 from score.inference.signature import Signature, validate
@@ -114,7 +115,16 @@ class Predictor:
         """A request's arrays, image or texts as the model takes them. Raises a `RequestError`."""
         if self.hooks.preprocess is not None:
             return validate(self.signature, self.hooks.decoded(decoded))
-        return validate(self.signature, self.task.prepared(decoded))
+        if decoded.columns:
+            return validate(self.signature, tables.of_columns(decoded, self.signature, self.beside.columns))
+        return validate(self.signature, self.task.prepared(decoded), declared=decoded.dialect == oip_v2.DIALECT)
+
+    @cached_property
+    def served(self) -> Served:
+        """What answers say of the model."""
+        name, version = self.settings.served_as()
+        tokens = self.task.tokenizer.count if self.task.tokenizer is not None else None
+        return Served(name, version, self.task.labels, tokens)
 
     def postprocess(self, outputs: Any, top_k: int | None) -> Any:
         """Outputs as they are, or the likeliest classes of each row where they were asked for. Where labels are known,

@@ -103,12 +103,15 @@ def _input(name: str, text: str) -> InputSpec:
     return InputSpec(name, label, shape)
 
 
-def validate(signature: Signature, arrays: Arrays) -> dict[str, Any]:
-    """The arrays of a request as the tensors (or Python scalars) that the model takes, by input name.
+def validate(signature: Signature, arrays: Arrays, *, declared: bool = False) -> dict[str, Any]:
+    """The arrays of a request as the tensors (or Python scalars) that the model takes, by input name. Where the sender
+    has `declared` datatypes, integers are no floats; the only input of a model goes by any name.
 
     Raises `WrongInputs`, `WrongShape`, `WrongDtype` or `NotNumeric`.
     """
     specs = signature.by_name
+    if declared and isinstance(arrays, Mapping):
+        arrays = _as_declared(signature, arrays)
     if isinstance(arrays, np.ndarray):
         first = next(iter(specs), "input")
         arrays = {first: arrays}
@@ -116,6 +119,18 @@ def validate(signature: Signature, arrays: Arrays) -> dict[str, Any]:
         raise WrongInputs(f"the model takes {', '.join(specs) or 'no inputs'}; received {', '.join(arrays) or 'none'}")
     convert = _advised if signature.guessed else _convert
     return {name: convert(spec, arrays[name]) for name, spec in specs.items() if name in arrays}
+
+
+def _as_declared(signature: Signature, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Arrays whose datatypes were declared, by the model's names. Raises `WrongDtype`."""
+    if len(arrays) == 1 and len(signature.required) == 1 and not arrays.keys() & signature.by_name.keys():
+        arrays = {next(iter(signature.required)): next(iter(arrays.values()))}
+    for name, array in arrays.items():
+        spec = signature.by_name.get(name)
+        floats = spec is not None and not spec.scalar and spec.torch_dtype.is_floating_point
+        if floats and array.dtype.kind in "iub" and not signature.guessed:
+            raise WrongDtype(f"{name}: expected {spec}, received {array.dtype}, which is not cast in silence")
+    return arrays
 
 
 def _advised(spec: InputSpec, array: np.ndarray) -> Any:

@@ -6,11 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from score.codecs.base import Body
-from score.codecs.oip_v2 import LENGTH_HEADER
-from score.errors import BodyTooLarge, InvalidGzip, InvalidTensor, QueueFull, UnsupportedMediaType
+from score.codecs.oip_v2 import LENGTH_HEADER, SIZE_PARAMETER
+from score.errors import BodyTooLarge, InvalidGzip, InvalidTable, InvalidTensor, QueueFull, UnsupportedMediaType
 from score.settings import Settings
 
 PIECE = 1 << 16  # bytes that are inflated at a time, so that a bomb is seen before it is large
+_GZIP = 31  # what zlib calls it
+_ENCODINGS = {"identity": 0, "": 0, "gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
+_LENGTH = LENGTH_HEADER.lower()
+_HEADER = {"present": True, "absent": False}  # of text/csv: RFC 4180
 
 
 class Held:
@@ -50,12 +54,12 @@ class Intake:
         said = headers.get("content-length", "")
         if said.isascii() and said.isdigit() and (len(said) > 15 or int(said) > self._limit):
             raise self._too_large()
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "", "gzip", "x-gzip"):
+        encoding = headers.get("content-encoding", "").strip().lower()
+        if encoding not in _ENCODINGS:
             raise UnsupportedMediaType(
-                f"the body's Content-Encoding is {encoding}", hint="Send it as it is, or as gzip."
+                f"the body's Content-Encoding is {encoding}", hint="Send it as it is, or as gzip or deflate."
             )
-        self.compressed = "gzip" in encoding
+        self.compressed = _ENCODINGS[encoding]
 
     def add(self, piece: bytes) -> None:
         """The next bytes. Raises `BodyTooLarge`, or `QueueFull` where all requests together hold too much."""
@@ -75,23 +79,33 @@ class Intake:
         held.add(-self._counted)
         self._counted = 0
 
-    def body(self) -> Body:
-        """All of it, decompressed. Raises `BodyTooLarge`, `QueueFull`, `InvalidGzip` or `InvalidTensor`."""
+    def body(self, codec: str = "") -> Body:
+        """All of it, decompressed; for that `codec`, where the path says which. Raises `BodyTooLarge`, `QueueFull`,
+        `InvalidGzip`, `InvalidTable` or `InvalidTensor`."""
         data = b"".join(self._inflated() if self.compressed else self._pieces)
         self._pieces.clear()
-        kind = self._headers.get("content-type", "").partition(";")[0].strip().lower()
-        return Body(data, kind, self._json_length(len(data)), self._limit)
+        kind, semicolon, rest = self._headers.get("content-type", "").partition(";")
+        more = _parameters(rest) if semicolon else {}
+        said = self._headers.get(_LENGTH) or more.get(SIZE_PARAMETER)
+        return Body(
+            data,
+            kind.strip().lower(),
+            None if said is None else _json_length(said, len(data)),
+            self._limit,
+            codec,
+            _has_header(more["header"]) if "header" in more else None,
+        )
 
     def _inflated(self) -> Iterator[bytes]:
-        stream, size = zlib.decompressobj(31), 0
+        stream, size = zlib.decompressobj(self.compressed), 0
         for piece in self._pieces:
             while piece:
                 if stream.eof:  # gzip files may follow each other
-                    stream = zlib.decompressobj(31)
+                    stream = zlib.decompressobj(self.compressed)
                 try:
                     part = stream.decompress(piece, PIECE)
                 except zlib.error as error:
-                    raise InvalidGzip(f"the body is not gzip ({error})") from None
+                    raise InvalidGzip(f"the body is not {self._named()} ({error})") from None
                 piece = stream.unused_data or stream.unconsumed_tail
                 size += len(part)
                 self.hold(len(part))
@@ -101,13 +115,26 @@ class Intake:
         if not stream.eof:
             raise InvalidGzip("the compressed body ends before its end")
 
-    def _json_length(self, size: int) -> int | None:
-        said = self._headers.get(LENGTH_HEADER.lower())
-        if said is None:
-            return None
-        if not said.isascii() or not said.isdigit() or len(said) > 12 or int(said) > size:
-            raise InvalidTensor(f"{LENGTH_HEADER} is {said[:40]!r}, and the body has {size} bytes")
-        return int(said)
+    def _named(self) -> str:
+        return "gzip" if self.compressed == _GZIP else "deflate, which is zlib's format"
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._settings.max_body_mb:g} MB")
+
+
+def _parameters(text: str) -> dict[str, str]:
+    """What follows a content type: `header=present; charset=utf-8`."""
+    pairs = (part.partition("=") for part in text.split(";"))
+    return {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+
+
+def _has_header(said: str) -> bool:
+    if said.lower() not in _HEADER:
+        raise InvalidTable(f"the content type's header is {said[:40]!r}; it may be {' or '.join(_HEADER)}")
+    return _HEADER[said.lower()]
+
+
+def _json_length(said: str, size: int) -> int:
+    if not said.isascii() or not said.isdigit() or len(said) > 12 or int(said) > size:
+        raise InvalidTensor(f"{LENGTH_HEADER} is {said[:40]!r}, and the body has {size} bytes")
+    return int(said)

@@ -32,6 +32,7 @@ MOST_SECONDS = 60  # of work for one body
 MOST_MEMORY = 8 << 30  # bytes of one child
 _ROOT = str(Path(__file__).resolve().parents[2])
 _ALIGNED = 64
+_ABOUT = ("content_type", "json_length", "limit", "codec", "header")  # of a body, beside its bytes
 
 
 class Decoder:
@@ -70,7 +71,7 @@ class Decoder:
         assert self._helper is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, theirs, _shared(body.data) as given:
-            about = {"content_type": body.content_type, "json_length": body.json_length, "limit": body.limit}
+            about = {each: getattr(body, each) for each in _ABOUT}
             try:
                 with self._lock:
                     socket.send_fds(self._helper, [orjson.dumps(about)], [given, theirs.fileno()])
@@ -120,7 +121,8 @@ def _received(said: dict[str, Any], fd: int) -> tuple[Codec, Decoded]:
     items = None
     if said["items"] is not None:
         items, found = Items(tuple(orjson.loads(found.data)), *said["items"]), np.empty(0)
-    return codecs.codecs()[said["codec"]], Decoded(found, said["dialect"], said["asked"], said["top_k"], items)
+    told = {"columns": tuple(said["columns"]), "top_k": said["top_k"], "items": items}
+    return codecs.codecs()[said["codec"]], Decoded(found, said["dialect"], said["asked"], **told)
 
 
 def _array(memory: Any, item: dict[str, Any]) -> np.ndarray:
@@ -190,6 +192,7 @@ def _decoded(body: Body, put: Callable[[np.ndarray], int]) -> dict[str, Any]:
         "dialect": decoded.dialect,
         "asked": decoded.asked,
         "top_k": decoded.top_k,
+        "columns": decoded.columns,
         "items": None if decoded.items is None else [decoded.items.single, decoded.items.parameters],
         "named": named,
         "arrays": [

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from score import __version__, errors
+from score.codecs._oip_tensors import datatype
 from score.codecs.base import ONLY
 from score.codecs.json_dialects import BARE, WRAPPED
-from score.codecs.oip_v2 import datatype
 from score.errors import RequestError
 from score.inference.signature import InputSpec, Signature
 

@@ -89,7 +89,7 @@ def test_text_is_an_answer(value: Any) -> None:
 
 
 def test_text_in_binary_has_its_length_before_it() -> None:
-    asked = oip_v2._Asked(identifier=None, binary=True, outputs=None)
+    asked = oip_v2.Asked(identifier=None, binary=True, outputs=None)
     body = oip_v2.encode(np.array(["né", ""]), Decoded(np.zeros(1), "v2", asked)).body
     assert body.endswith(b"\x03\x00\x00\x00n\xc3\xa9\x00\x00\x00\x00")
 

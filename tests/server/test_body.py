@@ -1,12 +1,21 @@
 """Bodies as they come in: counted, bounded, decompressed; and what was counted is given back."""
 
 import gzip
+import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from score.errors import BodyTooLarge, InvalidGzip, InvalidTensor, QueueFull, ScoreError, UnsupportedMediaType
+from score.errors import (
+    BodyTooLarge,
+    InvalidGzip,
+    InvalidTable,
+    InvalidTensor,
+    QueueFull,
+    ScoreError,
+    UnsupportedMediaType,
+)
 from score.server.body import Intake, held
 from score.settings import Settings
 
@@ -88,3 +97,35 @@ def test_gzip_members_in_any_pieces(parts: list[bytes], cut: int) -> None:
     assert found.body().data == b"".join(parts)
     found.release()
     assert held.bytes == 0
+
+
+def test_deflate_is_taken_as_gzip_is() -> None:
+    packed = zlib.compress(b'{"data": [1]}')
+    intake = Intake({"content-encoding": "deflate"}, Settings.load())
+    intake.add(packed)
+    assert intake.body().data == b'{"data": [1]}'
+    intake = Intake({"content-encoding": "deflate"}, Settings.load())
+    intake.add(b"nothing of the kind")
+    with pytest.raises(InvalidGzip, match="zlib"):
+        intake.body()
+
+
+@pytest.mark.parametrize(
+    ("kind", "header", "length"),
+    [
+        ("text/csv", None, None),
+        ("text/csv; header=present", True, None),
+        ('Text/CSV;charset=utf-8;HEADER="absent"', False, None),
+        ("application/vnd.sagemaker-triton.binary+json;json-header-size=3", None, 3),
+    ],
+)
+def test_what_follows_the_content_type(kind: str, header: bool | None, length: int | None) -> None:
+    intake = Intake({"content-type": kind}, Settings.load())
+    intake.add(b"1,2,3")
+    body = intake.body()
+    assert (body.header, body.json_length) == (header, length)
+
+
+def test_a_header_that_is_neither_there_nor_absent() -> None:
+    with pytest.raises(InvalidTable, match="present or absent"):
+        Intake({"content-type": "text/csv; header=maybe"}, Settings.load()).body()

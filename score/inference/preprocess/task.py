@@ -13,10 +13,10 @@ from torch import nn
 from score.architectures import timm_config
 from score.architectures.recognition import registered_models
 from score.codecs import image
-from score.codecs.base import Decoded, refuse_unknown
+from score.codecs.base import Decoded, Items, refuse_unknown
 from score.errors import InvalidSetting, NotNumeric, TopKUnavailable, UnsupportedMediaType
 from score.inference.infer_signature import input_names
-from score.inference.preprocess import images, texts
+from score.inference.preprocess import files, images, texts
 from score.inference.preprocess import labels as class_labels
 from score.settings import Settings
 
@@ -40,6 +40,8 @@ class Task:
 
     def prepared(self, decoded: Decoded) -> np.ndarray | Mapping[str, np.ndarray]:
         """What the model takes, from numbers, an image or texts."""
+        if decoded.items is not None and self.tokenizer is None and self.recipe is not None:
+            return self._pictures(decoded.items)
         arrays = decoded.arrays if decoded.items is None else _texts(decoded)
         if decoded.dialect == image.NAME:
             assert isinstance(arrays, np.ndarray)
@@ -59,6 +61,14 @@ class Task:
             tokens: dict[str, np.ndarray] = self.tokenizer(arrays.tolist())
             return tokens
         return arrays
+
+    def _pictures(self, items: Items) -> np.ndarray | Mapping[str, np.ndarray]:
+        """Pictures in base64 as rows. Raises `InvalidItem`, `InvalidImage` or `UnknownParameter`."""
+        refuse_unknown(items.parameters)
+        made = [self.prepared(image.decode(files.of_item(item, "a picture"))) for item in items.values]
+        if isinstance(made[0], Mapping):
+            return {name: np.concatenate([each[name] for each in made]) for name in made[0]}
+        return np.concatenate(made)  # type: ignore[arg-type]
 
     def _of_model(self, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What a processor makes, as far as the model takes it."""

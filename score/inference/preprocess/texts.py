@@ -41,6 +41,10 @@ class Tokenizer:
         found = self._tokenizer(given, padding=True, truncation=True, max_length=self._longest, return_tensors="np")
         return {name: np.asarray(value, np.int64) for name, value in found.items() if name in self.names}
 
+    def count(self, texts: Sequence[str]) -> int:
+        """How many tokens the model is given for texts."""
+        return int(self(texts)["attention_mask"].sum()) if "attention_mask" in self.names else 0
+
 
 def refuse_long(item: Any, most: int) -> None:
     """Raise `InputTooLong` for a text, or a list or an object of texts, of more characters than are allowed."""

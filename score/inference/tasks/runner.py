@@ -1,7 +1,6 @@
 """A model's task at work: a request's items, each answered by itself, their forward passes together."""
 
 import base64
-import binascii
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,12 @@ import torch
 
 from score import log
 from score.codecs import audio, image
-from score.codecs.base import Body, Decoded, Items
+from score.codecs.base import Decoded, Items
 from score.errors import InternalError, InvalidItem, MalformedFile, RequestError, ScoreError
 from score.formats.base import Beside
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Limits, Pass
-from score.inference.preprocess import images, texts
+from score.inference.preprocess import files, images, texts
 from score.inference.tasks import find, parameters, parts, recordings
 from score.inference.tasks.batched import AT_ONCE, Batched
 from score.inference.tasks.generation import ImageToText, Text2Text
@@ -107,17 +106,19 @@ class TaskRunner:
         """An item as the task takes it: a picture as Pillow has it, a recording at the model's rate, anything else as
         it came."""
         if self.task in _RECORDINGS:
-            found = item if isinstance(item, Decoded) else audio.decode(Body(_bytes(item, "a recording")))
+            found = item if isinstance(item, Decoded) else audio.decode(files.of_item(item, "a recording"))
             assert isinstance(found.arrays, np.ndarray)
             return recordings.made(found.arrays, found.asked, self._rate, self.settings.max_audio_seconds)
         if self.task not in _PICTURES:
+            if files.is_file(item):
+                raise InvalidItem(f"{self.task} takes texts, and this is a file")
             if isinstance(item, (str, dict)) or (isinstance(item, list) and self.task == "text-ranking"):
                 texts.refuse_long(item, self.settings.max_text_characters)
                 return item
             raise InvalidItem(f"{self.task} takes texts, or objects with texts")
         from PIL import Image
 
-        found = item if isinstance(item, Decoded) else image.decode(Body(_bytes(item, "a picture")))
+        found = item if isinstance(item, Decoded) else image.decode(files.of_item(item, "a picture"))
         assert isinstance(found.arrays, np.ndarray)
         images.refuse_large(found.arrays, self.settings.max_image_pixels)
         return Image.fromarray(found.arrays)
@@ -265,16 +266,6 @@ def _padding(tokenizer: Any) -> dict[str, int]:
     if tokenizer is None or tokenizer.pad_token_id is None or tokenizer.padding_side != "right":
         return {}
     return {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
-
-
-def _bytes(item: Any, what: str) -> bytes:
-    """A file in base64, with or without the beginning of a `data:` address. No other address is ever looked up."""
-    if not isinstance(item, str):
-        raise InvalidItem(f"{what} is a file in base64")
-    try:
-        return base64.b64decode(item.partition(",")[2] if item.startswith("data:") else item, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidItem(f"{what} is a file in base64; addresses are not fetched") from None
 
 
 def jsonable(value: Any) -> Any:
