@@ -104,10 +104,12 @@ def test_deflate_is_taken_as_gzip_is() -> None:
     intake = Intake({"content-encoding": "deflate"}, Settings.load())
     intake.add(packed)
     assert intake.body().data == b'{"data": [1]}'
+    intake.release()
     intake = Intake({"content-encoding": "deflate"}, Settings.load())
     intake.add(b"nothing of the kind")
     with pytest.raises(InvalidGzip, match="zlib"):
         intake.body()
+    intake.release()
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,7 @@ def test_what_follows_the_content_type(kind: str, header: bool | None, length: i
     intake = Intake({"content-type": kind}, Settings.load())
     intake.add(b"1,2,3")
     body = intake.body()
+    intake.release()
     assert (body.header, body.json_length) == (header, length)
 
 
