@@ -277,7 +277,7 @@ class Settings(BaseSettings):
         registered = len(path.parts) > 3 and path.parts[-3] == "azureml-models"
         name, version = (path.parts[-2], path.name) if registered else (path.name, "1")
         known = not registered and path.is_file()
-        return self.model_name or _NO_NAME.sub("_", path.stem if known else name).strip("_.-") or "model", version
+        return self.model_name or readable_name(path.stem if known else name), version
 
     @classmethod
     def settings_customise_sources(
@@ -311,6 +311,11 @@ class Settings(BaseSettings):
             raise InvalidSetting(f"{TOML_NAME} or a SCORE_ variable can't be read: {error}") from None
         _refuse_misspelt_variables()
         return settings
+
+
+def readable_name(text: str) -> str:
+    """A name that needs no escape in a path."""
+    return _NO_NAME.sub("_", text).strip("_.-") or "model"
 
 
 def option(field: str) -> str:

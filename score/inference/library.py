@@ -97,8 +97,9 @@ class Predictor(predictor.Predictor):
     def __init__(self, path: PathLike, device: str | torch.device | None = None, **settings: Any) -> None:
         made = load_model(_settings(path, device, settings))
         super().__init__(
-            made.module, made.report, made.settings, made.registered, made.checkpoint, made.home, made.beside
-        )
+            made.module, made.report, made.settings, made.registered, made.checkpoint, made.home, made.beside,
+            made.hooks,
+        )  # fmt: skip
 
 
 def _settings(path: PathLike, device: str | torch.device | None, settings: dict[str, Any]) -> Settings:

@@ -22,6 +22,7 @@ from score.errors import (
     ClassNotImportable,
     LoadError,
     MalformedFile,
+    ModelNotForRoute,
     Uninitialised,
     UnsupportedFormat,
     VersionTooOld,
@@ -122,6 +123,8 @@ def prepare(predictor: Predictor, codec: Codec, decoded: Decoded, top_k: Any = N
     """From what a codec has decoded to what the model takes."""
     if codec.NAME in _SAY_WHO:
         decoded = replace(decoded, served=predictor.served)
+    if codec.NAME == openai_embeddings.NAME and predictor.runner is None:
+        raise ModelNotForRoute(f"{predictor.served.name} does not answer texts with embeddings")
     most = labels.how_many(decoded.top_k, top_k)
     if predictor.runner is not None and (items := predictor.runner.items(decoded)) is not None:
         collected = [_shown(item) for item in items.values] if predictor.settings.collect_data else []

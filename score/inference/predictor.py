@@ -21,6 +21,7 @@ from score.formats.base import NOTHING_BESIDE, Beside
 from score.inference import given, infer_signature, model_errors, outputs, transformers_inputs
 from score.inference.batching.queue import Batcher, Limits
 from score.inference.batching.rows import AsGuessed, same_rows
+from score.inference.batching.turns import Turns
 from score.inference.hooks import NONE as NO_HOOKS
 from score.inference.hooks import Hooks
 from score.inference.load import LoadReport
@@ -51,6 +52,7 @@ class Predictor:
     home: Path | None = None  # the folder of its configuration, where that is another
     beside: Beside = NOTHING_BESIDE
     hooks: Hooks = NO_HOOKS
+    turns: Turns | None = None  # of all models in this process, where there are several
 
     @cached_property
     def signature(self) -> Signature:
@@ -88,8 +90,8 @@ class Predictor:
                 raise InvalidSetting(f"SCORE_TASK is {self.settings.task!r}, and {name} is no model of transformers")
             return None
         return runner.of(
-            self.module, name.rpartition(".")[2], self._folder, self.beside, self.settings, self._tolerance,
-            embeds=isinstance(self.module, SentenceEncoder),
+            self.module, name.rpartition(".")[2], self._folder, self.beside, self.settings, self._limits,
+            self._tolerance, embeds=isinstance(self.module, SentenceEncoder),
         )  # fmt: skip
 
     def __call__(self, inputs: Any, top_k: int | None = None) -> Any:
@@ -150,10 +152,20 @@ class Predictor:
     @cached_property
     def batcher(self) -> Batcher:
         """What requests are given to: it runs `predict`."""
-        settings = self.settings
-        limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
         layout = AsGuessed(self.signature) if self.signature.guessed else None
-        return Batcher(self.predict, limits, self._separable(), self._tolerance, layout)
+        return Batcher(self.predict, self._limits, self._separable(), self._tolerance, layout)
+
+    @property
+    def _limits(self) -> Limits:
+        settings = self.settings
+        return Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000, self.turns)
+
+    def close(self) -> None:
+        """End what runs for it, once what was submitted has been answered."""
+        if "batcher" in self.__dict__:
+            self.batcher.close()
+        if self.__dict__.get("runner") is not None:
+            self.__dict__["runner"].close()
 
     def predict(self, inputs: dict[str, Any]) -> Arrays:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said, or `OutOfMemory`."""

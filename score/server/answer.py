@@ -4,7 +4,7 @@ import contextlib
 import gzip
 import re
 import zlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -16,8 +16,8 @@ from score import log
 from score.architectures.meta_init import where
 from score.codecs.base import Encoded
 from score.errors import InternalError, OutOfMemory, ScoreError
+from score.server.api import Said, plain
 
-METHODS = "GET, HEAD, POST, OPTIONS"
 WORTH_COMPRESSING = 16_384  # bytes; below it, a packet or two are saved for a millisecond of work
 _SENDABLE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -69,15 +69,22 @@ def of_events(events: AsyncGenerator[Any, None]) -> Answer:
     return Answer(200, {"content-type": "text/event-stream", "cache-control": "no-store"}, pieces=pieces())
 
 
-def of_error(error: ScoreError, request_id: str) -> Answer:
-    """An error as JSON, with its status and the request's id."""
+def allowed(methods: Sequence[str]) -> str:
+    """The value of an Allow header."""
+    return ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
+
+
+def of_error(
+    error: ScoreError, request_id: str, said: Said = plain, methods: Sequence[str] = ("GET", "POST")
+) -> Answer:
+    """An error as JSON, as a protocol has it, with its status and the request's id."""
     headers = {} if error.retry_after is None else {"retry-after": str(max(1, ceil(error.retry_after)))}
     if error.status == 405:
-        headers["allow"] = METHODS
-    return of_json({"error": error.as_dict() | {"request_id": request_id}}, error.status, headers)
+        headers["allow"] = allowed(methods)
+    return of_json(said(error, request_id), error.status, headers)
 
 
-def of_failure(error: BaseException, request_id: str) -> Answer:
+def of_failure(error: BaseException, request_id: str, said: Said = plain) -> Answer:
     """Any exception as an answer: ours as it is; anything else is a bug, which the log gets in full."""
     if isinstance(error, MemoryError):
         error = OutOfMemory("the memory does not suffice for this request")
@@ -86,9 +93,9 @@ def of_failure(error: BaseException, request_id: str) -> Answer:
             log.warning("%s %s", request_id, error.screen(), exc_info=error.__cause__)
         elif error.__cause__ is not None:  # the model's own: where it happened is enough, since anyone can ask for more
             log.warning("%s %s: %s, at %s", request_id, error.code, error.message[:500], where(error.__cause__))
-        return of_error(error, request_id)
+        return of_error(error, request_id, said)
     log.error("%s a bug in the server", request_id, exc_info=error)
-    return of_error(InternalError(f"{type(error).__name__} while answering the request"), request_id)
+    return of_error(InternalError(f"{type(error).__name__} while answering the request"), request_id, said)
 
 
 def sendable(text: str) -> bool:

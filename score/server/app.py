@@ -8,8 +8,9 @@ process of its own, so that liveness and small requests never wait for it.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -20,22 +21,29 @@ from starlette.types import Receive, Scope, Send
 
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded
-from score.errors import ClientGone, Draining, ScoreError
+from score.errors import BodyTooLarge, ClientGone, Draining, MethodNotAllowed, ScoreError, UnknownModel
 from score.inference import pipeline
-from score.inference.batching.queue import Ticket
+from score.inference.batching.queue import Batcher, Ticket
 from score.inference.pipeline import Prepared
-from score.server import api_page, azmlinfsrv
+from score.inference.predictor import Predictor
+from score.server import answer, api_page, azmlinfsrv, card
 from score.server.answer import Answer
+from score.server.api import SCORE, Api
 from score.server.body import Intake, nbytes
 from score.server.decoder import Decoder
 from score.server.metrics import RequestRecord
-from score.server.service import Head, Service, top_k
+from score.server.models import Models
+from score.server.prediction import Prediction, asked_for, named_in, predicting, top_k
+from score.server.routes.table import Asked, Page, Row
+from score.server.service import Head, Service
 
 SMALL = 256 << 10  # bytes that are decoded, or encoded, on the event loop: a few milliseconds at most
 MOST_TEXT = 4_000  # characters that are tokenised there
 ELSEWHERE = 4  # threads for what is large
 FLASK_THREADS = 64
 TASK_THREADS = 64  # requests whose items are prepared, or wait for the model, at a time
+LOADING = 64  # requests that wait for a model to be loaded at a time
+MOST_ASKED = 64 << 10  # bytes of a body that is no prediction
 
 Made = TypeVar("Made")
 AT_ONCE = "loadstone.at_once"  # among the extensions in the scope: the server's way to send a whole answer at once
@@ -46,19 +54,22 @@ REFUSAL = "loadstone.refusal"  # in the scope of a request whose body turned out
 class Application:
     """`draining` is set once the server has been told to stop: what begins after that is refused."""
 
-    def __init__(self, service: Service, behind: Any, decoder: Decoder, *, hooked: bool) -> None:
+    def __init__(self, models: Models, rows: Iterable[Row], behind: Any, decoder: Decoder, *, hooked: bool) -> None:
         self.draining = False
-        self._service, self._decoder = service, decoder
+        self._models, self._decoder = models, decoder
         self._behind: Any = WSGIMiddleware(behind, workers=FLASK_THREADS)
         self._hooked = hooked
-        self._waking = False
+        self._waking: set[Any] = set()  # batchers that are woken in this turn of the loop
         self._tasks = ThreadPoolExecutor(TASK_THREADS, thread_name_prefix="answer")
         self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
+        self._loads = ThreadPoolExecutor(LOADING, thread_name_prefix="load")
         routes = [
             Route("/score", _Endpoint(self._score)),
+            Route("/score/{model}", _Endpoint(self._score)),
             Route("/", _Endpoint(self._root)),
             Route(api_page.PATH, _Endpoint(self._api)),
             Route(api_page.PATH + "/{name}", _Endpoint(self._api)),
+            *(Route(row.path, _Endpoint(partial(self._row, row))) for row in rows),
         ]
         # Starlette tries one regular expression after the other; most requests are for a path that has none.
         self._exact: dict[str, Any] = {route.path: route.app for route in routes if not route.param_convertors}
@@ -91,39 +102,108 @@ class Application:
             await self._behind(scope, receive, send)
             return
         head = Head.of(scope["method"], scope["query_string"], headers)
-        found = self._service.without_body(head)
+        name = scope["path_params"]["model"] if "path_params" in scope else ""
+        found = None if head.method == "POST" else await self._card(head, name)
         if found is None:
-            found = await self._predict(head, scope, receive)
+            found = await self._predict(head, SCORE, name, scope, receive)
+        await self._send(found, head, started, scope, receive, send)
+
+    async def _card(self, head: Head, name: str) -> Answer:
+        if self._models.only is not None and not name:
+            return card.answer_to(self._models, head, name)
+        return await asyncio.get_running_loop().run_in_executor(self._loads, card.answer_to, self._models, head, name)
+
+    async def _row(self, row: Row, scope: Scope, receive: Receive, send: Send) -> None:
+        """A route of one of the tables."""
+        started = time.perf_counter()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        head, path = Head.of(scope["method"], scope["query_string"], headers), scope.get("path_params", {})
+        methods = row.methods if isinstance(row, Page) else ("POST",)
+        method = "GET" if head.method == "HEAD" else head.method
+        if method == "OPTIONS":
+            found = Answer(200, {"allow": answer.allowed(methods)})
+        elif method not in methods:
+            hint = f"It takes {answer.allowed(methods)}."
+            wrong = MethodNotAllowed(f"{scope['path']} does not take {head.method}", hint=hint)
+            found = answer.of_error(wrong, head.request_id, row.api.said, methods)
+        elif isinstance(row, Page):
+            found = await self._page(row, head, path, scope, receive)
+        else:
+            found = await self._predict(head, row.api, path.get("model", ""), scope, receive, path.get("version"))
+        await self._send(found, head, started, scope, receive, send)
+
+    async def _page(self, row: Page, head: Head, path: Mapping[str, str], scope: Scope, receive: Receive) -> Answer:
+        try:
+            intake = Intake(head.headers, self._models.settings)
+            try:
+                await _read(intake, scope, receive)
+                if intake.size > MOST_ASKED:
+                    raise BodyTooLarge(f"{scope['path']} takes at most {MOST_ASKED:,} bytes")
+                asked = Asked(head, path, intake.body().data if intake.size else b"", self._models)
+            finally:
+                intake.release()
+            if row.at_once:
+                return row.answer(asked)
+            return await asyncio.get_running_loop().run_in_executor(self._loads, row.answer, asked)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
+            return answer.of_failure(error, head.request_id, row.api.said)
+
+    async def _send(
+        self, found: Answer, head: Head, started: float, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         sent = azmlinfsrv.stamp(found, head, time.perf_counter() - started)
         await respond(send, found, sent, receive, scope.get("extensions", {}).get(AT_ONCE))
 
-    async def _predict(self, head: Head, scope: Scope, receive: Receive) -> Answer:
-        with self._service.predicting(head) as prediction:
+    async def _predict(
+        self, head: Head, api: Api, name: str, scope: Scope, receive: Receive, version: str | None = None
+    ) -> Answer:
+        with predicting(self._models, head, api) as prediction:
             record = prediction.record
             if self.draining:
                 raise Draining("the server has been told to stop, and takes no new requests")
-            intake = prediction.intake = Intake(head.headers, self._service.predictor.settings)
+            intake = prediction.intake = Intake(head.headers, self._models.settings)
             await _read(intake, scope, receive)
-            prepared = await self._prepare(intake, head, record)
+            body = None if intake.compressed or intake.size > SMALL else api.read(intake.body(api.codec))
+            name = name or asked_for(head)
+            service = None if not name and self._models.several else self._models.at_once(name)
+            if service is None:
+                body, service = await self._choose(name, body, intake, api, prediction)
+            prediction.service = service
+            if version is not None and version != service.version:
+                raise UnknownModel(f"{service.name} is served in version {service.version}, and not {version[:40]!r}")
+            prepared = await self._prepare(service.predictor, intake, body, head, api, record)
             record.inputs = prepared.inputs
-            record.answered(*await self._run(prepared, receive))
-            prediction.answer = await self._encode(head, prepared, record)
+            record.answered(*await self._run(service.predictor, prepared, receive))
+            prediction.answer = await self._encode(service, head, api, prepared, record)
         assert prediction.answer is not None
         return prediction.answer
 
-    async def _prepare(self, intake: Intake, head: Head, record: RequestRecord) -> Prepared:
-        predictor, asked = self._service.predictor, top_k(head.query)
-        if intake.compressed or intake.size > SMALL:
-            return await self._somewhere_else(self._prepare_large, intake, asked, record)
-        body = intake.body()
+    async def _choose(
+        self, name: str, body: Body | None, intake: Intake, api: Api, prediction: Prediction
+    ) -> tuple[Body, Service]:
+        """One of several models, as the body may name it; loaded where it has to be, which takes its time."""
+
+        def work() -> tuple[Body, Service]:
+            read = api.read(intake.body(api.codec)) if body is None else body
+            prediction.service = self._models.take(name or named_in(read))
+            return read, prediction.service
+
+        return await asyncio.get_running_loop().run_in_executor(self._loads, work)
+
+    async def _prepare(
+        self, predictor: Predictor, intake: Intake, body: Body | None, head: Head, api: Api, record: RequestRecord
+    ) -> Prepared:
+        asked = top_k(head.query)
+        if body is None or len(body.data) > SMALL:
+            return await self._somewhere_else(self._prepare_large, predictor, intake, body, asked, api, record)
         codec = codecs.choose(body)
         if predictor.hooks.preprocess is not None:
             record.codec = codec.NAME
-            return await self._somewhere_else(self._prepare_hooked, codec, body, asked)
+            return await self._somewhere_else(_prepare_hooked, predictor, codec, body, asked, api)
         if (codec.effort(body) or 0) > SMALL:
-            return await self._somewhere_else(self._decode_large, intake, body, asked, record)
+            return await self._somewhere_else(self._prepare_large, predictor, intake, body, asked, api, record)
         record.codec = codec.NAME
-        decoded = codec.decode(body)
+        decoded = api.mirrored(codec.decode(body))
         if _letters(decoded) > MOST_TEXT:
             return await self._somewhere_else(pipeline.prepare, predictor, codec, decoded, asked)
         return pipeline.prepare(predictor, codec, decoded, asked)
@@ -131,49 +211,53 @@ class Application:
     async def _somewhere_else(self, function: Callable[..., Made], *given: Any) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self._elsewhere, function, *given)
 
-    def _prepare_large(self, intake: Intake, asked: Any, record: RequestRecord) -> Prepared:
-        return self._decode_large(intake, intake.body(), asked, record)
-
-    def _prepare_hooked(self, codec: Codec, body: Body, asked: Any) -> Prepared:
-        """By the model's own code, which may take any time."""
-        predictor = self._service.predictor
-        return pipeline.prepare(predictor, codec, pipeline.decode(predictor, codec, body), asked)
-
-    def _decode_large(self, intake: Intake, body: Body, asked: Any, record: RequestRecord) -> Prepared:
-        if self._service.predictor.hooks.preprocess is not None:
+    def _prepare_large(
+        self, predictor: Predictor, intake: Intake, body: Body | None, asked: Any, api: Api, record: RequestRecord
+    ) -> Prepared:
+        """Of a body that takes its time: decompressed here, and decoded in another process."""
+        body = api.read(intake.body(api.codec)) if body is None else body
+        if predictor.hooks.preprocess is not None:
             codec = codecs.choose(body)
             record.codec = codec.NAME
-            return self._prepare_hooked(codec, body, asked)
+            return _prepare_hooked(predictor, codec, body, asked, api)
         codec, decoded = self._decoder.decode(body)
         record.codec = codec.NAME
         intake.hold(max(0, nbytes(decoded.arrays) - len(body.data)))
-        return pipeline.prepare(self._service.predictor, codec, decoded, asked)
+        return pipeline.prepare(predictor, codec, api.mirrored(decoded), asked)
 
-    async def _run(self, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:
+    async def _run(self, predictor: Predictor, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:
         """Have the model answer, and wait for it; a request whose client leaves before it begins is dropped."""
         loop = asyncio.get_running_loop()
         if prepared.items is not None:
-            return await loop.run_in_executor(self._tasks, pipeline.run, self._service.predictor, prepared)
-        batcher = self._service.predictor.batcher
+            return await loop.run_in_executor(self._tasks, pipeline.run, predictor, prepared)
+        batcher = predictor.batcher
         ticket = batcher.enqueue(prepared.inputs, self._deliver, _gone(receive), loop.create_future(), wake=False)
-        if not self._waking:  # once for all that are read in this turn of the loop
-            self._waking = True
-            loop.call_soon(self._wake)
+        if batcher not in self._waking:  # once for all that are read in this turn of the loop
+            self._waking.add(batcher)
+            loop.call_soon(self._wake, batcher)
         await ticket.waiter
         return ticket.answer()
 
-    def _wake(self) -> None:
-        self._waking = False
-        self._service.predictor.batcher.wake()
+    def _wake(self, batcher: Batcher) -> None:
+        self._waking.discard(batcher)
+        batcher.wake()
 
     def _deliver(self, tickets: Sequence[Ticket]) -> None:
         """Resume all that one pass has answered: one call to the loop, from the model's thread."""
         tickets[0].waiter.get_loop().call_soon_threadsafe(_resolve, tickets)
 
-    async def _encode(self, head: Head, prepared: Prepared, record: RequestRecord) -> Answer:
-        if nbytes(record.outputs) > SMALL or self._service.predictor.hooks.postprocess is not None:
-            return await self._somewhere_else(self._service.encode, head, prepared, record)
-        return self._service.encode(head, prepared, record)
+    async def _encode(
+        self, service: Service, head: Head, api: Api, prepared: Prepared, record: RequestRecord
+    ) -> Answer:
+        accept = api.accepted(head.headers.get("accept"))
+        if nbytes(record.outputs) > SMALL or service.predictor.hooks.postprocess is not None:
+            return await self._somewhere_else(service.encode, prepared, record.outputs, accept, head)
+        return service.encode(prepared, record.outputs, accept, head)
+
+
+def _prepare_hooked(predictor: Predictor, codec: Codec, body: Body, asked: Any, api: Api) -> Prepared:
+    """By the model's own code, which may take any time."""
+    return pipeline.prepare(predictor, codec, api.mirrored(pipeline.decode(predictor, codec, body)), asked)
 
 
 class _Endpoint:

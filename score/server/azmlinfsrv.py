@@ -16,10 +16,13 @@ from flask import Request, Response, g
 from flask import request as current_request
 
 from score.errors import MethodNotAllowed, NotFound, ScoreError
-from score.server import answer
+from score.server import answer, card
 from score.server.answer import Answer
+from score.server.api import SCORE
 from score.server.body import PIECE, Intake
-from score.server.service import Head, Service
+from score.server.models import Models
+from score.server.prediction import asked_for, named_in, predict, predicting
+from score.server.service import Head
 
 __all__ = ["rawhttp", "Request", "Response"]
 
@@ -28,7 +31,7 @@ LONGEST_ID = 100  # characters
 # A request with one of these headers goes through Flask: only azmlinfsrv knows what to do with it.
 _ITS_OWN = frozenset(("x-ms-request-id", "traceid"))
 
-_service: Service | None = None
+_models: Models | None = None
 
 
 def serving() -> bool:
@@ -36,20 +39,20 @@ def serving() -> bool:
     return ROUTES in sys.modules
 
 
-def service() -> Service:
-    """What `init()` has loaded."""
-    assert _service is not None, "init() runs before any request"
-    return _service
+def models() -> Models:
+    """What `init()` has found."""
+    assert _models is not None, "init() runs before any request"
+    return _models
 
 
-def take_over(loaded: Service) -> None:
+def take_over(found: Models) -> None:
     """Make azmlinfsrv answer unknown routes and methods in our form, and describe this model in `/swagger.json`.
 
     It sets its own handlers for all HTTP errors; one for a status code goes before them. `init()` runs while its
     blueprint is being registered, which is the moment to add to it; what is recorded runs once it is.
     """
-    global _service
-    _service = loaded
+    global _models
+    _models = found
     if not serving():
         return
     blueprint = sys.modules[ROUTES].main_blueprint
@@ -83,8 +86,7 @@ def _fit(request_id: str) -> bool:
 def stamp(found: Answer, head: Head, seconds: float) -> dict[str, str]:
     """The answer's headers, with those that azmlinfsrv adds: ids, its version, and the time that it took."""
     headers = {**found.headers, "x-ms-run-fn-exec-ms": f"{seconds * 1e3:.3f}"}
-    if found.status >= 500:
-        headers["x-ms-run-function-failed"] = "True"
+    headers["x-ms-run-function-failed"] = str(found.status >= 500)
     if version := os.environ.get("HTTP_X_MS_SERVER_VERSION"):
         headers["x-ms-server-version"] = version
     client = head.headers.get("x-ms-client-request-id", "")
@@ -97,19 +99,22 @@ def stamp(found: Answer, head: Head, seconds: float) -> dict[str, str]:
 
 def respond(request: Request) -> Response:
     """Answer a request to `/score` inside of Flask, in the thread that it has."""
-    loaded = service()
     head = Head.of(request.method, request.query_string, _headers(request), getattr(g, "request_id", ""))
-    found = loaded.without_body(head)
-    return _response(found if found is not None else _predict(loaded, head, request))
+    name = request.path.removeprefix("/score").strip("/")
+    found = _predict(models(), head, name, request) if head.method == "POST" else card.answer_to(models(), head, name)
+    return _response(found)
 
 
-def _predict(loaded: Service, head: Head, request: Request) -> Answer:
-    with loaded.predicting(head) as prediction:
-        intake = prediction.intake = Intake(head.headers, loaded.predictor.settings)
+def _predict(served: Models, head: Head, name: str, request: Request) -> Answer:
+    with predicting(served, head, SCORE) as prediction:
+        intake = prediction.intake = Intake(head.headers, served.settings)
         # Not request.data, which Flask leaves empty for a form: `curl -d` sends one unless told otherwise.
         while piece := request.stream.read(PIECE):
             intake.add(piece)
-        prediction.answer = loaded.predict(head, intake.body(), prediction.record)
+        body = intake.body()
+        wanted = name or asked_for(head) or (named_in(body) if served.several else "")
+        prediction.service = served.take(wanted)
+        prediction.answer = predict(prediction.service, SCORE, head, body, prediction.record)
     assert prediction.answer is not None
     return prediction.answer
 
@@ -138,14 +143,15 @@ def _handler(kind: type[ScoreError], message: str) -> Any:
 
 
 def _describe(views: dict[str, Any]) -> None:
-    """Version 2 of Swagger can't say what this server takes: it stays azmlinfsrv's."""
+    """Version 2 of Swagger, which a request without a version gets, can't say what this server takes: it stays
+    azmlinfsrv's."""
     theirs = views["main.get_swagger_specification"]
 
     def view() -> Any:
-        if current_request.args.get("version", "3") not in ("3", "3.0"):
+        if current_request.args.get("version") not in ("3", "3.0"):
             return theirs()
         try:
-            return _response(service().swagger())
+            return _response(card.swagger(models()))
         except Exception as error:  # noqa: BLE001  # as in `_predict`
             return _response(answer.of_failure(error, getattr(g, "request_id", "")))
 

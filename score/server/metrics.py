@@ -5,6 +5,7 @@ import os
 import re
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,12 @@ _ANSWERED = (
 _FAILED = f"{_ANSWERED} error=%s"
 _REFUSED = "request id=%s status=%d total_ms=%.2f codec=%s error=%s"
 _PLAIN = re.compile(r"[\w.:/+@-]+", re.ASCII)
+# Upper ends of histograms' buckets: seconds as vLLM has them, from what a small model takes; and rows.
+SECONDS = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+ROWS = tuple(float(1 << power) for power in range(11))
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -32,6 +39,7 @@ class RequestRecord:
     request_id: str
     began: float = field(default_factory=time.perf_counter)
     codec: str = "-"
+    model: str = ""  # which of several
     took: Pass | None = None
     status: int = 0
     error: str = ""
@@ -52,9 +60,11 @@ class RequestRecord:
         name = self.request_id if _PLAIN.fullmatch(self.request_id) else ascii(self.request_id).replace(" ", "\\x20")
         given = (name, self.status, self.total * 1e3)
         if self.took is None:
-            return _REFUSED, (*given, self.codec, self.error)
-        took = (self.took.rows, self.took.batch_rows, self.took.queued * 1e3, self.took.computed * 1e3, self.codec)
-        return (_FAILED, (*given, *took, self.error)) if self.error else (_ANSWERED, (*given, *took))
+            form, values = _REFUSED, (*given, self.codec, self.error)
+        else:
+            took = (self.took.rows, self.took.batch_rows, self.took.queued * 1e3, self.took.computed * 1e3, self.codec)
+            form, values = (_FAILED, (*given, *took, self.error)) if self.error else (_ANSWERED, (*given, *took))
+        return (f"{form} model=%s", (*values, self.model)) if self.model else (form, values)
 
 
 class _Line(logging.LogRecord):
@@ -71,6 +81,21 @@ def _of_process(_pid: int) -> dict[str, Any]:
     return logging.LogRecord(log.name, logging.INFO, __file__, 0, "", None, None).__dict__
 
 
+class Histogram:
+    """How many values there were up to each end of a bucket, and what they were together."""
+
+    def __init__(self, ends: tuple[float, ...]) -> None:
+        self.ends, self.counts, self.total = ends, [0] * (len(ends) + 1), 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.ends, value)] += 1
+        self.total += value
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+
 class Observer:
     """Counts exchanges. From any thread."""
 
@@ -80,7 +105,15 @@ class Observer:
         self._lock = threading.Lock()
         self._since = time.time()
         self._statuses: Counter[int] = Counter()
-        self._rows = 0
+        self._rows = self._passes = 0
+        self._codes: Counter[tuple[int, str]] = Counter()
+        self._histograms = {
+            "latency": Histogram(SECONDS),
+            "queue": Histogram(SECONDS),
+            "compute": Histogram(SECONDS),
+            "batch_rows": Histogram(ROWS),
+        }
+        self._failed_seconds = 0.0
         self._batches: Counter[int] = Counter()  # requests by rows in their pass, in powers of two
         self._recent: deque[tuple[float, float, Pass | None]] = deque(maxlen=RECENT)
         self._seconds: deque[list[int]] = deque()  # [second, requests, rows], for the last WINDOW
@@ -93,7 +126,16 @@ class Observer:
         with self._lock:
             self._statuses[exchange.status] += 1
             self._rows += rows
+            if exchange.error:
+                self._codes[exchange.status, exchange.error] += 1
+                self._failed_seconds += exchange.total
+            else:
+                self._histograms["latency"].add(exchange.total)
             if took is not None:
+                self._passes += took.passes
+                self._histograms["queue"].add(took.queued)
+                self._histograms["compute"].add(took.computed)
+                self._histograms["batch_rows"].add(took.batch_rows)
                 self._recent.append((now, exchange.total, took))
                 self._batches[1 << (took.batch_rows - 1).bit_length()] += 1
             second = int(now)
@@ -105,6 +147,43 @@ class Observer:
             self._seconds[-1][2] += rows
         if self._log_requests and log.isEnabledFor(logging.INFO):
             log.handle(_Line(*exchange.line()))
+
+    def totals(self) -> dict[str, Any]:
+        """All counts since the start, as JSON has them: of several workers, they can be added."""
+        with self._lock:
+            return {
+                "statuses": {str(status): count for status, count in self._statuses.items()},
+                "errors": [[code, count] for (_, code), count in self._codes.items()],
+                "rows": self._rows,
+                "passes": self._passes,
+                "failed_s": self._failed_seconds,
+                **{name: [each.total, list(each.counts)] for name, each in self._histograms.items()},
+            }
+
+    def as_triton(self) -> dict[str, Any]:
+        """The counters as Triton's statistics extension has them, times in nanoseconds."""
+        with self._lock:
+            latency, queue, compute = (self._histograms[name] for name in ("latency", "queue", "compute"))
+            failed = sum(self._codes.values())
+            last = int((time.time() - time.perf_counter() + self._recent[-1][0]) * 1e3) if self._recent else 0
+
+            def took(count: int, seconds: float) -> dict[str, int]:
+                return {"count": count, "ns": int(seconds * 1e9)}
+
+            return {
+                "last_inference": last,
+                "inference_count": self._rows,
+                "execution_count": self._passes,
+                "inference_stats": {
+                    "success": took(latency.count, latency.total),
+                    "fail": took(failed, self._failed_seconds),
+                    "queue": took(queue.count, queue.total),
+                    "compute_input": took(0, 0.0),
+                    "compute_infer": took(compute.count, compute.total),
+                    "compute_output": took(0, 0.0),
+                },
+                "batch_stats": [],
+            }
 
     def snapshot(self) -> dict[str, Any]:
         """The counters since the start, rates over the last minute, and percentiles over the last answered requests."""

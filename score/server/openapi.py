@@ -1,7 +1,7 @@
 """`GET /swagger.json?version=3`: what this model takes and gives, as OpenAPI 3.0 (spec.openapis.org/oas/v3.0.3)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from score.codecs.base import ONLY
 from score.codecs.json_dialects import BARE, WRAPPED
 from score.errors import RequestError
 from score.inference.signature import InputSpec, Signature
+from score.server import openapi_routes
+from score.server.routes.table import Row
 
 Json = dict[str, Any]
 
@@ -32,21 +34,45 @@ def description(
     outputs: Mapping[str, tuple[str, list[int]]],
     task: Mapping[str, Any] | None = None,
     example: Mapping[str, Any] | None = None,
+    rows: Iterable[Row] = (),
 ) -> Json:
     """The document. `outputs` are the dtype and the shape for one row, by name; none where they are not known. `task`
-    is the task's card, of a model that has one, and `example` a body that it answers."""
+    is the task's card, of a model that has one, and `example` a body that it answers; `rows` are the routes beside
+    `/score`."""
+    predict = _predict(signature, outputs, task, example)
+    return _document(
+        f"A PyTorch model on Azure ML. It {signature}.",
+        {"/score": {"get": _card(), "post": predict}, "/score/{model}": _of_model(predict)},
+        rows,
+    )
+
+
+def of_several(names: Sequence[str], rows: Iterable[Row]) -> Json:
+    """The document of a server of several models; what each takes, its own card says."""
+    predict = _predict(Signature((), ""), {}, None, None)
+    predict["requestBody"]["content"]["application/json"] = {"schema": {"type": "object"}}
+    predict["responses"]["200"]["content"]["application/json"] = {"schema": {}}
+    listed: Json = {"schema": _object({"models": {"type": "array", "items": {"type": "object"}}})}
+    card = _card() | {"responses": {"200": {"description": "The models", "content": {"application/json": listed}}}}
+    about = f"{len(names)} PyTorch models on Azure ML: {', '.join(names)}."
+    return _document(about, {"/score": {"get": card, "post": predict}, "/score/{model}": _of_model(predict)}, rows)
+
+
+def _document(about: str, scored: Json, rows: Iterable[Row]) -> Json:
+    alive = {"operationId": "liveness", "summary": "Whether the server is up", "responses": _healthy()}
     return {
         "openapi": "3.0.3",
-        "info": {
-            "title": "Loadstone",
-            "version": __version__,
-            "description": f"A PyTorch model on Azure ML. It {signature}.",
-        },
-        "paths": {
-            "/score": {"get": _card(), "post": _predict(signature, outputs, task, example)},
-            "/": {"get": {"operationId": "liveness", "summary": "Whether the server is up", "responses": _healthy()}},
-        },
+        "info": {"title": "Loadstone", "version": __version__, "description": about},
+        "paths": {**scored, "/": {"get": alive}, **openapi_routes.paths(rows)},
         "components": {"schemas": {"Error": _error()}},
+    }
+
+
+def _of_model(predict: Json) -> Json:
+    name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "get": _card() | {"operationId": "model_card_of", "parameters": [name]},
+        "post": predict | {"operationId": "predict_with", "parameters": [name]},
     }
 
 

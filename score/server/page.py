@@ -3,6 +3,7 @@
 Its shell is a template; the card, the form and the charts are drawn by its script from what the server answers in JSON.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -22,11 +23,21 @@ HEADERS = {
 }
 
 
-def _rendered() -> bytes:
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True)
-    style = Markup((_TEMPLATES / "page.css").read_text())  # noqa: S704  # ours
+_environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True)
+
+
+def listed(models: Sequence[Mapping[str, str]]) -> bytes:
+    """The page of several models: each with its state, and a link to its own."""
+    return _environment.get_template("models.html").render(style=_style(), models=models).encode()
+
+
+def _style() -> Markup:
+    return Markup((_TEMPLATES / "page.css").read_text())  # noqa: S704  # ours
+
+
+def _rendered(above: str) -> bytes:
     script = Markup("".join((_TEMPLATES / name).read_text() for name in _SCRIPTS))  # noqa: S704  # ours
-    return environment.get_template("page.html").render(style=style, script=script).encode()
+    return _environment.get_template("page.html").render(style=_style(), script=script, above=above).encode()
 
 
-PAGE = _rendered()
+PAGE, PAGE_OF_ONE = _rendered(""), _rendered("../")  # at /score, and at /score/{model}

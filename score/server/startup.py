@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +17,16 @@ import torch
 
 from score import log
 from score.codecs import registry as codecs
-from score.errors import LoadError, ModelStuck, NoTemporaryFolder, WarmUpFailed, one_line
+from score.errors import LoadError, ModelStuck, NoTemporaryFolder, SeveralCheckpoints, WarmUpFailed, one_line
 from score.inference import infer_signature, remedies, watchdog
+from score.inference.batching.turns import Turns
 from score.inference.confine import confine, limit_memory
 from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
 from score.server import azmlinfsrv
+from score.server import models as several
 from score.server.metrics import Observer
+from score.server.models import Models
 from score.server.service import Service
 from score.settings import LOCAL, Settings
 
@@ -40,8 +44,8 @@ class Unserved:
         raise self.error
 
 
-def started() -> Service:
-    """Load the model, log what was loaded, and warm it up.
+def started() -> Models:
+    """Load the model, log what was loaded, and warm it up; of several, find them.
 
     On a `LoadError` the worker ends, with the diagnosis as the last thing that it writes. azmlinfsrv would log a
     traceback and then the folder's tree, and push the diagnosis off the screen, so the process ends here. Where
@@ -51,20 +55,19 @@ def started() -> Service:
     try:
         settings = Settings.load()
         wanted = settings.on_load_error
-        service = _loaded(settings)
+        models = _found(settings)
         codecs.codecs()  # imported now, and not by the first request
-        service.predictor.warm_up()
-        require_an_answer(service.predictor)
     except LoadError as error:
         sys.stdout.flush()  # what was printed before comes before
         log.error("the model can't be served\n\n%s%s", error.screen(), _mended(error))
         if wanted == "serve":
-            return Service(cast(Predictor, Unserved(error)), Observer(log_requests=False))
+            return Models.of_one(Service(cast(Predictor, Unserved(error)), Observer(log_requests=False)))
         logging.shutdown()
         os._exit(LoadError.exit_code)  # on 3, gunicorn stops its master instead of forking for ever
-    log.info("%s", invitation(service.predictor, os.environ.get("SERVER_PORT", "5001")))
+    port = os.environ.get("SERVER_PORT", "5001")
+    log.info("%s", invitation(models.only.predictor, port) if models.only else invitation_of_several(models, port))
     _ready.set()
-    return service
+    return models
 
 
 def _mended(error: LoadError) -> str:
@@ -82,18 +85,42 @@ def require_an_answer(served: Predictor) -> None:
         raise WarmUpFailed(f"{served.report.architecture} is loaded, and answers nothing: {served.problem}")
 
 
-def _loaded(settings: Settings) -> Service:
-    confined: tuple[str, ...] = ()
+def _found(settings: Settings) -> Models:
+    """The only checkpoint, loaded; or several, by name."""
     require_temporary_folder()
     if azmlinfsrv.serving():
         limit_memory(settings.model_dir)
         watchdog.watch(settings.stuck_after_ms / 1000, _end_worker)
-    predictor = load_model(settings)
-    if azmlinfsrv.serving():  # before the model runs for the first time, and its thread is there
-        confined = confine(settings)
+    if not settings.models:
+        try:
+            predictor = load_model(settings)
+        except SeveralCheckpoints as error:  # each is served by its name, so that nothing has to be guessed
+            log.info("%s: each is served by its name", error.message)
+        else:
+            return Models.of_one(_service(predictor, _confined(settings)))
+    turns, confined = Turns(), _confined(settings)
+
+    def load(own: Settings, observer: Observer) -> Service:
+        return _service(replace(load_model(own), turns=turns), confined, observer)
+
+    models = several.find(settings, load)
+    if settings.load_models == "at_start":
+        models.load_all()
+    return models
+
+
+def _confined(settings: Settings) -> tuple[str, ...]:
+    """Give up what serving does not need, before a model runs for the first time, and its thread is there."""
+    return confine(settings) if azmlinfsrv.serving() else ()
+
+
+def _service(predictor: Predictor, confined: tuple[str, ...], observer: Observer | None = None) -> Service:
+    """A loaded model, told of in the log, and warmed up."""
     _ = predictor.task, predictor.runner  # a wrong recipe is said now, and not to whoever asks first
-    service = Service.of(predictor, confined)
+    service = Service.of(predictor, confined, observer)
     tell(service)
+    predictor.warm_up()
+    require_an_answer(predictor)
     return service
 
 
@@ -143,6 +170,14 @@ def invitation(served: Predictor, port: str) -> str:
     """Where the page is, and a request: the last thing that a start says."""
     said = "ready to serve" if served.problem is None else f"loaded, and NOT KNOWN TO WORK: {served.problem}"
     return f"{said}\n\nopen http://127.0.0.1:{port}/score\n{curl(served, port)}\n"
+
+
+def invitation_of_several(models: Models, port: str) -> str:
+    """The same for several models: their names, and where each answers."""
+    lines = [f"  {each['name']}  {each['reason']}".rstrip() for each in models.index()]
+    names = "\n".join(lines)
+    address = f"http://127.0.0.1:{port}/score"
+    return f"ready to serve {len(lines)} models\n{names}\n\nopen {address}\ncurl -s {address}/{models.names[0]}\n"
 
 
 def curl(served: Predictor, port: str) -> str:

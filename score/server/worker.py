@@ -58,9 +58,12 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
         from score.server import azmlinfsrv
         from score.server.app import Application
         from score.server.protocol import KEEPALIVE, Gate
+        from score.server.routes import every_row
 
         self.config.timeout_keep_alive = KEEPALIVE
-        self.config.app = Application(azmlinfsrv.service(), self.wsgi, self.decoder, hooked=azmlinfsrv.has_hooks())
+        self.config.app = Application(
+            azmlinfsrv.models(), every_row(), self.wsgi, self.decoder, hooked=azmlinfsrv.has_hooks()
+        )
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         server = _Server(self.config, Gate(_connections(self.cfg.worker_connections)), self)
         self._install_sigquit_handler()

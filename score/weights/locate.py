@@ -30,6 +30,8 @@ _SKIPPED_SUFFIXES = frozenset(
     | {".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".ipynb", ".sh", ".lock", ".html", ".css", ".js", ".parquet"}
     | {".npy", ".whl", ".proto"}
 )
+# What can't be read and is called so is one of several models, and says under its name why it is not served.
+_OF_CHECKPOINTS = frozenset((".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pt2"))
 _SKIPPED_FOLDERS = frozenset(("__pycache__", "node_modules", "site-packages", "venv"))
 
 
@@ -62,12 +64,9 @@ def find_checkpoint(settings: Settings) -> Found:
     if root.is_file():
         return Found(root, registry.detect(root) or _unknown(root, root), root.parent)
     found = list(_search(root, root))
-    ours = [(path, format) for path, format in found if registry.servable(format)]
+    servable = [(path, format) for path, format in found if registry.servable(format)]
     opened: dict[Path, Checkpoint] = {}
-    if len(ours) > 1:  # a trainer's folder has its optimizer, arguments and random state beside the weights
-        ours = [
-            (path, format) for path, format in ours if _may_hold_weights(path, format, settings.read, opened)
-        ] or ours
+    ours = _with_weights(servable, settings.read, opened) or servable
     candidates = ours or found
     if not candidates:
         raise _nothing(root)
@@ -78,6 +77,27 @@ def find_checkpoint(settings: Settings) -> Found:
         raise kind(f"{root} holds {len(candidates)} {what}", detail=tree(root, notes=dict(found)), choices=choices)
     path, format = candidates[0]
     return Found(path, format, root, opened.get(path))
+
+
+def find_checkpoints(settings: Settings) -> list[Found]:
+    """Every checkpoint in the model folder that may hold weights, for a server of several models."""
+    if settings.model_dir is None:
+        raise ModelDirUnset("AZUREML_MODEL_DIR is not set")
+    root = Path(os.path.abspath(settings.model_dir))  # noqa: PTH100  # resolve() would follow links
+    if not _exists(root):
+        raise _missing(root)
+    found = list(_search(root, root)) if root.is_dir() else [(root, registry.detect(root) or _unknown(root, root))]
+    servable = _with_weights([each for each in found if registry.servable(each[1])], settings.read, {})
+    damaged = [each for each in found if not registry.servable(each[1]) and each[0].suffix.lower() in _OF_CHECKPOINTS]
+    return [Found(path, format, root) for path, format in sorted(servable + damaged)]
+
+
+def _with_weights(found: list[tuple[Path, str]], read: str, opened: dict[Path, Checkpoint]) -> list[tuple[Path, str]]:
+    """Of several, those that may hold weights: a trainer's folder has its optimizer, arguments and random state beside
+    them."""
+    if len(found) < 2:
+        return found
+    return [(path, format) for path, format in found if _may_hold_weights(path, format, read, opened)]
 
 
 def _named(root: Path, name: str) -> Found:

@@ -32,7 +32,7 @@ def test_errors_say_when_to_come_back_and_what_is_allowed() -> None:
     found = answer.of_error(QueueFull("full", retry_after=0.2), "r1")
     assert (found.status, found.headers["retry-after"]) == (429, "1")
     assert json.loads(found.body)["error"]["request_id"] == "r1"
-    assert answer.of_error(MethodNotAllowed("no"), "r").headers["allow"] == answer.METHODS
+    assert answer.of_error(MethodNotAllowed("no"), "r").headers["allow"] == "GET, POST, HEAD, OPTIONS"
 
 
 @pytest.mark.parametrize(

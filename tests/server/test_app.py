@@ -16,6 +16,7 @@ from score.server import answer, app
 from score.server.answer import Answer
 from score.server.app import Application, respond
 from score.server.decoder import Decoder
+from score.server.models import Models
 from score.server.service import Service
 
 
@@ -26,7 +27,7 @@ def behind(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
 
 
 def application(service: Service, hooked: bool = False) -> Application:
-    return Application(service, behind, Decoder(), hooked=hooked)
+    return Application(Models.of_one(service), (), behind, Decoder(), hooked=hooked)
 
 
 async def called(found: Application, path: str = "/score", pieces: tuple[bytes, ...] = (b"",), **head: Any) -> Any:

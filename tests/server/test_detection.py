@@ -17,6 +17,7 @@ from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
 from score.server.app import Application
 from score.server.decoder import Decoder
+from score.server.models import Models
 from score.server.openapi import description
 from score.server.service import Service
 from score.settings import Settings
@@ -60,7 +61,7 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 @pytest.fixture
 def port(finder: Predictor, listening: Serve) -> int:
-    return int(listening(Application(Service.of(finder), None, Decoder(), hooked=False)).port)
+    return int(listening(Application(Models.of_one(Service.of(finder)), (), None, Decoder(), hooked=False)).port)
 
 
 def ask(port: int, body: bytes, kind: str = "application/json", accept: str = "*/*") -> bytes:

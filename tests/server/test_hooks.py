@@ -19,6 +19,7 @@ from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
 from score.server.app import Application
 from score.server.decoder import Decoder
+from score.server.models import Models
 from score.server.service import Service
 from score.settings import Settings
 from tests.server.test_task_answers import picture, png
@@ -72,7 +73,8 @@ def loaded(folder: Path, file: str = FILE, **settings: Any) -> Predictor:
 
 @pytest.fixture
 def port(tmp_path: Path, listening: Serve) -> int:
-    return int(listening(Application(Service.of(loaded(tmp_path)), None, Decoder(), hooked=False)).port)
+    models = Models.of_one(Service.of(loaded(tmp_path)))
+    return int(listening(Application(models, (), None, Decoder(), hooked=False)).port)
 
 
 def ask(port: int, document: Any, kind: str = "application/json") -> Any:

@@ -6,10 +6,14 @@ import pytest
 
 from score.codecs.base import Body
 from score.errors import InvalidJson, UnknownParameter
+from score.server import card
+from score.server.api import SCORE
 from score.server.body import Intake, held
 from score.server.metrics import RequestRecord
+from score.server.models import Models
 from score.server.page import HEADERS, PAGE
-from score.server.service import Head, Service, new_id, top_k
+from score.server.prediction import predict, predicting, top_k
+from score.server.service import Head, Service, new_id
 
 
 def head(method: str = "POST", query: bytes = b"", **headers: str) -> Head:
@@ -25,19 +29,15 @@ def test_ids() -> None:
 
 
 def test_everything_but_a_prediction(service: Service) -> None:
-    assert service.without_body(head()) is None
-    options = service.without_body(head("OPTIONS"))
-    assert options is not None
-    assert (options.status, options.headers["allow"]) == (204, "GET, HEAD, POST, OPTIONS")
-    card = service.without_body(head("GET"))
-    assert card is not None
-    assert list(json.loads(card.body)) == ["model", "signature", "problem", "task", "serving", "versions"]
-    page = service.without_body(head("GET", accept="text/html,application/xhtml+xml,*/*;q=0.8"))
-    assert page is not None
+    models = Models.of_one(service)
+    options = card.answer_to(models, head("OPTIONS"), "")
+    assert (options.status, options.headers["allow"]) == (200, "GET, POST, HEAD, OPTIONS")
+    shown = card.answer_to(models, head("GET"), "")
+    assert list(json.loads(shown.body)) == ["model", "signature", "problem", "task", "serving", "versions"]
+    page = card.answer_to(models, head("GET", accept="text/html,application/xhtml+xml,*/*;q=0.8"), "")
     assert (page.body, page.headers) == (PAGE, HEADERS)
-    refused = service.without_body(head("DELETE"))
-    assert refused is not None
-    assert refused.status == 405
+    assert card.answer_to(models, head("DELETE"), "").status == 405
+    assert card.answer_to(models, head("GET"), "another").status == 404
 
 
 def test_a_prediction_is_seen_by_all_who_watch(service: Service) -> None:
@@ -49,9 +49,10 @@ def test_a_prediction_is_seen_by_all_who_watch(service: Service) -> None:
 
     watched = Service(service.predictor, service.observer, watchers=(service.observer, Watching()))
     asked = head(x_request_id="r7")
-    with watched.predicting(asked) as prediction:
+    with predicting(Models.of_one(watched), asked, SCORE) as prediction:
+        prediction.service = watched
         body = Body(json.dumps({"data": [[1.0] * 10] * 3}).encode())
-        prediction.answer = watched.predict(asked, body, prediction.record)
+        prediction.answer = predict(watched, SCORE, asked, body, prediction.record)
     assert prediction.answer.status == 200
     (record,) = seen
     assert (record.request_id, record.status, record.codec, record.error) == ("r7", 200, "json", "")
@@ -63,15 +64,16 @@ def test_a_prediction_is_seen_by_all_who_watch(service: Service) -> None:
 
 def test_what_is_raised_is_the_answer_and_what_was_held_is_given_back(service: Service) -> None:
     asked = head()
-    with service.predicting(asked) as prediction:
-        prediction.intake = Intake({}, service.predictor.settings)
+    models = Models.of_one(service)
+    with predicting(models, asked, SCORE) as prediction:
+        prediction.intake = Intake({}, models.settings)
         prediction.intake.add(b"{")
-        service.predict(asked, prediction.intake.body(), prediction.record)
+        predict(service, SCORE, asked, prediction.intake.body(), prediction.record)
     assert prediction.answer is not None
     assert prediction.answer.status == 400
     assert (prediction.record.status, prediction.record.error) == (400, InvalidJson.code)
     assert held.bytes == 0
-    with service.predicting(asked) as prediction:
+    with predicting(models, asked, SCORE) as prediction:
         raise KeyError("a bug")
     assert (prediction.record.status, prediction.record.error) == (500, "internal_error")
 

@@ -25,7 +25,7 @@ def test_a_start_is_told_for_people_and_for_machines(
     torch.save(SimpleModel().state_dict(), tmp_path / "model.pt")
     monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path))
     with caplog.at_level(logging.INFO, "azmlinfsrv.score"):
-        service = startup.started()
+        (service,) = startup.started().loaded()
     assert service.predictor(np.ones((1, 10))).shape == (1, 2)
     assert "architecture SimpleModel (recognised by keys and shapes)" in caplog.text
     (report,) = [line for line in caplog.messages if line.startswith("load report ")]
@@ -47,7 +47,7 @@ def test_it_may_stay_up_to_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.save({"a.weight": torch.ones(3, 3)}, tmp_path / "model.pt")
     monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path))
     monkeypatch.setenv("SCORE_ON_LOAD_ERROR", "serve")
-    service = startup.started()
+    (service,) = startup.started().loaded()
     with pytest.raises(ArchitectureUndecided):
         _ = service.predictor.settings
     with pytest.raises(ArchitectureUndecided):

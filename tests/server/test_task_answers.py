@@ -19,6 +19,7 @@ from score.inference.pipeline import load_model
 from score.inference.tasks.runner import jsonable
 from score.server.app import Application
 from score.server.decoder import Decoder
+from score.server.models import Models
 from score.server.service import Service
 from score.settings import Settings
 from tests.inference.tasks import tiny
@@ -138,7 +139,7 @@ def serving(name: str, place: Path, listening: Serve) -> int:
     given = {"task": name} if name == "zero-shot-classification" else {}
     predictor = load_model(Settings.load(folder(name, place), device="cpu", log_requests=False, **given))
     predictor.warm_up()
-    return int(listening(Application(Service.of(predictor), None, Decoder(), hooked=False)).port)
+    return int(listening(Application(Models.of_one(Service.of(predictor)), (), None, Decoder(), hooked=False)).port)
 
 
 @pytest.mark.parametrize(("name", "task", "given"), PIPED)
@@ -252,7 +253,7 @@ def test_tasks_of_our_own_answer_the_same_alone_and_among_others(task: str, plac
     predictor.warm_up()
     assert predictor.runner is not None
     assert predictor.runner.task == task
-    port = int(listening(Application(Service.of(predictor), None, Decoder(), hooked=False)).port)
+    port = int(listening(Application(Models.of_one(Service.of(predictor)), (), None, Decoder(), hooked=False)).port)
     bodies = [json.dumps({"inputs": OURS[task](at)}).encode() for at in range(16)]
     alone = [asked(port, body) for body in bodies]
     with ThreadPoolExecutor(16) as threads:

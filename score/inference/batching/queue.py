@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ from score.inference.batching.rows import (
     same_rows,
     shapes_of,
 )
+from score.inference.batching.turns import Turns
 
 Forward = Callable[[Inputs], Arrays]
 
@@ -42,21 +44,25 @@ Deliver = Callable[[Sequence["Ticket"]], None]
 
 @dataclass(frozen=True)
 class Limits:
-    """`rows` in one forward pass, `requests` that may wait, and for how many seconds."""
+    """`rows` in one forward pass, `requests` that may wait, and for how many seconds; `turns` that passes of several
+    models take."""
 
     rows: int
     requests: int
     seconds: float
+    turns: Turns | None = None
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What a request's forward pass was: seconds in the queue and in the model, and the rows it ran with."""
+    """What a request's forward pass was: seconds in the queue and in the model, and the rows it ran with. `passes` are
+    those in which it was the first, so that each is counted once."""
 
     queued: float
     computed: float
     rows: int
     batch_rows: int
+    passes: int = 1
 
 
 @dataclass(eq=False)
@@ -77,6 +83,7 @@ class Ticket:
     done: int = 0  # its rows that have run
     begun: float | None = None
     computed: float = 0.0
+    passes: int = 0
 
     @property
     def left(self) -> int:
@@ -120,6 +127,7 @@ class Batcher:
         self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._started_in = 0
+        self._closed = threading.Event()
         self.costs = CostModel()
         self._pace = 1.0  # seconds from one request to the next
         self._last_arrival = 0.0
@@ -193,6 +201,11 @@ class Batcher:
         with self._changed:
             self._changed.notify()
 
+    def close(self) -> None:
+        """End the threads, once what waits has been answered; nothing may be submitted any more."""
+        self._closed.set()
+        self.wake()
+
     def _drained_in(self) -> float:
         """Seconds until what waits now is done, by what it took so far."""
         rows = _rows_in(self._queue)
@@ -205,28 +218,44 @@ class Batcher:
         threading.Thread(target=self._expire, name="deadlines", daemon=True).start()
 
     def _run(self) -> None:
-        while True:
-            batch = self._next()
-            started = time.monotonic()
-            self.running = min(_rows_in(batch), max(self.most_rows, 1)) if len(batch) == 1 else _rows_in(batch)
-            self._share_cores(crowded=bool(self._queue) or self.running < self._expected)
-            try:
-                self._answer(batch)
-            except Exception as error:  # noqa: BLE001  # a bug of ours: this thread must go on all the same
-                for ticket in batch:
-                    ticket.error = error
-            finished, ran = time.monotonic(), self.running
-            self.running = 0
-            self.costs.learn(ran, finished - started)
-            self._expected = ran + _rows_in(list(self._queue))
-            for ticket in batch:
-                ticket.begun = started if ticket.begun is None else ticket.begun
-                ticket.computed += finished - started
-                ticket.took = Pass(ticket.begun - ticket.arrived, ticket.computed, ticket.rows, ran)
-                if not ticket.finished:  # those that came meanwhile have their turn before the rest of it
-                    with self._changed:
-                        self._queue.append(ticket)
+        while self._wait():
+            with self.limits.turns.turn() if self.limits.turns is not None else nullcontext():
+                batch = self._next()
+                self._pass(batch)
             _deliver([ticket for ticket in batch if ticket.finished])
+        self._forward = _gone
+
+    def _wait(self) -> bool:
+        """Wait for a request; False where none will come any more."""
+        with self._changed:
+            while not self._queue and not self._closed.is_set():
+                self._changed.wait()
+            return bool(self._queue)
+
+    def _pass(self, batch: Sequence[Ticket]) -> None:
+        """Run the model on a batch. A request that is larger than a pass goes back into the queue."""
+        if not batch:
+            return
+        started = time.monotonic()
+        batch[0].passes += 1
+        self.running = min(_rows_in(batch), max(self.most_rows, 1)) if len(batch) == 1 else _rows_in(batch)
+        self._share_cores(crowded=bool(self._queue) or self.running < self._expected)
+        try:
+            self._answer(batch)
+        except Exception as error:  # noqa: BLE001  # a bug of ours: this thread must go on all the same
+            for ticket in batch:
+                ticket.error = error
+        finished, ran = time.monotonic(), self.running
+        self.running = 0
+        self.costs.learn(ran, finished - started)
+        self._expected = ran + _rows_in(list(self._queue))
+        for ticket in batch:
+            ticket.begun = started if ticket.begun is None else ticket.begun
+            ticket.computed += finished - started
+            ticket.took = Pass(ticket.begun - ticket.arrived, ticket.computed, ticket.rows, ran, ticket.passes)
+            if not ticket.finished:  # those that came meanwhile have their turn before the rest of it
+                with self._changed:
+                    self._queue.append(ticket)
 
     def _share_cores(self, crowded: bool) -> None:
         """All cores for a lone request; under load, one is left to reading and writing requests, which would otherwise
@@ -237,15 +266,12 @@ class Batcher:
             torch.set_num_threads(wanted)
 
     def _next(self) -> list[Ticket]:
-        """The oldest request, and those in the queue that can run with it."""
+        """The oldest request, and those in the queue that can run with it; nothing where all have been given up."""
         with self._changed:
-            while True:
-                while not self._queue:
-                    self._changed.wait()
-                self._gather()
-                self._drop_abandoned()
-                if self._queue:
-                    break
+            self._gather()
+            self._drop_abandoned()
+            if not self._queue:
+                return []
             first = self._queue.popleft()
             batch, rows = [first], first.left
             if first.kind is None or self.separable is False or self._is_large(first):
@@ -284,7 +310,12 @@ class Batcher:
         rows = _rows_in(self._queue)
         end = time.monotonic() + 2 * (wanted - rows) * self._pace
         overlap = 1 - 1 / self._cores
-        while rows < wanted and self.costs.gain(rows, wanted) > (wanted - rows) * self._pace * overlap:
+        turns = self.limits.turns
+        while (
+            rows < wanted
+            and not (turns and turns.wanted)
+            and self.costs.gain(rows, wanted) > (wanted - rows) * self._pace * overlap
+        ):
             waited = self._changed.wait(min(4 * self._pace, end - time.monotonic()))
             rows = _rows_in(self._queue)
             if not waited or time.monotonic() > end:
@@ -293,7 +324,8 @@ class Batcher:
     def _expire(self) -> None:
         """Take out of the queue what has waited too long. All wait equally long, so the oldest is first, and nothing
         that comes while this sleeps is due before it wakes."""
-        while True:
+        pause = 0.0
+        while not self._closed.wait(pause):
             now = time.monotonic()
             with self._changed:
                 waiting = [ticket for ticket in self._queue if not ticket.done]  # in the order in which they came
@@ -304,7 +336,7 @@ class Batcher:
             for ticket in late:
                 ticket.error = DeadlinePassed(f"the request waited {now - ticket.arrived:.1f} s and was not begun")
             _deliver(late)
-            time.sleep(max(oldest + self.limits.seconds - now, 0.001))
+            pause = max(oldest + self.limits.seconds - now, 0.001)
 
     def _answer(self, batch: Sequence[Ticket]) -> None:
         """Give each ticket its outputs or its error. No request fails for another's fault: of a batch that fails, each
@@ -404,6 +436,11 @@ class Batcher:
 
 class _NotRows(Exception):
     """A model that seemed to answer row by row did not. Never seen outside: the requests run again, each whole."""
+
+
+def _gone(_inputs: Inputs) -> Arrays:
+    """In place of a model whose batcher is closed: nothing holds on to it."""
+    raise RuntimeError("the batcher is closed")
 
 
 def _inputs(batch: Sequence[Ticket]) -> list[Inputs]:

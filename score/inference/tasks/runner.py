@@ -156,6 +156,11 @@ class TaskRunner:
         self._model.batcher.separable = True if layout.pads else None
         log.info("texts of different lengths are %s", "padded into one batch" if layout.pads else "answered apart")
 
+    def close(self) -> None:
+        """End its threads, once what was submitted has been answered."""
+        self._model.batcher.close()
+        self._threads.shutdown(wait=False)
+
     def card(self) -> dict[str, Any]:
         """As the model card shows it."""
         return {
@@ -181,6 +186,7 @@ def of(
     folder: Path,
     beside: Beside,
     settings: Settings,
+    limits: Limits,
     tolerance: float,
     *,
     embeds: bool,
@@ -207,7 +213,6 @@ def of(
         if said:
             raise MalformedFile(f"{folder.name} has no {'tokenizer' if lacking else 'processor'} for {task}")
         return None
-    limits = Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000)
     model = Batched(module, limits, tolerance, Padded(_padding(found.tokenizer)))
     return TaskRunner(
         task, source, settings, _answer(task, model, found), model, found.tokenizer,
@@ -292,10 +297,11 @@ def jsonable(value: Any) -> Any:
 def _together(passes: Sequence[Pass], rows: int) -> Pass:
     """Several passes as one: the longest wait, all the computing, the largest batch."""
     if not passes:
-        return Pass(0.0, 0.0, rows, rows)
+        return Pass(0.0, 0.0, rows, rows, 0)
     return Pass(
         max(each.queued for each in passes),
         sum(each.computed for each in passes),
         rows,
         max(each.batch_rows for each in passes),
+        sum(each.passes for each in passes),
     )
