@@ -17,8 +17,9 @@ EXAMPLE := examples/digits/request.json
 AZURE := .cache/azure
 LIBRARIES := .cache/torchvision
 DOCS := .cache/docs
+CLIENTS := .cache/clients
 
-.PHONY: help setup serve image run-image image-test azure-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test clients-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,6 +35,7 @@ $(READY): requirements.lock requirements-dev.lock pyproject.toml score/__init__.
 # Environments of their own, for what conflicts with the server's pins or is large.
 $(AZURE)/.ready: tests/azure/requirements.lock
 $(DOCS)/.ready: docs/requirements.lock
+$(CLIENTS)/.ready: tests/clients/requirements.lock
 $(LIBRARIES)/.ready: tests/torchvision/requirements.lock
 
 .cache/%/.ready: | $(READY)
@@ -83,6 +85,9 @@ notebook: $(READY)  ## run examples/digits.ipynb, and keep what it shows in it
 
 notebook-test: $(READY)  ## run examples/digits.ipynb, and check what it shows
 	$(VENV)/bin/python -m pytest -m notebook tests/end_to_end
+
+clients-test: $(CLIENTS)/.ready  ## calls of Triton's, KServe's, OpenAI's and MLflow's own clients, in an environment of their own
+	$(VENV)/bin/python -m pytest -m clients tests/clients
 
 browser-test: $(READY)  ## the page at GET /score in headless Chromium; screenshots go to build/screenshots
 	$(VENV)/bin/python -m pytest -m browser tests/browser

@@ -21,6 +21,7 @@ from score.errors import InvalidSetting
 
 TOML_NAME = "score.toml"
 LOCAL = "LOADSTONE_LOCAL"  # set by `score serve`: the log is read by a person
+METRICS = "LOADSTONE_METRICS"  # set by gunicorn's master: the folder in which several workers count together
 MOST_NESTED = 8  # folders that hold nothing but one other
 # What protects the server, and so is the deployment's alone.
 _GUARDS = frozenset(
@@ -46,6 +47,7 @@ _GUARDS = frozenset(
         "models",
         "load_models",
         "max_memory_mb",
+        "grpc_port",
     ]
 )
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]")  # what a name in a path can't have without being escaped
@@ -201,6 +203,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Megabytes of weights that several models may have loaded at a time; above that, those that were "
         "not used for longest make room.",
+    )
+    grpc_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="The port on which the Open Inference Protocol is spoken over gRPC, too (needs the extra `grpc`).",
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`."

@@ -3,8 +3,9 @@
     python tools/image.py build [--flavour cpu|gpu]
     python tools/image.py run MODEL [--port 5001]
 
-The user's own pip configuration takes part in the build as a secret, so that indexes, proxies and certificates that it
-names work there too, and stay out of the image. BASE_IMAGE and TORCH_INDEX in the environment become build arguments.
+The user's own pip configuration takes part in the build as build arguments of a stage that is thrown away, so that
+indexes and proxies that it names work there too, and stay out of the image. BASE_IMAGE, COMPAT_IMAGE and TORCH_INDEX in
+the environment become build arguments, too.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from score import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "loadstone"
-SECRET_KEYS = ("index-url", "extra-index-url", "find-links", "trusted-host", "proxy")
+PIP_OPTIONS = ("index-url", "extra-index-url", "find-links", "trusted-host", "proxy")
+COMPAT_IMAGE = "nvidia/cuda:13.0.1-base-ubuntu22.04"  # carries cuda-compat: see the Dockerfile
+_PASSED_ON = ("BASE_IMAGE", "COMPAT_IMAGE", "TORCH_INDEX")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -83,7 +85,7 @@ def pip_configuration() -> dict[str, str]:
     for line in listed.splitlines():
         name, _, value = line.partition("=")
         option = name.rsplit(".", 1)[-1]
-        if option in SECRET_KEYS:
+        if option in PIP_OPTIONS:
             found[option] = value.strip("'").replace("\\n", " ")
     return found
 
@@ -103,7 +105,10 @@ def build(flavour: str) -> str:
     with_ = engine()
     configuration = pip_configuration()
     arguments = {"FLAVOUR": flavour, "VERSION": __version__, "REVISION": revision()}
-    arguments |= {name: os.environ[name] for name in ("BASE_IMAGE", "TORCH_INDEX") if os.environ.get(name)}
+    arguments |= {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
+    arguments |= {f"PIP_{option.replace('-', '_').upper()}": value for option, value in configuration.items()}
+    if flavour == "gpu":
+        arguments.setdefault("COMPAT_IMAGE", COMPAT_IMAGE)
     command = [*with_.build, "--tag", tag(flavour)]
     for name, value in arguments.items():
         command += ["--build-arg", f"{name}={value}"]
@@ -112,10 +117,7 @@ def build(flavour: str) -> str:
             command += ["--volume", f"{folder}:{folder}:ro"]
         if Path(CERTIFICATES).is_file():
             command += ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
-    with tempfile.TemporaryDirectory() as folder:
-        conf = Path(folder, "pip.conf")
-        conf.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in configuration.items()))
-        built = subprocess.run([*command, "--secret", f"id=pip_conf,src={conf}", str(ROOT)])
+    built = subprocess.run([*command, str(ROOT)])
     if built.returncode:
         raise SystemExit(f"the {flavour} image was not built: see above")
     return tag(flavour)

@@ -17,7 +17,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGE_EXTRAS = ("hf", "image", "audio", "onnx")
+IMAGE_EXTRAS = ("hf", "image", "audio", "onnx", "grpc", "collect")
 
 
 def resolved(*requirements: str) -> list[str]:

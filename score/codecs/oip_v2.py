@@ -11,6 +11,7 @@ docs/protocol/extension_binary_data.md and extension_classification.md.
 """
 
 import base64
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -103,8 +104,12 @@ def decode(body: Body) -> Decoded:
             arrays[name], binary = _numbers(name, item, binary)
     if binary:
         raise InvalidTensor(f"{len(binary)} bytes follow the last tensor")
-    parameters = {name: value for name, value in _parameters(document).items() if name not in _OF_PROTOCOL}
-    return decoded(arrays, texts, asked(document), parameters)
+    return decoded(arrays, texts, asked(document), of_model(_parameters(document)))
+
+
+def of_model(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's parameters without those of the protocol."""
+    return {name: value for name, value in parameters.items() if name not in _OF_PROTOCOL}
 
 
 def decoded(
@@ -203,17 +208,18 @@ def _parameters(item: Any) -> dict[str, Any]:
 def asked(document: dict[str, Any]) -> Asked:
     """What a request says of its answer. Raises `InvalidTensor`."""
     default = _parameters(document).get("binary_data_output") is True
-    wanted = document.get("outputs")
+    listed = document.get("outputs")
     outputs = None
-    if isinstance(wanted, list) and wanted:
-        if not all(isinstance(item, dict) and "name" in item for item in wanted):
+    if isinstance(listed, list) and listed:
+        if not all(isinstance(item, dict) and "name" in item for item in listed):
             raise InvalidTensor("'outputs' is not a list of objects with a name")
-        outputs = {str(item["name"]): _wanted(item, default) for item in wanted}
+        outputs = {str(item["name"]): wanted(item, default) for item in listed}
     identifier = document.get("id")
     return Asked(identifier=str(identifier) if identifier is not None else None, binary=default, outputs=outputs)
 
 
-def _wanted(item: dict[str, Any], default: bool) -> Wanted:
+def wanted(item: dict[str, Any], default: bool) -> Wanted:
+    """What is asked of one output. Raises `InvalidTensor`."""
     given = _parameters(item)
     classes = given.get("classification", 0)
     if type(classes) is not int or classes < 0:
@@ -224,12 +230,12 @@ def _wanted(item: dict[str, Any], default: bool) -> Wanted:
 def chosen(outputs: Arrays, decoded: Decoded) -> list[tuple[str, np.ndarray, bool]]:
     """The outputs that a request asks for, as it asks for them: name, values, and whether they go as bytes. Raises
     `UnknownOutput` or `TopKUnavailable`."""
-    wanted: Asked = decoded.asked or Asked(identifier=None, binary=False, outputs=None)
+    said: Asked = decoded.asked or Asked(identifier=None, binary=False, outputs=None)
     found = named(outputs)
-    unknown = [name for name in wanted["outputs"] or () if name not in found]
+    unknown = [name for name in said["outputs"] or () if name not in found]
     if unknown:
         raise UnknownOutput(f"the model gives {', '.join(found)}; asked for was {', '.join(unknown)}")
-    how = wanted["outputs"] or {name: Wanted(binary=wanted["binary"], classes=0) for name in found}
+    how = said["outputs"] or {name: Wanted(binary=said["binary"], classes=0) for name in found}
     return [
         (
             name,

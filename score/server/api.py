@@ -46,6 +46,7 @@ class Api:
     dialects: Mapping[str, str] = field(default_factory=dict)
     accept: str | None = None
     bare: str = ""
+    names_model: bool = False  # whether bodies name the model, of which there may be one
     said: Said = plain
 
     def read(self, body: Body) -> Body:
@@ -67,7 +68,7 @@ class Api:
 SCORE = Api("score")
 OIP_V2 = Api("oip-v2", codec="oip-v2", said=as_text)
 TF = Api("tensorflow-serving", dialects={"instances": TF_ROWS, "inputs": TF_COLUMNS}, said=as_text)
-OPENAI = Api("openai", codec="openai-embeddings", said=as_openai)
+OPENAI = Api("openai", codec="openai-embeddings", names_model=True, said=as_openai)
 MLFLOW = Api("mlflow", dialects={ANY: PREDICTIONS}, accept="application/json", bare="instances", said=as_mlflow)
 TORCHSERVE = Api("torchserve", bare="instances", said=as_torchserve)
 VERTEX = Api("vertex-ai", dialects={"instances": TF_ROWS})

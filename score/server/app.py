@@ -164,7 +164,7 @@ class Application:
             intake = prediction.intake = Intake(head.headers, self._models.settings)
             await _read(intake, scope, receive)
             body = None if intake.compressed or intake.size > SMALL else api.read(intake.body(api.codec))
-            name = name or asked_for(head)
+            name = name or asked_for(head) or (named_in(body) if api.names_model and body is not None else "")
             service = None if not name and self._models.several else self._models.at_once(name)
             if service is None:
                 body, service = await self._choose(name, body, intake, api, prediction)

@@ -8,8 +8,10 @@ import argparse
 import logging
 import os
 import shlex
+import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from gunicorn.glogging import Logger
 from score.errors import LoadError
 from score.server import local
 from score.server.worker import HttpWorker
-from score.settings import LOCAL
+from score.settings import LOCAL, METRICS
 
 ARGUMENTS = f"--config {shlex.quote(__file__)}"
 
@@ -61,6 +63,15 @@ def on_starting(server: Any) -> None:
     given = server.cfg.settings["bind"].get()
     both = [each.replace("0.0.0.0:", "[::]:") for each in given] if _has_ipv6() else given
     server.cfg.set("bind", wanted or both)
+
+    if server.cfg.workers > 1:
+        os.environ[METRICS] = tempfile.mkdtemp(prefix="loadstone-")
+
+
+def on_exit(_server: Any) -> None:
+    """What the workers counted together goes with them."""
+    if (folder := os.environ.get(METRICS)) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def post_fork(_server: Any, _worker: Any) -> None:

@@ -59,9 +59,9 @@ class RequestRecord:
         # The id comes from the client, who must not be able to add pairs of its own.
         name = self.request_id if _PLAIN.fullmatch(self.request_id) else ascii(self.request_id).replace(" ", "\\x20")
         given = (name, self.status, self.total * 1e3)
-        if self.took is None:
-            form, values = _REFUSED, (*given, self.codec, self.error)
-        else:
+        form: str = _REFUSED
+        values: tuple[Any, ...] = (*given, self.codec, self.error)
+        if self.took is not None:
             took = (self.took.rows, self.took.batch_rows, self.took.queued * 1e3, self.took.computed * 1e3, self.codec)
             form, values = (_FAILED, (*given, *took, self.error)) if self.error else (_ANSWERED, (*given, *took))
         return (f"{form} model=%s", (*values, self.model)) if self.model else (form, values)

@@ -31,6 +31,11 @@ class Prediction:
     intake: Intake | None = None
     service: Service | None = None
     answer: Answer | None = None
+    error: Exception | None = None
+
+    def done(self) -> None:
+        """Answered by another protocol than HTTP."""
+        self.answer = Answer(200)
 
 
 @contextmanager
@@ -41,6 +46,7 @@ def predicting(models: Models, head: Head, api: Api) -> Iterator[Prediction]:
     try:
         yield found
     except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
+        found.error = error
         found.record.error = getattr(error, "code", InternalError.code)
         found.answer = answer.of_failure(error, head.request_id, api.said)
     finally:

@@ -20,8 +20,11 @@ from uvicorn.config import Config
 from uvicorn.server import HANDLED_SIGNALS, Server
 from uvicorn_worker import UvicornWorker
 
+from score import log
+from score.errors import InvalidSetting, LoadError
 from score.inference import watchdog
 from score.server.log import Background
+from score.settings import Settings, variable
 
 if TYPE_CHECKING:
     from score.server.protocol import Gate
@@ -52,14 +55,18 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
 
         self.decoder = Decoder()
         self.decoder.start()  # before the model is loaded, and the process gives up starting others
+        self.grpc = _grpc()  # the same, and opening sockets
         super().init_process()
 
     async def _serve(self) -> None:
         from score.server import azmlinfsrv
         from score.server.app import Application
         from score.server.protocol import KEEPALIVE, Gate
-        from score.server.routes import every_row
+        from score.server.routes import every_row, prometheus
 
+        prometheus.share(azmlinfsrv.models())
+        if self.grpc is not None:
+            self.grpc.start(azmlinfsrv.models())
         self.config.timeout_keep_alive = KEEPALIVE
         self.config.app = Application(
             azmlinfsrv.models(), every_row(), self.wsgi, self.decoder, hooked=azmlinfsrv.has_hooks()
@@ -70,6 +77,8 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
         for number in HANDLED_SIGNALS:  # uvicorn raises them again at its end, which would be this process's
             signal.signal(number, signal.SIG_IGN)
         await server.serve(sockets=self.sockets)
+        if self.grpc is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.grpc.stop)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
@@ -119,6 +128,25 @@ class _Server(Server):  # type: ignore[misc]
         await super().shutdown(sockets)
         self._sweeper.cancel()
         faulthandler.cancel_dump_traceback_later()
+
+
+def _grpc() -> Any:
+    """The server for gRPC, where it is wanted. What keeps it from that ends the worker, and says why."""
+    if not os.environ.get(variable("grpc_port")):
+        return None
+    try:
+        settings = Settings.load()
+        try:
+            from score.server.grpc_server import GrpcServer
+        except ImportError as error:
+            raise InvalidSetting(
+                f"SCORE_GRPC_PORT is set, and {error.name} is not installed",
+                hint="Install it: pip install 'loadstone[grpc]'.",
+            ) from None
+        return GrpcServer.if_wanted(settings)
+    except LoadError as error:
+        log.error("gRPC can't be served\n\n%s", error.screen())
+        os._exit(LoadError.exit_code)
 
 
 def _connections(wanted: int) -> int:
