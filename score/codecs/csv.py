@@ -20,6 +20,7 @@ EXAMPLES = (("a table of numbers, or a column of texts, as `text/csv`", "MLflow,
 _TEXTS = frozenset(
     ("text", "texts", "inputs", "input", "sentence", "text_pair", "question", "context", "query", "data")
 )
+_TOLD = "Send it as `text/csv; header=present` or `text/csv; header=absent`."
 _EXACT = 2**53  # from here on, float64 rounds integers
 
 
@@ -34,8 +35,12 @@ def effort(body: Body) -> int | None:
 def decode(body: Body) -> Decoded:
     """Raises `InvalidTable` or `NotNumeric`."""
     rows = _rows(body.data)
-    numeric = [_is_numeric(row) for row in rows[:2]]
-    has_header = body.header if body.header is not None else not numeric[0]
+    if body.header is None and len(rows) > 1 and rows[0] == [str(at) for at in range(len(rows[0]))]:
+        raise InvalidTable(
+            "the first row counts from 0, as pandas names columns that have no names, and may be values as well",
+            hint=_TOLD,
+        )
+    has_header = body.header if body.header is not None else not _is_numeric(rows[0])
     names, cells = (rows[0], rows[1:]) if has_header else ([], rows)
     if not cells:
         raise InvalidTable("the table has a header, and no row below it")
@@ -92,7 +97,7 @@ def _of_texts(names: list[str], rows: list[list[str]], *, told: bool) -> Decoded
     if not told and not {name.strip().lower() for name in names} & _TEXTS:
         raise InvalidTable(
             "nothing says whether the first row of these texts is a header",
-            hint="Send it as `text/csv; header=present` or `text/csv; header=absent`.",
+            hint=_TOLD,
         )
     if len(rows[0]) == 1:
         items: tuple[object, ...] = tuple(row[0] for row in rows)

@@ -201,7 +201,8 @@ def mlflow(wanted, port: int, _grpc: int) -> None:
         ("application/json", json.dumps({"inputs": ROWS.tolist()})),
         ("application/json", json.dumps({"instances": ROWS.tolist()})),
         ("application/json", json.dumps(ROWS.tolist())),
-        ("text/csv", frame.to_csv(index=False)),
+        ("text/csv", frame.add_prefix("column ").to_csv(index=False)),
+        ("text/csv; header=present", frame.to_csv(index=False)),
         ("text/csv", frame.to_csv(index=False, header=False)),
         ("application/jsonlines", "\n".join(json.dumps(row) for row in ROWS.tolist())),
     ]

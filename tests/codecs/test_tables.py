@@ -58,6 +58,7 @@ def test_a_table_of_texts(data: bytes, header: bool | None, items: tuple[Any, ..
         (b"hello\nworld\n", InvalidTable, "whether the first row"),
         (b"\xff\n", InvalidTable, "can't be read"),
         (b"\n\n", InvalidTable, "no rows"),
+        (b"0,1,2\n4,5,6\n", InvalidTable, "counts from 0"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(data: bytes, kind: type[Exception], says: str) -> None:
