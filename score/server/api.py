@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from score.codecs import registry as codecs
 from score.codecs.base import Body, Decoded
 from score.codecs.json_dialects import PREDICTIONS, TF_COLUMNS, TF_ROWS
 from score.errors import ScoreError
 
 ANY = "*"
+_JSON = ("json", "items")  # codecs of JSON
 Said = Callable[[ScoreError, str], Any]
 """From an error and the request's id to a document."""
 
@@ -51,7 +53,7 @@ class Api:
 
     def read(self, body: Body) -> Body:
         """A body as the codecs know it."""
-        if self.bare and body.is_json and body.data[:64].lstrip()[:1] == b"[":
+        if self.bare and body.data[:64].lstrip()[:1] == b"[" and codecs.choose(body).NAME in _JSON:
             return replace(body, data=b'{"%b":%b}' % (self.bare.encode(), body.data))
         return body
 
