@@ -73,5 +73,6 @@ USER 1000
 WORKDIR /opt/loadstone
 EXPOSE 5001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5001/', timeout=2)"]
-CMD ["azmlinfsrv", "--entry_script", "/opt/loadstone/score/main.py", "--port", "5001"]
+    CMD ["python", "-c", "import os, urllib.request; e = os.environ.get; urllib.request.urlopen(f\"http://127.0.0.1:{e('AIP_HTTP_PORT') or e('PORT') or 5001}/\", timeout=2)"]
+# azmlinfsrv, on the port and with the model that the platform names: score/cli/platforms.py.
+CMD ["score", "serve", "--verbose"]

@@ -22,6 +22,7 @@ from score.errors import InvalidSetting
 TOML_NAME = "score.toml"
 LOCAL = "LOADSTONE_LOCAL"  # set by `score serve`: the log is read by a person
 METRICS = "LOADSTONE_METRICS"  # set by gunicorn's master: the folder in which several workers count together
+RANK = "LOADSTONE_RANK"  # of one worker among several, from 0: set by gunicorn's master
 MOST_NESTED = 8  # folders that hold nothing but one other
 # What protects the server, and so is the deployment's alone.
 _GUARDS = frozenset(

@@ -4,14 +4,17 @@ import errno
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from score.cli.console import Model, errors_shown
+from score.cli import gcs, platforms
+from score.cli.console import err, errors_shown
 from score.cli.flags import Given, to_environment, with_settings
-from score.errors import PortTaken, PortUnusable
+from score.cli.platforms import Place
+from score.errors import ModelDirUnset, PortTaken, PortUnusable
 from score.settings import LOCAL, Settings
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  # only in a container, and where it is asked for
@@ -19,9 +22,15 @@ LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  # only in a contain
 
 @with_settings
 def serve(
-    path: Model,
     given: Given,
-    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 5001,
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="The checkpoint, or the folder that holds it; else where the platform says that it is."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="The port to listen on; else the platform's, or 5001.", min=1, max=65535),
+    ] = None,
     host: Annotated[
         str | None,
         typer.Option(help="The address to listen on: this machine alone, unless this runs in a container."),
@@ -30,9 +39,16 @@ def serve(
 ) -> None:
     """Serve a checkpoint over HTTP, with the server that Azure ML runs."""
     with errors_shown():
-        Settings.load(path, **given)  # what is wrong with a setting is said now
-        where = host or (EVERYWHERE if _in_container() else LOOPBACK)
+        place = platforms.recognised()
+        port = port or place.port
+        path = path or _model_of(place)
+        if os.environ.get("SCORE_ON_LOAD_ERROR") != "serve":
+            Settings.load(path, **given)  # what is wrong with a setting is said now
+        foreign = place.platform is not None and place.platform.outside
+        where = host or (EVERYWHERE if foreign or _in_container() else LOOPBACK)
         refuse_taken(where, port)
+    if verbose or foreign:
+        err.print(f"{place}: port {port}, model {path}")
     from score.server.gunicorn_config import ARGUMENTS as GUNICORN_ARGUMENTS  # and so the worker, for no other command
 
     root = Path(__file__).resolve().parents[2]
@@ -57,6 +73,18 @@ def serve(
     os.execv(  # noqa: S606  # our own server, with a path that is not parsed by any shell
         server[0], [*server, "--entry_script", entry, "--model_dir", model, "--port", str(port)]
     )
+
+
+def _model_of(place: Place) -> Path:
+    """The model that the platform names, fetched where it is elsewhere. Raises `ModelDirUnset`."""
+    if place.gcs:
+        return gcs.fetched(place.gcs, Path(tempfile.mkdtemp(prefix="model-")))
+    if place.model is None:
+        raise ModelDirUnset(
+            f"no model is named, and {place} that names one",
+            hint="Name the checkpoint, or the folder that holds it: score serve path/to/model.",
+        )
+    return place.model
 
 
 def refuse_taken(host: str, port: int) -> None:

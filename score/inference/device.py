@@ -1,9 +1,12 @@
 """Where the model runs: the setting `SCORE_DEVICE`, and what is really there."""
 
+import os
+
 import torch
 
 from score import log
 from score.errors import DeviceUnavailable
+from score.settings import RANK
 
 HEADROOM = 1.2  # weights, and some room for activations and the CUDA context
 
@@ -11,12 +14,15 @@ HEADROOM = 1.2  # weights, and some room for activations and the CUDA context
 def choose(wanted: str, nbytes: int) -> torch.device:
     """The device for a model of `nbytes` of weights.
 
-    `auto` takes the GPU with most free memory if the weights fit, else the CPU. Raises `DeviceUnavailable` for a GPU
-    that is not there.
+    `auto` takes the GPU with most free memory if the weights fit, else the CPU. Of several workers, each is bound to a
+    GPU by its rank. Raises `DeviceUnavailable` for a GPU that is not there.
     """
     if wanted == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    rank = os.environ.get(RANK)
+    if count > 1 and rank is not None and wanted in ("auto", "cuda"):
+        return _of_rank(int(rank) % count, nbytes, wanted)
     if wanted == "auto":
         return _roomiest(count, nbytes) if count else torch.device("cpu")
     device = torch.device(wanted)
@@ -34,6 +40,16 @@ def _roomiest(count: int, nbytes: int) -> torch.device:
         "the weights take %.1f GB and the roomiest GPU has %.1f GB free: using the CPU", nbytes / 1e9, free[best] / 1e9
     )
     return torch.device("cpu")
+
+
+def _of_rank(index: int, nbytes: int, wanted: str) -> torch.device:
+    free = torch.cuda.mem_get_info(index)[0]
+    if wanted == "auto" and free < nbytes * HEADROOM:
+        log.warning(
+            "the weights take %.1f GB and cuda:%d has %.1f GB free: using the CPU", nbytes / 1e9, index, free / 1e9
+        )
+        return torch.device("cpu")
+    return torch.device("cuda", index)
 
 
 def found() -> str:

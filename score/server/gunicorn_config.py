@@ -5,13 +5,16 @@ before what is said here.
 """
 
 import argparse
+import itertools
 import logging
 import os
+import re
 import shlex
 import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from gunicorn.glogging import Logger
 from score.errors import LoadError
 from score.server import local
 from score.server.worker import HttpWorker
-from score.settings import LOCAL, METRICS
+from score.settings import LOCAL, METRICS, RANK, variable
 
 ARGUMENTS = f"--config {shlex.quote(__file__)}"
 
@@ -64,8 +67,23 @@ def on_starting(server: Any) -> None:
     both = [each.replace("0.0.0.0:", "[::]:") for each in given] if _has_ipv6() else given
     server.cfg.set("bind", wanted or both)
 
+    if "WORKER_COUNT" not in os.environ and (gpus := visible_gpus()) > 1:
+        server.cfg.set("workers", gpus)  # one worker a GPU
     if server.cfg.workers > 1:
         os.environ[METRICS] = tempfile.mkdtemp(prefix="loadstone-")
+
+
+def visible_gpus(environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
+    """How many NVIDIA GPUs the workers will see, without CUDA: a process that has used it can't fork. None where the
+    deployment wants a CPU, or one GPU by its number."""
+    if environ.get(variable("device"), "auto") not in ("auto", "cuda"):
+        return 0
+    there = sum(re.fullmatch(r"nvidia\d+", each.name) is not None for each in devices.iterdir())
+    chosen = environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return there
+    listed = [each for each in chosen.split(",") if each.strip() and each.strip() != "-1"]
+    return min(there, len(listed))
 
 
 def on_exit(_server: Any) -> None:
@@ -74,8 +92,16 @@ def on_exit(_server: Any) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def post_fork(_server: Any, _worker: Any) -> None:
-    """The worker of `score serve` is as quiet as its parent."""
+def pre_fork(server: Any, worker: Any) -> None:
+    """A worker has the lowest rank that no other has: one that is started in another's place has that one's GPU."""
+    taken = {getattr(other, "rank", None) for other in server.WORKERS.values()}
+    worker.rank = next(rank for rank in itertools.count() if rank not in taken)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """A worker of several knows its rank. That of `score serve` is as quiet as its parent."""
+    if server.cfg.workers > 1:
+        os.environ[RANK] = str(worker.rank)
     if LOCAL in os.environ:
         local.hush()
 
