@@ -253,7 +253,10 @@ class SeveralCheckpoints(LoadError):
     code = "several_checkpoints"
     cause = "more than one checkpoint, and nothing says which"
     example = "/models holds 2 checkpoints"
-    hint = "Say which one with SCORE_CHECKPOINT=path/below/the/model/folder, or leave only one in the folder."
+    hint = (
+        "Say which one with SCORE_CHECKPOINT=path/below/the/model/folder, or leave only one in the folder. A server "
+        "serves each by its name."
+    )
 
 
 class ForeignFormat(LoadError):

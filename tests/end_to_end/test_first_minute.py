@@ -85,11 +85,10 @@ def test_a_browser_is_sent_to_the_page_and_a_probe_is_answered(model: Path) -> N
 def test_a_failed_start_ends_in_the_command_that_mends_it(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("a.pt", "b.pt"):
-        torch.save(SimpleModel().state_dict(), folder / name)
+    torch.save({name: SimpleModel().state_dict() for name in ("one", "two")}, folder / "model.pt")
     done = subprocess.run(
         [SCORE, "serve", folder, "--port", str(free_port()), "--host", "127.0.0.1"], capture_output=True, text=True,
         env=environment(), timeout=120,
     )  # fmt: skip
     assert done.returncode == 3
-    assert (done.stdout + done.stderr).strip().splitlines()[-1] == f"score check {folder} --checkpoint a.pt"
+    assert (done.stdout + done.stderr).strip().splitlines()[-1] == f"score check {folder} --weights one"

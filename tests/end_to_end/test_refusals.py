@@ -25,8 +25,8 @@ def _mismatched(folder: Path) -> None:
 
 CASES: dict[str, tuple[Callable[[Path], object], dict[str, str], str, str]] = {
     "several": (
-        lambda folder: [torch.save(SimpleModel().state_dict(), folder / name) for name in ("a.pt", "b.pt")],
-        {}, "several_checkpoints", "SCORE_CHECKPOINT",
+        lambda folder: torch.save({name: SimpleModel().state_dict() for name in ("one", "two")}, folder / "model.pt"),
+        {}, "several_weights", "SCORE_WEIGHTS",
     ),
     "truncated": (_truncated, {}, "truncated_file", "copied whole"),
     "mismatch": (_mismatched, {"SCORE_ARCHITECTURE": "SimpleModel"}, "weights_mismatch", "another class"),

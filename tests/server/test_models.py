@@ -68,7 +68,7 @@ def test_one_that_can_not_be_loaded_says_why_and_disturbs_no_other(several: Mode
     for _ in range(2):
         with pytest.raises(LoadError, match="broken: "):
             several.take("broken")
-    assert dict((each["name"], each["state"]) for each in several.index())["broken"] == "UNAVAILABLE"
+    assert {each["name"]: each["state"] for each in several.index()}["broken"] == "UNAVAILABLE"
     with several.using("cats") as service:
         assert service.predictor(torch.ones(1, 10)).shape == (1, 2)
 
@@ -130,7 +130,7 @@ def test_its_own_settings_are_in_its_folder(folder: Path, monkeypatch: pytest.Mo
         assert (birds.predictor.task.labels, cats.predictor.task.labels) == (("tit", "owl"), ())
     (folder / "birds" / "score.toml").write_text("trust_code = true\n")
     models.unload("birds")
-    with pytest.raises(InvalidSetting, match="birds: score.toml may not set trust_code"):
+    with pytest.raises(InvalidSetting, match=r"birds: score\.toml may not set trust_code"):
         models.load("birds")
 
 
