@@ -19,7 +19,7 @@ LIBRARIES := .cache/torchvision
 DOCS := .cache/docs
 CLIENTS := .cache/clients
 
-.PHONY: help setup serve image run-image image-test azure-test clients-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test clients-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -88,6 +88,9 @@ notebook-test: $(READY)  ## run examples/digits.ipynb, and check what it shows
 
 clients-test: $(CLIENTS)/.ready  ## calls of Triton's, KServe's, OpenAI's and MLflow's own clients, in an environment of their own
 	$(VENV)/bin/python -m pytest -m clients tests/clients
+
+balancer-test: $(READY)  ## nginx in front of three servers, one of which is killed under load; needs nginx
+	$(VENV)/bin/python -m pytest -m balancer tests/end_to_end
 
 browser-test: $(READY)  ## the page at GET /score in headless Chromium; screenshots go to build/screenshots
 	$(VENV)/bin/python -m pytest -m browser tests/browser

@@ -32,6 +32,8 @@ _SKIPPED_SUFFIXES = frozenset(
 )
 # What can't be read and is called so is one of several models, and says under its name why it is not served.
 _OF_CHECKPOINTS = frozenset((".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pt2"))
+# KServe's storage initializer links what is on a volume (pvc://) into the folder that it serves: from where, to where.
+PLATFORM_LINKS = {Path("/mnt/models"): Path("/mnt/pvc")}
 _SKIPPED_FOLDERS = frozenset(("__pycache__", "node_modules", "site-packages", "venv"))
 
 
@@ -163,7 +165,15 @@ def _leaves(entry: Path, root: Path) -> bool:
     if not entry.is_symlink():
         return False
     target, top = resolved(entry), resolved(root)
-    return target is None or top is None or not target.is_relative_to(top)
+    if target is None or top is None:
+        return True
+    return not target.is_relative_to(top) and not _of_platform(entry, target)
+
+
+def _of_platform(entry: Path, target: Path) -> bool:
+    """Whether a link is one that the platform made, and no file of the model's."""
+    volume = PLATFORM_LINKS.get(entry.parent)
+    return volume is not None and target.is_relative_to(volume)
 
 
 def _exists(path: Path) -> bool:
