@@ -35,8 +35,15 @@ $(READY): requirements.lock requirements-dev.lock pyproject.toml score/__init__.
 # Environments of their own, for what conflicts with the server's pins or is large.
 $(AZURE)/.ready: tests/azure/requirements.lock
 $(DOCS)/.ready: docs/requirements.lock
-$(CLIENTS)/.ready: tests/clients/requirements.lock
 $(LIBRARIES)/.ready: tests/torchvision/requirements.lock
+
+# MLServer's package carries the Open Inference Protocol's own description; nothing of it is run, and so nothing that it
+# needs is installed.
+$(CLIENTS)/.ready: tests/clients/requirements.lock | $(READY)
+	test -x $(CLIENTS)/bin/python || $(VENV)/bin/python -m venv $(CLIENTS)
+	$(CLIENTS)/bin/$(PIP) -r $<
+	$(CLIENTS)/bin/$(PIP) --no-deps mlserver==1.7.1
+	touch $@
 
 .cache/%/.ready: | $(READY)
 	test -x .cache/$*/bin/python || $(VENV)/bin/python -m venv .cache/$*

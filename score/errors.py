@@ -675,6 +675,7 @@ class ModelNotForRoute(RequestError):
 
 class NotSupported(RequestError):
     code = "not_supported"
+    status = 409
     cause = "a part of a protocol that this server has not"
     example = "shared memory between client and server is not supported"
     hint = "Send tensors in the request itself, as JSON or as binary data."

@@ -78,7 +78,8 @@ def accepts(body: Body) -> bool:
 
 
 def _is_tensor(item: Any) -> bool:
-    return isinstance(item, dict) and {"name", "shape", "datatype"} <= item.keys()
+    known = isinstance(item, dict) and {"name", "shape", "datatype"} <= item.keys()
+    return known and isinstance(item["name"], str) and isinstance(item["datatype"], str)
 
 
 def effort(body: Body) -> int | None:
@@ -90,7 +91,9 @@ def decode(body: Body) -> Decoded:
     document = body.document
     inputs = document.get("inputs") if isinstance(document, dict) else None
     if not isinstance(inputs, list) or not all(_is_tensor(item) for item in inputs):
-        raise InvalidTensor("'inputs' is not a list of objects with name, shape and datatype")
+        raise InvalidTensor(
+            "'inputs' is not a list of objects with name, shape and datatype, the first and last as texts"
+        )
     binary = memoryview(body.data)[body.json_length :] if body.json_length is not None else memoryview(b"")
     arrays: dict[str, np.ndarray] = {}
     texts: dict[str, list[Item]] = {}

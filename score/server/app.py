@@ -140,6 +140,7 @@ class Application:
                 if intake.size > MOST_ASKED:
                     raise BodyTooLarge(f"{scope['path']} takes at most {MOST_ASKED:,} bytes")
                 asked = Asked(head, path, intake.body().data if intake.size else b"", self._models)
+                asked.document()  # a body that is none is said to be, whatever the route does with it
             finally:
                 intake.release()
             if row.at_once:

@@ -27,6 +27,7 @@ from score.server.service import Head
 __all__ = ["rawhttp", "Request", "Response"]
 
 ROUTES = "azureml_inference_server_http.server.routes"
+FAILED = "x-ms-run-function-failed"  # stock responses have it, as Python's True or False
 LONGEST_ID = 100  # characters
 # A request with one of these headers goes through Flask: only azmlinfsrv knows what to do with it.
 _ITS_OWN = frozenset(("x-ms-request-id", "traceid"))
@@ -86,7 +87,7 @@ def _fit(request_id: str) -> bool:
 def stamp(found: Answer, head: Head, seconds: float) -> dict[str, str]:
     """The answer's headers, with those that azmlinfsrv adds: ids, its version, and the time that it took."""
     headers = {**found.headers, "x-ms-run-fn-exec-ms": f"{seconds * 1e3:.3f}"}
-    headers["x-ms-run-function-failed"] = str(found.status >= 500)
+    headers[FAILED] = str(found.status >= 500)
     if version := os.environ.get("HTTP_X_MS_SERVER_VERSION"):
         headers["x-ms-server-version"] = version
     client = head.headers.get("x-ms-client-request-id", "")
@@ -102,7 +103,9 @@ def respond(request: Request) -> Response:
     head = Head.of(request.method, request.query_string, _headers(request), getattr(g, "request_id", ""))
     name = request.path.removeprefix("/score").strip("/")
     found = _predict(models(), head, name, request) if head.method == "POST" else card.answer_to(models(), head, name)
-    return _response(found)
+    made = _response(found)
+    made.headers[FAILED] = str(found.status >= 500)
+    return made
 
 
 def _predict(served: Models, head: Head, name: str, request: Request) -> Answer:

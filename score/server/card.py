@@ -50,7 +50,7 @@ def swagger(models: Models) -> Answer:
         served, runner = service.predictor, service.predictor.runner
         task = None if runner is None else runner.card()
         return answer.of_json(
-            openapi.description(served.signature, served.outputs, task, served.example(), every_row())
+            openapi.description(served.signature, served.outputs, task, served.example(), every_row(), models.names)
         )
 
 

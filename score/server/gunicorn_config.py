@@ -67,9 +67,14 @@ def on_starting(server: Any) -> None:
     both = [each.replace("0.0.0.0:", "[::]:") for each in given] if _has_ipv6() else given
     server.cfg.set("bind", wanted or both)
 
+    _prepare_workers(server.cfg)
+
+
+def _prepare_workers(cfg: Any) -> None:
+    """One worker a GPU, unless the deployment says how many; several count together."""
     if "WORKER_COUNT" not in os.environ and (gpus := visible_gpus()) > 1:
-        server.cfg.set("workers", gpus)  # one worker a GPU
-    if server.cfg.workers > 1:
+        cfg.set("workers", gpus)
+    if cfg.workers > 1:
         os.environ[METRICS] = tempfile.mkdtemp(prefix="loadstone-")
 
 

@@ -35,15 +35,17 @@ def description(
     task: Mapping[str, Any] | None = None,
     example: Mapping[str, Any] | None = None,
     rows: Iterable[Row] = (),
+    names: Sequence[str] = (),
 ) -> Json:
     """The document. `outputs` are the dtype and the shape for one row, by name; none where they are not known. `task`
     is the task's card, of a model that has one, and `example` a body that it answers; `rows` are the routes beside
-    `/score`."""
+    `/score`, and `names` those of the models."""
     predict = _predict(signature, outputs, task, example)
     return _document(
         f"A PyTorch model on Azure ML. It {signature}.",
-        {"/score": {"get": _card(), "post": predict}, "/score/{model}": _of_model(predict)},
+        {"/score": {"get": _card(), "post": predict}, "/score/{model}": _of_model(predict, names)},
         rows,
+        names,
     )
 
 
@@ -55,23 +57,28 @@ def of_several(names: Sequence[str], rows: Iterable[Row]) -> Json:
     listed: Json = {"schema": _object({"models": {"type": "array", "items": {"type": "object"}}})}
     card = _card() | {"responses": {"200": {"description": "The models", "content": {"application/json": listed}}}}
     about = f"{len(names)} PyTorch models on Azure ML: {', '.join(names)}."
-    return _document(about, {"/score": {"get": card, "post": predict}, "/score/{model}": _of_model(predict)}, rows)
+    return _document(
+        about, {"/score": {"get": card, "post": predict}, "/score/{model}": _of_model(predict, names)}, rows, names
+    )
 
 
-def _document(about: str, scored: Json, rows: Iterable[Row]) -> Json:
+def _document(about: str, scored: Json, rows: Iterable[Row], names: Sequence[str]) -> Json:
     alive = {"operationId": "liveness", "summary": "Whether the server is up", "responses": _healthy()}
     return {
         "openapi": "3.0.3",
         "info": {"title": "Loadstone", "version": __version__, "description": about},
-        "paths": {**scored, "/": {"get": alive}, **openapi_routes.paths(rows)},
+        "paths": {**scored, "/": {"get": alive}, **openapi_routes.paths(rows, names)},
         "components": {"schemas": {"Error": _error()}},
     }
 
 
-def _of_model(predict: Json) -> Json:
-    name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+def _of_model(predict: Json, names: Sequence[str]) -> Json:
+    schema = {"type": "string", "enum": list(names)}
+    name = {"name": "model", "in": "path", "required": True, "schema": schema}
+    card = _card()
+    card["responses"] |= _refusals()
     return {
-        "get": _card() | {"operationId": "model_card_of", "parameters": [name]},
+        "get": card | {"operationId": "model_card_of", "parameters": [name]},
         "post": predict | {"operationId": "predict_with", "parameters": [name]},
     }
 

@@ -1,7 +1,7 @@
 """The routes of the tables as OpenAPI describes them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from score.server.api import MLFLOW, OIP_V2, OPENAI, SCORE, TF, TORCHSERVE, VERTEX, Api
@@ -53,18 +53,18 @@ _BODIES: Mapping[Api, tuple[Json, Json]] = {
 """What a protocol's predictions take and give; the values are as the model's own description says."""
 
 
-def paths(rows: Iterable[Row]) -> Json:
-    """An item for each path."""
+def paths(rows: Iterable[Row], names: Sequence[str]) -> Json:
+    """An item for each path; `names` are those of the models."""
     found: Json = {}
     for row in rows:
         methods = row.methods if isinstance(row, Page) else ("POST",)
         item = found.setdefault(row.path, {})
         for method in methods:
-            item[method.lower()] = _operation(row, method)
+            item[method.lower()] = _operation(row, method, names)
     return found
 
 
-def _operation(row: Row, method: str) -> Json:
+def _operation(row: Row, method: str, names: Sequence[str]) -> Json:
     named = _PARAMETER.findall(row.path)
     slug = re.sub(r"\W+", "_", row.path).strip("_")
     operation: Json = {
@@ -74,12 +74,17 @@ def _operation(row: Row, method: str) -> Json:
         "responses": {"200": _answer(row), "default": _error(row.api)},
     }
     if named:
-        operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in named]
+        operation["parameters"] = [_parameter(name, names) for name in named]
     if not isinstance(row, Page):
         operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": _BODIES[row.api][0]}}}
     elif method == "POST":
         operation["requestBody"] = {"content": {_JSON: {"schema": {"type": "object"}}}}
     return operation
+
+
+def _parameter(name: str, names: Sequence[str]) -> Json:
+    schema = _TEXT | {"enum": list(names)} if name == "model" else _TEXT
+    return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def _answer(row: Row) -> Json:

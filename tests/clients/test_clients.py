@@ -1,6 +1,7 @@
 """Other projects' clients against the real server: `make clients-test`, which makes their environment."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,3 +59,47 @@ def test_openai(tmp_path: Path) -> None:
     wanted = score.Predictor(folder, device="cpu")(np.array(TEXTS))
     with running(folder, tmp_path) as server:
         call("openai", wanted, server.port)
+
+
+def test_the_protocols_own_description(simple: tuple[Server, int, Any], tmp_path: Path) -> None:
+    """As MLServer's package carries it, with this server's model in its paths: what is answered is as it says."""
+    server, _, _ = simple
+    packages = next((PYTHON.parent.parent / "lib").glob("python3*/site-packages"))
+    for name, operations in (("dataplane", 9), ("model_repository", 3)):
+        document = json.loads((packages / f"mlserver/rest/openapi/{name}.json").read_text())
+        paths = {}
+        for path, item in document["paths"].items():
+            for method in item.values():
+                if isinstance(method, dict):
+                    kept = [each for each in method.get("parameters", []) if each.get("name") not in _IN_PATHS]
+                    method["parameters"] = kept
+            item["parameters"] = [each for each in item.get("parameters", []) if each.get("name") not in _IN_PATHS]
+            for parameter, value in _IN_PATHS.items():
+                path = path.replace(f"{{{parameter}}}", value)
+            if "generate" not in path and "stream" not in path and "docs" not in path:  # MLServer's own
+                paths[path] = item
+        document["paths"] = paths
+        if "TensorData" in document["components"]["schemas"]:  # whose type there is `bytes`, which is none
+            document["components"]["schemas"]["TensorData"] = {"type": "array", "items": {"type": "number"}}
+        assert sum(method in ("get", "post") for item in paths.values() for method in item) >= operations
+        described = tmp_path / f"{name}.json"
+        described.write_text(json.dumps(document))
+        command = [
+            ROOT / ".venv/bin/schemathesis", "run", described, "--url", f"http://127.0.0.1:{server.port}",
+            "--checks", "not_a_server_error,response_schema_conformance,content_type_conformance",
+            "--phases", "coverage,fuzzing", "--max-examples", "20", "--seed", "1", "--no-color",
+        ]  # fmt: skip
+        found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert found.returncode == 0, found.stdout[-6000:]
+
+
+_IN_PATHS = {"model_name": "simple", "model_version": "1"}
+
+
+def test_the_files_for_kserve() -> None:
+    """With KServe's definitions too, where KSERVE_CRDS names a folder that has them."""
+    crds = [os.environ["KSERVE_CRDS"]] if "KSERVE_CRDS" in os.environ else []
+    command = [PYTHON, Path(__file__).with_name("kserve_files.py"), *crds]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == 4

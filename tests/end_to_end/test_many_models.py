@@ -56,7 +56,9 @@ def test_fifty_cost_little_and_what_makes_room_gives_its_memory_back(folder: Pat
                 answers(server, folder, at)
             taken.append(resident(server))
         text = server.request("/metrics", method="GET").body.decode()
-        loaded = sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("loadstone_model_loaded{"))
+        loaded = sum(
+            float(line.split()[-1]) for line in text.splitlines() if line.startswith("loadstone_model_loaded{")
+        )
         assert loaded == 7  # of 1.06 MB each, in 8 MB
         print(f"one model {first:.0f} MB; after each round of fifty {taken}")
         assert taken[0] - first < 60

@@ -33,6 +33,24 @@ def test_with_gpus(gpus: None, wanted: str, nbytes: int, found: str) -> None:
     assert device.choose(wanted, nbytes) == torch.device(found)
 
 
+@pytest.mark.parametrize(
+    ("rank", "wanted", "nbytes", "found"),
+    [
+        ("0", "auto", 1 * GB, "cuda:0"),
+        ("1", "auto", 1 * GB, "cuda:1"),
+        ("2", "auto", 1 * GB, "cuda:0"),  # more workers than GPUs take turns
+        ("0", "auto", 9 * GB, "cpu"),
+        ("1", "cuda", 1, "cuda:1"),
+        ("1", "cuda:0", 1, "cuda:0"),  # what was said by its number
+    ],
+)
+def test_a_worker_of_several_has_the_gpu_of_its_rank(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, rank: str, wanted: str, nbytes: int, found: str
+) -> None:
+    monkeypatch.setenv("LOADSTONE_RANK", rank)
+    assert device.choose(wanted, nbytes) == torch.device(found)
+
+
 def test_one_that_is_not_there(gpus: None) -> None:
     with pytest.raises(DeviceUnavailable, match=r"cuda:7, but there is only cuda:0 GPU 0, cuda:1 GPU 1"):
         device.choose("cuda:7", 1)

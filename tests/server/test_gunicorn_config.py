@@ -1,5 +1,7 @@
 """How gunicorn is run: the addresses, and what its log leaves out."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,9 +24,55 @@ def test_where_it_listens(arguments: str, ipv6: bool, wanted: list[str], monkeyp
     monkeypatch.setattr(gunicorn_config, "_has_ipv6", lambda: ipv6)
     given = {"bind": ["0.0.0.0:5001"]}
     settings = {"bind": SimpleNamespace(get=lambda: given["bind"])}
-    server = SimpleNamespace(cfg=SimpleNamespace(settings=settings, set=given.__setitem__))
+    server = SimpleNamespace(cfg=SimpleNamespace(settings=settings, set=given.__setitem__, workers=1))
     gunicorn_config.on_starting(server)
     assert given["bind"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({}, 4),
+        ({"CUDA_VISIBLE_DEVICES": "0,2"}, 2),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 0),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, 0),
+        ({"SCORE_DEVICE": "cuda"}, 4),
+        ({"SCORE_DEVICE": "cuda:1"}, 0),
+        ({"SCORE_DEVICE": "cpu"}, 0),
+    ],
+)
+def test_gpus_are_counted_without_cuda(environ: dict[str, str], wanted: int, tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert gunicorn_config.visible_gpus(environ, tmp_path) == wanted
+
+
+def test_one_worker_a_gpu_each_bound_by_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, int] = {}
+    monkeypatch.delenv("WORKER_COUNT", raising=False)
+    monkeypatch.setattr(gunicorn_config, "visible_gpus", lambda: 4)
+    cfg = SimpleNamespace(workers=1, set=made.__setitem__)
+    gunicorn_config._prepare_workers(cfg)
+    assert made == {"workers": 4}
+    monkeypatch.setenv("WORKER_COUNT", "1")
+    made.clear()
+    gunicorn_config._prepare_workers(cfg)
+    assert not made
+
+    server = SimpleNamespace(WORKERS={}, cfg=SimpleNamespace(workers=4))
+    for pid in range(4):
+        worker = SimpleNamespace()
+        gunicorn_config.pre_fork(server, worker)
+        server.WORKERS[pid] = worker
+    assert [worker.rank for worker in server.WORKERS.values()] == [0, 1, 2, 3]
+    del server.WORKERS[2]  # it has ended
+    another = SimpleNamespace()
+    gunicorn_config.pre_fork(server, another)
+    assert another.rank == 2
+    monkeypatch.delenv("LOADSTONE_RANK", raising=False)
+    monkeypatch.delenv("LOADSTONE_LOCAL", raising=False)
+    gunicorn_config.post_fork(server, another)
+    assert os.environ.pop("LOADSTONE_RANK") == "2"
 
 
 def test_after_a_failed_start_the_diagnosis_is_last(monkeypatch: pytest.MonkeyPatch) -> None:
