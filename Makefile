@@ -18,8 +18,9 @@ AZURE := .cache/azure
 LIBRARIES := .cache/torchvision
 DOCS := .cache/docs
 CLIENTS := .cache/clients
+RAY := .cache/ray
 
-.PHONY: help setup serve image run-image image-test azure-test clients-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test clients-test ray-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,6 +44,13 @@ $(CLIENTS)/.ready: tests/clients/requirements.lock | $(READY)
 	test -x $(CLIENTS)/bin/python || $(VENV)/bin/python -m venv $(CLIENTS)
 	$(CLIENTS)/bin/$(PIP) -r $<
 	$(CLIENTS)/bin/$(PIP) --no-deps mlserver==1.7.1
+	touch $@
+
+# Ray's packages go before the server's, which bring torch and this project.
+$(RAY)/.ready: tests/ray/requirements.lock | $(READY)
+	test -x $(RAY)/bin/python || $(VENV)/bin/python -m venv $(RAY)
+	$(RAY)/bin/$(PIP) -r $<
+	for place in $(RAY)/lib/python3*/site-packages; do printf '%s\n' $(CURDIR)/$(VENV)/lib/python3*/site-packages $(CURDIR) > $$place/loadstone.pth; done
 	touch $@
 
 .cache/%/.ready: | $(READY)
@@ -95,6 +103,9 @@ notebook-test: $(READY)  ## run examples/digits.ipynb, and check what it shows
 
 clients-test: $(CLIENTS)/.ready  ## calls of Triton's, KServe's, OpenAI's and MLflow's own clients, in an environment of their own
 	$(VENV)/bin/python -m pytest -m clients tests/clients
+
+ray-test: $(RAY)/.ready  ## deploy/ray/app.py under a real Ray, in an environment of its own
+	$(VENV)/bin/python -m pytest -m ray tests/ray
 
 balancer-test: $(READY)  ## nginx in front of three servers, one of which is killed under load; needs nginx
 	$(VENV)/bin/python -m pytest -m balancer tests/end_to_end
