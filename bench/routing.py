@@ -2,7 +2,7 @@
 
     python bench/routing.py [--requests 4000] [--rounds 15]
 
-Two applications around the same loaded model: one with `/score` alone, and one with all routes. Each round asks both, in
+Two applications around the same loaded model: one with `/score` alone, and one with all routes. Each round asks both in
 turns, for predictions of one row as JSON, 16 at a time, and takes the CPU time of the whole process. The figure is the
 median over the rounds of the ratio of the two, since a machine whose speed drifts changes both.
 """

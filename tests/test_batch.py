@@ -149,3 +149,32 @@ def test_a_file_larger_than_its_share_of_memory_streams(model_dir: Path, tmp_pat
     count, grown = map(int, found.stdout.split())
     assert count == 10_000_000
     assert grown < 100_000
+
+
+def test_pictures_are_a_row_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Azure's mnist sample sends them: many small files, of which one is none."""
+    from PIL import Image
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    torch.manual_seed(1)
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    torch.jit.script(layers).save(folder / "model.pt")
+    recipe = {"resize": [8, 8], "mean": [0.0], "std": [1.0], "scale": 1 / 255}
+    (folder / "score.toml").write_text(f"inputs = 'float32[N, 1, 8, 8]'\nimage = '{json.dumps(recipe)}'\n")
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(folder))
+    batch.init()
+    names = []
+    for at in range(20):
+        pixels = np.random.default_rng(at).integers(0, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{at}.png")
+        names.append(str(tmp_path / f"{at}.png"))
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    found = batch.run([*names, str(tmp_path / "broken.png")])
+    assert list(found["file"]) == [*names, str(tmp_path / "broken.png")]
+    assert found["error"].notna().tolist() == [False] * 20 + [True]
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.stack([np.asarray(Image.open(name)) for name in names])).float()[:, None] / 255
+        wanted = layers(pixels).numpy()
+    numbers = found[[f"prediction_{at}" for at in range(10)]].to_numpy()[:20]
+    np.testing.assert_allclose(numbers, wanted, atol=1e-4)

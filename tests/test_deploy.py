@@ -15,14 +15,19 @@ import yaml
 from examples.train_digits import writers
 from models.digits_cnn import DigitsCNN
 from score import __version__
-from score.server import gunicorn_config
+from score.server import data_collector, gunicorn_config
+from score.server.metrics import Observer
+from score.server.routes import prometheus
 from score.settings import Settings, variable
 from tests.test_pins import pins
 
 ROOT = Path(__file__).resolve().parent.parent
 ONLINE = [
     "deployment.yml",
-    *(f"deploy/{name}.yml" for name in ("deployment-curated", "deployment-gpu", "kubernetes-deployment")),
+    *(
+        f"deploy/{name}.yml"
+        for name in ("deployment-collect", "deployment-curated", "deployment-gpu", "kubernetes-deployment")
+    ),
 ]
 DEPLOYMENTS = [*ONLINE, "deploy/batch-deployment.yml"]
 ENDPOINTS = [f"deploy/{name}.yml" for name in ("endpoint", "kubernetes-endpoint", "batch-endpoint")]
@@ -124,6 +129,58 @@ def test_the_kubernetes_scaler_has_room() -> None:
     assert 0 < scale["min_instances"] < scale["max_instances"]
     assert 0 < scale["target_utilization_percentage"] < 100
     assert scale["polling_interval"] > 0
+
+
+def test_no_builder_needs_more_than_dockers_first() -> None:
+    """`az acr build` has no BuildKit."""
+    text = dockerfile()
+    assert not re.search(r"RUN --|COPY --(?!from)|ADD --|^# syntax|<<\s*EOF", text, re.M)
+    user = re.findall(r"^USER (\S+)$", text, re.M)[-1]
+    assert user == re.search(r"--uid (\d+)", text)[1]  # type: ignore[index]  # a number: Kubernetes' runAsNonRoot
+
+
+def test_what_is_collected_is_what_the_server_hands_over() -> None:
+    found = document("deploy/deployment-collect.yml")
+    assert found["environment_variables"]["SCORE_COLLECT_DATA"] == "true"
+    collections = found["data_collector"]["collections"]
+    assert set(collections) == {data_collector.INPUTS, data_collector.OUTPUTS}
+    assert all(each["enabled"] == "True" for each in collections.values())
+    assert any(line.startswith("azureml-ai-monitoring==") for line in pins("deploy/image-cpu.lock"))
+
+
+def test_the_runtime_for_kserve() -> None:
+    spec = document("deploy/kserve/runtime.yaml")["spec"]
+    assert {each["name"] for each in spec["supportedModelFormats"]} == {"pytorch", "huggingface", "mlflow"}
+    assert set(spec["protocolVersions"]) == {"v1", "v2", "grpc-v2"}
+    (container,) = spec["containers"]
+    security = container["securityContext"]
+    assert (security["runAsUser"], security["runAsNonRoot"]) == (1000, True)
+    port = container["args"][container["args"].index("--port") + 1]
+    assert spec["annotations"] == {"prometheus.kserve.io/port": port, "prometheus.kserve.io/path": "/metrics"}
+    assert port == str(container["ports"][0]["containerPort"])
+    assert {each["name"] for each in container["env"]} <= {variable(field) for field in Settings.model_fields}
+    schemes = []
+    for file in sorted((ROOT / "deploy" / "kserve").glob("inferenceservice-*.yaml")):
+        model = yaml.safe_load(file.read_text())["spec"]["predictor"]["model"]
+        assert model["runtime"] == document("deploy/kserve/runtime.yaml")["metadata"]["name"]
+        schemes.append(model["storageUri"])
+    assert [uri.partition("://")[0] for uri in schemes] == ["https", "https", "pvc"]
+    assert "blob.core.windows.net" in schemes[0]
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    observer = Observer(log_requests=False)
+    each = observer.totals() | dict.fromkeys(("waiting", "running", "weights", "loaded"), 0)
+    totals = {"models": {"m": each}, "versions": {"m": "1"}, "front": None, "memory": 1, "gpus": {"0": 1}}
+    families = list(text_string_to_metric_families(prometheus.exposed(totals).decode()))
+    known = {family.name for family in families} | {f"{family.name}_total" for family in families}
+    known |= {f"{family.name}_bucket" for family in families}
+    dashboard = (ROOT / "deploy" / "grafana" / "loadstone.json").read_text()
+    asked = set(re.findall(r"\b((?:loadstone|nv)_\w+)", dashboard))
+    assert len(asked) >= 10
+    assert asked <= known
 
 
 def test_the_dockerfile_copies_what_the_builder_is_sent() -> None:

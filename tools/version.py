@@ -16,6 +16,7 @@ def files() -> list[Path]:
         ROOT / "README.md",
         *ROOT.glob("*.yml"),
         *ROOT.glob("deploy/*.yml"),
+        ROOT / "deploy" / "kserve" / "runtime.yaml",
         *ROOT.glob("docs/*.md"),
     ]
 

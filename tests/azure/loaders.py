@@ -23,6 +23,7 @@ LOADERS = {
     "deploy/endpoint.yml": load_online_endpoint,
     "deploy/deployment-curated.yml": load_online_deployment,
     "deploy/deployment-gpu.yml": load_online_deployment,
+    "deploy/deployment-collect.yml": load_online_deployment,
     "deploy/kubernetes-endpoint.yml": load_online_endpoint,
     "deploy/kubernetes-deployment.yml": load_online_deployment,
     "deploy/batch-endpoint.yml": load_batch_endpoint,

@@ -20,6 +20,7 @@ from score.errors import (
 )
 from score.formats.registry import open_checkpoint
 from score.settings import Settings
+from score.weights import locate
 from score.weights.locate import find_checkpoint, size, tree
 
 
@@ -197,3 +198,27 @@ def test_the_tree_fits_on_a_screen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("nbytes", "shown"), [(0, "0 B"), (999, "999 B"), (4_200_000, "4.2 MB"), (3e13, "30.0 TB")])
 def test_sizes_for_people(nbytes: float, shown: str) -> None:
     assert size(nbytes) == shown
+
+
+def test_the_layouts_of_kserves_storage_initializer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file by https://, a folder of Azure Blob storage, and a volume whose files are linked into the served folder."""
+    served, volume = tmp_path / "mnt" / "models", tmp_path / "mnt" / "pvc"
+    served.mkdir(parents=True)
+    (volume / "digits").mkdir(parents=True)
+    torch.save({"w": torch.ones(2)}, served / "digits.pt")
+    assert locate.find_checkpoint(Settings.load(served)).path == served / "digits.pt"
+    (served / "nested").mkdir()
+    (served / "digits.pt").rename(served / "nested" / "model.pt")
+    (served / "nested" / "README.md").write_text("about it")
+    assert locate.find_checkpoint(Settings.load(served)).path == served / "nested" / "model.pt"
+    (served / "nested" / "model.pt").rename(volume / "digits" / "model.pt")
+    (served / "model.pt").symlink_to(volume / "digits" / "model.pt")
+    with pytest.raises(LoadError):  # a link that leaves the folder, which whoever packed it may have made
+        locate.find_checkpoint(Settings.load(served))
+    monkeypatch.setattr(locate, "PLATFORM_LINKS", {served: volume})
+    assert locate.find_checkpoint(Settings.load(served)).path == served / "model.pt"
+    (served / "model.pt").unlink()
+    torch.save({"w": torch.ones(2)}, tmp_path / "elsewhere.pt")
+    (served / "model.pt").symlink_to(tmp_path / "elsewhere.pt")
+    with pytest.raises(LoadError):
+        locate.find_checkpoint(Settings.load(served))
