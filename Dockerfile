@@ -33,7 +33,7 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-co
 # What no server opens: torch's C++ headers (there is no compiler here), test programs, and the packages' own tests.
 RUN cd /opt/venv/lib/python3.11/site-packages \
     && rm -rf torch/include torch/test torch/share torch/bin/test_* torch/bin/protoc* torch/lib/*test*.so torch/lib/*.a \
-              sympy/*/tests sympy/*/*/tests networkx/*/tests networkx/*/*/tests numpy/*/tests \
+              pandas/tests sympy/*/tests sympy/*/*/tests networkx/*/tests networkx/*/*/tests numpy/*/tests \
     && /opt/venv/bin/python -m compileall -q -j 0 -x py312_ .
 
 FROM ${BASE_IMAGE}

@@ -66,7 +66,7 @@
         ├── UnknownOutput            400, an output that the model has not
         ├── ModelNotNamed            400, several models are served, and the request names none
         ├── ModelNotForRoute         400, a path that is for models of another kind
-        ├── NotSupported             400, a part of a protocol that this server has not
+        ├── NotSupported             409, a part of a protocol that this server has not
         ├── UnknownModel             404, a model that is not served here
         ├── NotFound                 404, a path that is none of this server's
         ├── MethodNotAllowed         405, a method that the path does not take

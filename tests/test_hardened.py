@@ -379,7 +379,12 @@ for arguments in (["check", path], ["inspect", path], ["convert", path, path + "
 """
 
 
-@pytest.mark.parametrize("name", FILES)
+_LONG = ("modules in modules", "empty modules in modules")  # ten seconds each, for what a pickle may cost
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in _LONG else ()) for name in FILES]
+)
 def test_a_small_file_ends_every_command_soon(name: str, tmp_path: Path) -> None:
     make, code = FILES[name]
     (tmp_path / "model.pt").write_bytes(make())

@@ -44,6 +44,7 @@ class Api:
     own; `accept` counts where a request does not say. A bare list is taken below the key `bare`."""
 
     name: str
+    route: str  # as traces call it
     codec: str = ""
     dialects: Mapping[str, str] = field(default_factory=dict)
     accept: str | None = None
@@ -67,10 +68,22 @@ class Api:
         return self.accept if self.accept is not None and accept in (None, "", "*/*") else accept
 
 
-SCORE = Api("score")
-OIP_V2 = Api("oip-v2", codec="oip-v2", said=as_text)
-TF = Api("tensorflow-serving", dialects={"instances": TF_ROWS, "inputs": TF_COLUMNS}, said=as_text)
-OPENAI = Api("openai", codec="openai-embeddings", names_model=True, said=as_openai)
-MLFLOW = Api("mlflow", dialects={ANY: PREDICTIONS}, accept="application/json", bare="instances", said=as_mlflow)
-TORCHSERVE = Api("torchserve", bare="instances", said=as_torchserve)
-VERTEX = Api("vertex-ai", dialects={"instances": TF_ROWS})
+SCORE = Api("score", "/score")
+OIP_V2 = Api("oip-v2", "/v2/models/{model}/infer", codec="oip-v2", said=as_text)
+TF = Api(
+    "tensorflow-serving",
+    "/v1/models/{model}:predict",
+    dialects={"instances": TF_ROWS, "inputs": TF_COLUMNS},
+    said=as_text,
+)
+OPENAI = Api("openai", "/v1/embeddings", codec="openai-embeddings", names_model=True, said=as_openai)
+MLFLOW = Api(
+    "mlflow",
+    "/invocations",
+    dialects={ANY: PREDICTIONS},
+    accept="application/json",
+    bare="instances",
+    said=as_mlflow,
+)
+TORCHSERVE = Api("torchserve", "/predictions/{model}", bare="instances", said=as_torchserve)
+VERTEX = Api("vertex-ai", "$AIP_PREDICT_ROUTE", dialects={"instances": TF_ROWS})

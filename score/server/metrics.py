@@ -40,6 +40,7 @@ class RequestRecord:
     began: float = field(default_factory=time.perf_counter)
     codec: str = "-"
     model: str = ""  # which of several
+    route: str = "/score"
     took: Pass | None = None
     status: int = 0
     error: str = ""

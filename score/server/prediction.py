@@ -42,7 +42,7 @@ class Prediction:
 def predicting(models: Models, head: Head, api: Api) -> Iterator[Prediction]:
     """Around each prediction. Whatever is raised in it becomes the answer; what was held is given back, and all who
     watch see it."""
-    found = Prediction(RequestRecord(head.request_id, trace=head.headers))
+    found = Prediction(RequestRecord(head.request_id, trace=head.headers, route=api.route))
     try:
         yield found
     except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read

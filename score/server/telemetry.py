@@ -45,7 +45,7 @@ class Telemetry:
     def saw(self, exchange: RequestRecord) -> None:
         attributes: dict[str, str | int] = {
             "http.request.method": "POST",
-            "http.route": "/score",
+            "http.route": exchange.route,
             "http.response.status_code": exchange.status,
         }
         if exchange.error:
@@ -67,7 +67,9 @@ class Telemetry:
         if took is not None:
             details |= {"loadstone.rows": took.rows, "loadstone.batch_rows": took.batch_rows}
         parent = propagate.extract(exchange.trace)
-        span = self._tracer.start_span("POST /score", parent, trace.SpanKind.SERVER, details, start_time=began)
+        span = self._tracer.start_span(
+            f"POST {exchange.route}", parent, trace.SpanKind.SERVER, details, start_time=began
+        )
         if took is not None:
             # The model's part ended with the answer, but for its encoding.
             inside = trace.set_span_in_context(span)

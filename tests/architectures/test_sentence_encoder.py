@@ -56,6 +56,7 @@ def folders(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {name: (made / name, wanted) for name, wanted in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mean", "cls", "max", "last", "weighted", "root", "two", "norm", "dense", "relu"])
 def test_each_pooling_and_what_follows_it(name: str, folders: dict[str, tuple[Path, Any]]) -> None:
     folder, wanted = folders[name]
@@ -64,6 +65,7 @@ def test_each_pooling_and_what_follows_it(name: str, folders: dict[str, tuple[Pa
     np.testing.assert_allclose(answer, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_module_that_is_not_known_is_no_embedding_of_another_kind(folders: dict[str, Any], tmp_path: Path) -> None:
     import shutil
 
@@ -85,7 +87,7 @@ print(json.dumps(model.predict([(query, text) for text in texts]).tolist()))
 """
 
 
-@pytest.mark.parametrize("activation", [None, "torch.nn.modules.linear.Identity"])
+@pytest.mark.parametrize("activation", [None, pytest.param("torch.nn.modules.linear.Identity", marks=pytest.mark.slow)])
 def test_a_cross_encoder_ranks_as_its_package_does(activation: str | None, tmp_path: Path) -> None:
     folder, saved = tiny.ranking(tmp_path / "plain"), tmp_path / "saved"
     config = json.loads((folder / "config.json").read_text())

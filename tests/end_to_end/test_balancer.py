@@ -6,6 +6,7 @@ connection was refused, since a POST that was begun may not be sent twice.
 
 import collections
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -120,8 +121,7 @@ def test_one_of_three_is_killed_and_nothing_is_lost_but_what_it_computed(tmp_pat
             thread.start()
         time.sleep(SECONDS / 4)
         victim = servers[1].process
-        subprocess.run(["pkill", "-KILL", "-s", str(victim.pid)], check=False)  # its workers, too: their session is its
-        victim.send_signal(signal.SIGKILL)
+        os.killpg(victim.pid, signal.SIGKILL)  # its workers, too
         victim.wait(10)
         again = start(tmp_path / "model", folders[1] / "again.log", ports[1], SCORE_LOG_REQUESTS="false")
         try:

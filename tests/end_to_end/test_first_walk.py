@@ -84,7 +84,10 @@ def predicts(done: subprocess.CompletedProcess, walk: Walk) -> None:
     assert walk.commands <= 3
 
 
-@pytest.mark.parametrize("how", SAVED)
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(how, marks=() if how in ("bare state_dict", "whole model") else pytest.mark.slow) for how in SAVED],
+)
 def test_from_the_file_to_a_prediction(how: str, walk: Walk) -> None:
     trained(walk, SAVED[how])
     written = (walk.folder / "model.pt").stat().st_mtime_ns

@@ -162,7 +162,7 @@ def test_the_description_is_this_models(server: Server) -> None:
     assert server.request("/swagger.json?version=9", method="GET").status == 404
 
 
-@pytest.mark.parametrize("layers", ["rows", "images"])
+@pytest.mark.parametrize("layers", ["rows", pytest.param("images", marks=pytest.mark.slow)])
 def test_schemathesis_finds_no_failure(layers: str, tmp_path: Path) -> None:
     flat = nn.Sequential(nn.Linear(10, 2))
     images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))

@@ -12,7 +12,7 @@ import torch
 from models.simple_model import SimpleModel
 from score.server.routes import every_row, vertex
 from score.server.routes.table import Predicts
-from tests.real_server import Server, running
+from tests.real_server import Server, running, until
 
 ROW = [float(each) for each in range(10)]
 INFER = {"inputs": [{"name": "x", "shape": [1, 10], "datatype": "FP32", "data": ROW}]}
@@ -216,7 +216,7 @@ def test_several_models_each_by_its_name(several: Server, wanted: dict[str, Any]
         found = post(several, path, body, **headers)
         assert found.status == 200, (path, found.body)
         np.testing.assert_allclose(found.json["predictions"], [wanted["dogs"]], rtol=1e-5)
-    assert "status=200" in several.log and "model=dogs" in several.log
+    until(lambda: "model=dogs" in several.log)
     page = several.request("/score", method="GET", Accept="text/html")
     assert b'href="score/cats"' in page.body
     assert get(several, "/score/cats").json["model"]["architecture"] == "SimpleModel"

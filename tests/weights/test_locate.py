@@ -201,7 +201,7 @@ def test_sizes_for_people(nbytes: float, shown: str) -> None:
 
 
 def test_the_layouts_of_kserves_storage_initializer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file by https://, a folder of Azure Blob storage, and a volume whose files are linked into the served folder."""
+    """A file by https, a folder of Azure Blob storage, and a volume whose files are linked into the served folder."""
     served, volume = tmp_path / "mnt" / "models", tmp_path / "mnt" / "pvc"
     served.mkdir(parents=True)
     (volume / "digits").mkdir(parents=True)

@@ -67,6 +67,7 @@ def test_a_classifiers_answer_is_that_of_transformers(model_type: str, tmp_path:
     np.testing.assert_allclose(logits, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_image_processor_that_can_be_built(tmp_path: Path) -> None:
     from transformers.models.auto import image_processing_auto
 
