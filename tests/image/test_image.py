@@ -96,10 +96,10 @@ def test_the_image_is_small_labelled_and_not_root(engine: tool.Engine, built: st
     print(f"size: {about['Size'] / 1e9:.2f} GB")
     assert about["Size"] < LARGEST
     config = about["Config"]
-    assert config["User"] == "score"
+    assert config["User"] == "1000"
     assert config["Labels"]["org.opencontainers.image.version"] == __version__
     assert config["Labels"]["org.opencontainers.image.revision"] == tool.revision()
-    assert config["Cmd"][0] == "azmlinfsrv"
+    assert config["Cmd"] == ["score", "serve", "--verbose"]  # which becomes azmlinfsrv
     assert "5001/tcp" in config["ExposedPorts"]
     assert (about.get("HealthCheck") or about.get("Healthcheck") or config.get("Healthcheck"))["Test"]
 
@@ -178,3 +178,50 @@ def test_sigterm_lets_requests_in_flight_finish(engine: tool.Engine, built: str,
         process.send_signal(signal.SIGTERM)
         assert in_flight.result().json == {"predictions": [[5.0, 8.0]]}
         assert process.wait(40) == 0
+
+
+@pytest.mark.parametrize(
+    ("inside", "command", "settings", "says", "path"),
+    [
+        ("/opt/ml/model", ["serve"], {"SAGEMAKER_BIND_TO_PORT": "{port}"}, "this is Amazon SageMaker", "/invocations"),
+        (f"{MODELS}/simple", [], {"K_SERVICE": "s", "PORT": "{port}"}, "this is Cloud Run, or Knative", "/score"),
+        ("/mnt/models", ["score", "serve", "--port", "{port}"], {}, "this is KServe", "/v1/models/models:predict"),
+    ],
+)
+def test_its_own_command_goes_by_the_platform(
+    engine: tool.Engine,
+    built: str,
+    tmp_path: Path,
+    inside: str,
+    command: list[str],
+    settings: dict[str, str],
+    says: str,
+    path: str,
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weights = torch.nn.Linear(10, 2).state_dict()
+    torch.save({f"linear.{name}": value for name, value in weights.items()}, folder / "model.pt")
+    port, log_path = free_port(), tmp_path / "container.log"
+    options, _ = tool.at_port(engine, port)
+    environment = {"SCORE_ARCHITECTURE": "SimpleModel"} | {
+        name: value.format(port=port) for name, value in settings.items()
+    }
+    for name, value in environment.items():
+        options += ["--env", f"{name}={value}"]
+    words = [word.format(port=port) for word in command]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [*engine.run, "run", "--rm", *LIMITS, *options, "--volume", f"{folder}:{inside}:ro", built, *words],
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    server = Server(port, log_path, process)
+    try:
+        until_ready(server)
+        assert says in server.log
+        found = server.request(path, json.dumps({"instances": [[1.0] * 10]}).encode(), Content_Type="application/json")
+        assert found.status == 200, found.body
+        assert len(found.json["predictions"][0]) == 2
+    finally:
+        process.terminate()
+        process.wait(40)
