@@ -6,12 +6,10 @@ process of its own, so that liveness and small requests never wait for it.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from http import HTTPStatus
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +33,7 @@ from score.server.metrics import RequestRecord
 from score.server.models import Models
 from score.server.prediction import Prediction, asked_for, named_in, predicting, top_k
 from score.server.routes.table import Asked, Page, Row
+from score.server.sending import AT_ONCE, gone, respond
 from score.server.service import Head, Service
 
 SMALL = 256 << 10  # bytes that are decoded, or encoded, on the event loop: a few milliseconds at most
@@ -46,8 +45,6 @@ LOADING = 64  # requests that wait for a model to be loaded at a time
 MOST_ASKED = 64 << 10  # bytes of a body that is no prediction
 
 Made = TypeVar("Made")
-AT_ONCE = "loadstone.at_once"  # among the extensions in the scope: the server's way to send a whole answer at once
-_STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 REFUSAL = "loadstone.refusal"  # in the scope of a request whose body turned out to be malformed, or too slow: the error
 
 
@@ -166,7 +163,8 @@ class Application:
             await _read(intake, scope, receive)
             body = None if intake.compressed or intake.size > SMALL else api.read(intake.body(api.codec))
             name = name or asked_for(head) or (named_in(body) if api.names_model and body is not None else "")
-            service = None if not name and self._models.several else self._models.at_once(name)
+            unread = not name and (self._models.several or (api.names_model and body is None))
+            service = None if unread else self._models.at_once(name)
             if service is None:
                 body, service = await self._choose(name, body, intake, api, prediction)
             prediction.service = service
@@ -232,7 +230,7 @@ class Application:
         if prepared.items is not None:
             return await loop.run_in_executor(self._tasks, pipeline.run, predictor, prepared)
         batcher = predictor.batcher
-        ticket = batcher.enqueue(prepared.inputs, self._deliver, _gone(receive), loop.create_future(), wake=False)
+        ticket = batcher.enqueue(prepared.inputs, self._deliver, gone(receive), loop.create_future(), wake=False)
         if batcher not in self._waking:  # once for all that are read in this turn of the loop
             self._waking.add(batcher)
             loop.call_soon(self._wake, batcher)
@@ -290,43 +288,6 @@ def _resolve(tickets: Sequence[Ticket]) -> None:
     for ticket in tickets:
         if not ticket.waiter.done():  # its request may have been cancelled
             ticket.waiter.set_result(None)
-
-
-def head_of(found: Answer, headers: Mapping[str, str]) -> str:
-    """The status and headers of a whole answer as HTTP has them, each line with its end."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    length = "" if found.status == 204 else f"content-length: {len(found.body)}\r\n"
-    return f"{_STATUS[found.status]}\r\n{lines}{length}"
-
-
-async def respond(
-    send: Send, found: Answer, headers: dict[str, str], receive: Receive, at_once: Mapping[str, Any] | None = None
-) -> None:
-    """Send an answer: as a whole, by the server's own way where it has one, or piece by piece as they come, each as
-    soon as it is there. What makes the pieces is closed once the client has left."""
-    if found.pieces is None and at_once is not None and at_once["send"](head_of(found, headers), found.body):
-        return
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    if found.pieces is None:
-        if found.status != 204:
-            raw.append((b"content-length", str(len(found.body)).encode()))
-        await send({"type": "http.response.start", "status": found.status, "headers": raw})
-        await send({"type": "http.response.body", "body": found.body})
-        return
-    await send({"type": "http.response.start", "status": found.status, "headers": raw})
-    gone = _gone(receive)
-    async with contextlib.aclosing(found.pieces) as pieces:
-        async for piece in pieces:
-            if gone():
-                return
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _gone(receive: Receive) -> Callable[[], bool]:
-    """Whether the client has left: uvicorn's cycle knows, without being waited for."""
-    cycle = getattr(receive, "__self__", None)
-    return lambda: bool(getattr(cycle, "disconnected", False))
 
 
 def _letters(decoded: Decoded) -> int:

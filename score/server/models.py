@@ -11,7 +11,6 @@ from typing import Any
 
 from score import log
 from score.errors import (
-    InvalidSetting,
     LoadError,
     ModelNotNamed,
     ModelTooLarge,
@@ -20,16 +19,14 @@ from score.errors import (
     QueueFull,
     UnknownModel,
 )
+from score.server.discovery import chosen, files, listed, settings_of
 from score.server.metrics import Observer
 from score.server.service import Service
-from score.settings import Settings, readable_name
+from score.settings import Settings
 from score.weights import locate
-from score.weights.locate import Found
 
-ALL = "all"
 RETRY = 30.0  # seconds after which a model that could not be loaded is tried again, if it is asked for
 READY, UNAVAILABLE = "READY", "UNAVAILABLE"  # as the Open Inference Protocol calls a model's state
-_SHOWN = 20  # names in a message
 
 
 @dataclass(eq=False)
@@ -52,7 +49,7 @@ class Entry:
         """Of its weights; of a model that is not loaded, of its files."""
         if self.service is not None:
             return self.service.predictor.report.bytes
-        return sum(each.stat().st_size for each in _files(self.path))
+        return sum(each.stat().st_size for each in files(self.path))
 
     def state(self) -> tuple[str, str]:
         """Whether it answers, and why not. One that was never asked for, or made room, does: it is loaded then."""
@@ -194,7 +191,7 @@ class Models:
         if not name and len(self._entries) == 1:
             return next(iter(self._entries.values()))
         if not name:
-            raise ModelNotNamed(f"{len(self._entries)} models are served here: {_listed(self._entries)}")
+            raise ModelNotNamed(f"{len(self._entries)} models are served here: {listed(self._entries)}")
         if name not in self._entries:
             raise self._unknown(name)
         return self._entries[name]
@@ -209,7 +206,7 @@ class Models:
         return self._entry(name)
 
     def _unknown(self, name: str) -> UnknownModel:
-        return UnknownModel(f"there is no model {name[:80]!r}; served here: {_listed(self.names)}")
+        return UnknownModel(f"there is no model {name[:80]!r}; served here: {listed(self.names)}")
 
     def _use(self, entry: Entry) -> Service | None:
         if entry.service is None or entry.withdrawn:
@@ -229,7 +226,7 @@ class Models:
         assert self._load is not None
         try:
             self._make_room(entry, entry.bytes)
-            service = self._load(_settings_of(entry), entry.observer)
+            service = self._load(settings_of(entry.name, entry.path), entry.observer)
             if (most := self._most) is not None and service.predictor.report.bytes > most:
                 service.predictor.close()
                 raise ModelTooLarge(
@@ -283,48 +280,5 @@ class Models:
 
 def find(settings: Settings, load: Load) -> Models:
     """The models below the model folder that `SCORE_MODELS` names, or all. Raises a `LoadError`."""
-    found = named(locate.find_checkpoints(settings))
-    wanted = [name for name in settings.models if name != ALL]
-    for name in wanted:
-        if name not in found:
-            raise InvalidSetting(
-                f"SCORE_MODELS names {name!r}, and the model folder holds {_listed(found) or 'no checkpoint'}"
-            )
-    chosen = wanted or list(found)
-    return Models(settings, [Entry(name, found[name], Observer(settings.log_requests)) for name in chosen], load)
-
-
-def named(found: Iterable[Found]) -> dict[str, Path]:
-    """Checkpoints by name: that of a folder that holds no other, else the file's without its suffix; of those that
-    would be called the same, the path below the model folder with dots."""
-    paths = {each.path: each.root for each in found}
-    folders = [path.parent for path in paths]
-    short = {
-        path: path.name
-        if path.is_dir()
-        else path.parent.name
-        if folders.count(path.parent) == 1 and path.parent != root
-        else path.stem
-        for path, root in paths.items()
-    }
-    taken = list(short.values())
-    return {
-        readable_name(short[path] if taken.count(short[path]) == 1 else ".".join(path.relative_to(root).parts)): path
-        for path, root in paths.items()
-    }
-
-
-def _settings_of(entry: Entry) -> Settings:
-    """A model's own settings: the deployment's, over the `score.toml` in its folder. Raises `InvalidSetting`."""
-    folder = entry.path if entry.path.is_dir() else entry.path.parent
-    checkpoint = None if entry.path.is_dir() else entry.path.name
-    return Settings.load(folder, checkpoint=checkpoint, model_name=entry.name)
-
-
-def _files(path: Path) -> Iterator[Path]:
-    yield from (each for each in path.rglob("*") if each.is_file()) if path.is_dir() else (path,)
-
-
-def _listed(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:_SHOWN]) + (f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")
+    found = chosen(settings)
+    return Models(settings, [Entry(name, path, Observer(settings.log_requests)) for name, path in found.items()], load)

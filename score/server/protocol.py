@@ -20,7 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from score import log
 from score.errors import HeadTooLarge, MalformedRequest, QueueFull, RequestTimeout, ScoreError
 from score.server import answer
-from score.server.app import AT_ONCE, REFUSAL, head_of
+from score.server.app import REFUSAL
+from score.server.sending import AT_ONCE, head_of
 from score.server.service import new_id
 
 KEEPALIVE = 75.0  # seconds; longer than load balancers keep theirs, or requests are sent into closing connections

@@ -14,9 +14,10 @@ import pytest
 
 from score.server import answer, app
 from score.server.answer import Answer
-from score.server.app import Application, respond
+from score.server.app import Application
 from score.server.decoder import Decoder
 from score.server.models import Models
+from score.server.sending import respond
 from score.server.service import Service
 
 

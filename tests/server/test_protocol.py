@@ -14,7 +14,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from score.server import protocol
 from score.server.answer import Answer
-from score.server.app import AT_ONCE, REFUSAL, respond
+from score.server.app import REFUSAL
+from score.server.sending import AT_ONCE, respond
 
 Serve = Callable[..., SimpleNamespace]
 

@@ -1,0 +1,61 @@
+"""Which models there are below a model folder, what each is called, and which settings are its own."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from score.errors import InvalidSetting
+from score.settings import Settings, readable_name
+from score.weights import locate
+from score.weights.locate import Found
+
+ALL = "all"
+_SHOWN = 20  # names in a message
+
+
+def chosen(settings: Settings) -> dict[str, Path]:
+    """Those that `SCORE_MODELS` names, or all, by name. Raises a `LoadError`."""
+    found = named(locate.find_checkpoints(settings))
+    wanted = [name for name in settings.models if name != ALL]
+    for name in wanted:
+        if name not in found:
+            raise InvalidSetting(
+                f"SCORE_MODELS names {name!r}, and the model folder holds {listed(found) or 'no checkpoint'}"
+            )
+    return {name: found[name] for name in wanted or found}
+
+
+def named(found: Iterable[Found]) -> dict[str, Path]:
+    """Checkpoints by name: that of a folder that holds no other, else the file's without its suffix; of those that
+    would be called the same, the path below the model folder with dots."""
+    paths = {each.path: each.root for each in found}
+    folders = [path.parent for path in paths]
+    short = {
+        path: path.name
+        if path.is_dir()
+        else path.parent.name
+        if folders.count(path.parent) == 1 and path.parent != root
+        else path.stem
+        for path, root in paths.items()
+    }
+    taken = list(short.values())
+    return {
+        readable_name(short[path] if taken.count(short[path]) == 1 else ".".join(path.relative_to(root).parts)): path
+        for path, root in paths.items()
+    }
+
+
+def settings_of(name: str, path: Path) -> Settings:
+    """A model's own settings: the deployment's, over the `score.toml` in its folder. Raises `InvalidSetting`."""
+    folder, checkpoint = (path, None) if path.is_dir() else (path.parent, path.name)
+    return Settings.load(folder, checkpoint=checkpoint, model_name=name)
+
+
+def files(path: Path) -> Iterator[Path]:
+    """A checkpoint's."""
+    yield from (each for each in path.rglob("*") if each.is_file()) if path.is_dir() else (path,)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message."""
+    shown = list(names)
+    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
