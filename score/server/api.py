@@ -54,18 +54,24 @@ class Api:
 
     def read(self, body: Body) -> Body:
         """A body as the codecs know it."""
-        if self.bare and body.data[:64].lstrip()[:1] == b"[" and codecs.choose(body).NAME in _JSON:
+        if not self.bare:
+            return body
+        if body.data[:64].lstrip()[:1] == b"[" and codecs.choose(body).NAME in _JSON:
             return replace(body, data=b'{"%b":%b}' % (self.bare.encode(), body.data))
         return body
 
     def mirrored(self, decoded: Decoded) -> Decoded:
         """What was decoded, with the dialect that its answer is to have."""
+        if not self.dialects:
+            return decoded
         wanted = self.dialects.get(decoded.dialect) or self.dialects.get(ANY)
         return decoded if wanted is None else replace(decoded, dialect=wanted)
 
     def accepted(self, accept: str | None) -> str | None:
         """What a client takes, by its Accept header."""
-        return self.accept if self.accept is not None and accept in (None, "", "*/*") else accept
+        if self.accept is None:
+            return accept
+        return self.accept if accept in (None, "", "*/*") else accept
 
 
 SCORE = Api("score", "/score")

@@ -31,7 +31,7 @@ from score.server.body import Intake, nbytes
 from score.server.decoder import Decoder
 from score.server.metrics import RequestRecord
 from score.server.models import Models
-from score.server.prediction import Prediction, asked_for, named_in, predicting, top_k
+from score.server.prediction import Prediction, asked_for, named_in, top_k
 from score.server.routes.table import Asked, Page, Row
 from score.server.sending import AT_ONCE, gone, respond
 from score.server.service import Head, Service
@@ -146,16 +146,16 @@ class Application:
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
             return answer.of_failure(error, head.request_id, row.api.said)
 
-    async def _send(
+    def _send(
         self, found: Answer, head: Head, started: float, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    ) -> Awaitable[None]:
         sent = azmlinfsrv.stamp(found, head, time.perf_counter() - started)
-        await respond(send, found, sent, receive, scope.get("extensions", {}).get(AT_ONCE))
+        return respond(send, found, sent, receive, scope.get("extensions", {}).get(AT_ONCE))
 
     async def _predict(
         self, head: Head, api: Api, name: str, scope: Scope, receive: Receive, version: str | None = None
     ) -> Answer:
-        with predicting(self._models, head, api) as prediction:
+        with Prediction(self._models, head, api) as prediction:
             record = prediction.record
             if self.draining:
                 raise Draining("the server has been told to stop, and takes no new requests")

@@ -21,7 +21,7 @@ from score.server.answer import Answer
 from score.server.api import SCORE
 from score.server.body import PIECE, Intake
 from score.server.models import Models
-from score.server.prediction import asked_for, named_in, predict, predicting
+from score.server.prediction import Prediction, asked_for, named_in, predict
 from score.server.service import Head
 
 __all__ = ["rawhttp", "Request", "Response"]
@@ -109,7 +109,7 @@ def respond(request: Request) -> Response:
 
 
 def _predict(served: Models, head: Head, name: str, request: Request) -> Answer:
-    with predicting(served, head, SCORE) as prediction:
+    with Prediction(served, head, SCORE) as prediction:
         intake = prediction.intake = Intake(head.headers, served.settings)
         # Not request.data, which Flask leaves empty for a form: `curl -d` sends one unless told otherwise.
         while piece := request.stream.read(PIECE):

@@ -33,7 +33,7 @@ from score.server.api import OIP_V2
 from score.server.body import Intake
 from score.server.grpc_messages import PACKAGE, message
 from score.server.models import READY, Models
-from score.server.prediction import predicting
+from score.server.prediction import Prediction
 from score.server.routes import oip_v2 as rest
 from score.server.service import Head, Service, new_id
 from score.settings import Settings
@@ -176,7 +176,7 @@ def _infer(models: Models, asked: Any, context: Any) -> Any:
     headers = {name: value for name, value in context.invocation_metadata() if isinstance(value, str)}
     head = Head.of("POST", b"", headers, asked.id or new_id())
     response = None
-    with predicting(models, head, OIP_V2) as prediction:
+    with Prediction(models, head, OIP_V2) as prediction:
         record = prediction.record
         prediction.intake = Intake({}, models.settings)
         prediction.intake.hold(asked.ByteSize())

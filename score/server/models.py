@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Models:
         models.only, models.front = service, service.observer
         return models
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         """Those of the server; a model's own may say more."""
         return self._settings or self.only.predictor.settings  # type: ignore[union-attr]

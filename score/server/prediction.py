@@ -1,9 +1,7 @@
 """One prediction while it is answered, whatever server has taken it in."""
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl
 
 from score.codecs import registry as codecs
@@ -23,42 +21,45 @@ _NAME = "model"  # the same in the query, or in a body of JSON
 _OF_ROUTES = ("top_k", _NAME)
 
 
-@dataclass(eq=False)
 class Prediction:
-    """The record of it, its body as it comes in, the model that it is for, and the answer."""
+    """The record of it, its body as it comes in, the model that it is for, and the answer.
 
-    record: RequestRecord
-    intake: Intake | None = None
-    service: Service | None = None
-    answer: Answer | None = None
-    error: Exception | None = None
+    To be entered as a context. Whatever is raised in it becomes the answer, in the form of the protocol; what was held
+    is given back, and all who watch see it.
+    """
+
+    def __init__(self, models: Models, head: Head, api: Api) -> None:
+        self._models, self._head, self._api = models, head, api
+        self.record = RequestRecord(head.request_id, trace=head.headers, route=api.route)
+        self.intake: Intake | None = None
+        self.service: Service | None = None
+        self.answer: Answer | None = None
+        self.error: Exception | None = None
+
+    def __enter__(self) -> "Prediction":
+        return self
+
+    def __exit__(self, _kind: Any, raised: BaseException | None, _trace: Any) -> bool:
+        if self.intake is not None:
+            self.intake.release()
+        service, models, record = self.service, self._models, self.record
+        if service is not None and models.several:
+            models.release(service)
+            record.model = service.name
+        if raised is not None:
+            if not isinstance(raised, Exception):
+                return False
+            self.error = raised
+            record.error = getattr(raised, "code", InternalError.code)
+            self.answer = answer.of_failure(raised, self._head.request_id, self._api.said)
+        assert self.answer is not None
+        record.status = self.answer.status
+        (service or models.front).saw(record)
+        return True
 
     def done(self) -> None:
         """Answered by another protocol than HTTP."""
         self.answer = Answer(200)
-
-
-@contextmanager
-def predicting(models: Models, head: Head, api: Api) -> Iterator[Prediction]:
-    """Around each prediction. Whatever is raised in it becomes the answer; what was held is given back, and all who
-    watch see it."""
-    found = Prediction(RequestRecord(head.request_id, trace=head.headers, route=api.route))
-    try:
-        yield found
-    except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
-        found.error = error
-        found.record.error = getattr(error, "code", InternalError.code)
-        found.answer = answer.of_failure(error, head.request_id, api.said)
-    finally:
-        if found.intake is not None:
-            found.intake.release()
-        if found.service is not None:
-            models.release(found.service)
-    assert found.answer is not None
-    found.record.status = found.answer.status
-    if models.several and found.service is not None:
-        found.record.model = found.service.name
-    (found.service or models.front).saw(found.record)
 
 
 def asked_for(head: Head) -> str:

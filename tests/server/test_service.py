@@ -12,7 +12,7 @@ from score.server.body import Intake, held
 from score.server.metrics import RequestRecord
 from score.server.models import Models
 from score.server.page import HEADERS, PAGE
-from score.server.prediction import predict, predicting, top_k
+from score.server.prediction import Prediction, predict, top_k
 from score.server.service import Head, Service, new_id
 
 
@@ -49,7 +49,7 @@ def test_a_prediction_is_seen_by_all_who_watch(service: Service) -> None:
 
     watched = Service(service.predictor, service.observer, watchers=(service.observer, Watching()))
     asked = head(x_request_id="r7")
-    with predicting(Models.of_one(watched), asked, SCORE) as prediction:
+    with Prediction(Models.of_one(watched), asked, SCORE) as prediction:
         prediction.service = watched
         body = Body(json.dumps({"data": [[1.0] * 10] * 3}).encode())
         prediction.answer = predict(watched, SCORE, asked, body, prediction.record)
@@ -65,7 +65,7 @@ def test_a_prediction_is_seen_by_all_who_watch(service: Service) -> None:
 def test_what_is_raised_is_the_answer_and_what_was_held_is_given_back(service: Service) -> None:
     asked = head()
     models = Models.of_one(service)
-    with predicting(models, asked, SCORE) as prediction:
+    with Prediction(models, asked, SCORE) as prediction:
         prediction.intake = Intake({}, models.settings)
         prediction.intake.add(b"{")
         predict(service, SCORE, asked, prediction.intake.body(), prediction.record)
@@ -73,7 +73,7 @@ def test_what_is_raised_is_the_answer_and_what_was_held_is_given_back(service: S
     assert prediction.answer.status == 400
     assert (prediction.record.status, prediction.record.error) == (400, InvalidJson.code)
     assert held.bytes == 0
-    with predicting(models, asked, SCORE) as prediction:
+    with Prediction(models, asked, SCORE) as prediction:
         raise KeyError("a bug")
     assert (prediction.record.status, prediction.record.error) == (500, "internal_error")
 
