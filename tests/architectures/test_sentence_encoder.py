@@ -87,7 +87,8 @@ print(json.dumps(model.predict([(query, text) for text in texts]).tolist()))
 """
 
 
-@pytest.mark.parametrize("activation", [None, pytest.param("torch.nn.modules.linear.Identity", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", [None, "torch.nn.modules.linear.Identity"])
 def test_a_cross_encoder_ranks_as_its_package_does(activation: str | None, tmp_path: Path) -> None:
     folder, saved = tiny.ranking(tmp_path / "plain"), tmp_path / "saved"
     config = json.loads((folder / "config.json").read_text())
