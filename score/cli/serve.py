@@ -43,7 +43,11 @@ def serve(
         port = port or place.port
         path = path or _model_of(place)
         if os.environ.get("SCORE_ON_LOAD_ERROR") != "serve":
-            Settings.load(path, **given)  # what is wrong with a setting is said now
+            settings = Settings.load(path, **given)  # what is wrong with a setting is said now
+            if not path.exists():  # so is a path that is wrong, before it looks like AZUREML_MODEL_DIR's fault
+                from score.weights.locate import find_checkpoint
+
+                find_checkpoint(settings)
         foreign = place.platform is not None and place.platform.outside
         where = host or (EVERYWHERE if foreign or _in_container() else LOOPBACK)
         refuse_taken(where, port)
