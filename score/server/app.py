@@ -115,7 +115,7 @@ class Application:
         started = time.perf_counter()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         head, path = Head.of(scope["method"], scope["query_string"], headers), scope.get("path_params", {})
-        methods = row.methods if isinstance(row, Page) else ("POST",)
+        methods = row.methods
         method = "GET" if head.method == "HEAD" else head.method
         if method == "OPTIONS":
             found = Answer(200, {"allow": answer.allowed(methods)})

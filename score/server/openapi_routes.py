@@ -57,9 +57,8 @@ def paths(rows: Iterable[Row], names: Sequence[str]) -> Json:
     """An item for each path; `names` are those of the models."""
     found: Json = {}
     for row in rows:
-        methods = row.methods if isinstance(row, Page) else ("POST",)
         item = found.setdefault(row.path, {})
-        for method in methods:
+        for method in row.methods:
             item[method.lower()] = _operation(row, method, names)
     return found
 

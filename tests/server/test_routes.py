@@ -156,6 +156,8 @@ def test_methods(one: Server) -> None:
     for path in ("/score", "/v2/models/cats/infer", "/ping"):
         assert one.request(path, method="OPTIONS").status == 200
     assert one.request("/ping", method="HEAD").status == 200
+    put = one.request("/predictions/cats", json.dumps({"data": [ROW]}).encode(), method="PUT")
+    assert put.status == 200, put.body
     assert get(one, "/nothing/here").json["error"]["code"] == "not_found"
 
 

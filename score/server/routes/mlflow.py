@@ -22,10 +22,12 @@ def _version(_asked: Asked) -> Answer:
     return Answer(200, {"content-type": "text/plain; charset=utf-8"}, __version__.encode())
 
 
+_SENT = ("POST", "PUT")  # `curl -T picture.jpg`, as TorchServe's documentation has it, puts
+
 ROWS: tuple[Row, ...] = (
     Predicts("/invocations", "Predictions for a table, tensors or texts, below `predictions`", MLFLOW),
-    Predicts("/predictions/{model}", "Predictions, as /score has them", TORCHSERVE),
-    Predicts("/predictions/{model}/{version}", "Predictions, as /score has them", TORCHSERVE),
+    Predicts("/predictions/{model}", "Predictions, as /score has them", TORCHSERVE, _SENT),
+    Predicts("/predictions/{model}/{version}", "Predictions, as /score has them", TORCHSERVE, _SENT),
     Page("/ping", "Whether predictions are answered", _ping, MLFLOW, at_once=True),
     Page("/health", "Whether predictions are answered", _ping, MLFLOW, at_once=True),
     Page("/version", "This server's version", _version, MLFLOW, at_once=True, kind="text/plain"),

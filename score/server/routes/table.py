@@ -64,6 +64,7 @@ class Predicts:
     path: str
     summary: str
     api: Api
+    methods: tuple[str, ...] = ("POST",)
 
 
 Row = Page | Predicts
