@@ -1,5 +1,6 @@
 """Where the model runs: the setting `SCORE_DEVICE`, and what is really there."""
 
+import gc
 import os
 
 import torch
@@ -50,6 +51,13 @@ def _of_rank(index: int, nbytes: int, wanted: str) -> torch.device:
         )
         return torch.device("cpu")
     return torch.device("cuda", index)
+
+
+def give_back() -> None:
+    """Return the memory of models that nothing refers to any more: modules may hold on to themselves, and torch keeps
+    what a GPU has given it."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where CUDA was not used
 
 
 def found() -> str:

@@ -1,6 +1,5 @@
 """The models of a server: one, or several by name, each loaded when it is asked for, and kept while there is room."""
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from score.errors import (
     QueueFull,
     UnknownModel,
 )
+from score.inference import device
 from score.server.discovery import chosen, files, listed, settings_of
 from score.server.metrics import Observer
 from score.server.service import Service
@@ -153,7 +153,7 @@ class Models:
             entry.withdrawn = True
             self._changed.wait_for(lambda: not entry.users)
             self._drop(entry)
-        gc.collect()
+        device.give_back()
 
     def load_all(self) -> None:
         """At the start. What can't be loaded says why in the log, and under its own name."""
@@ -270,7 +270,7 @@ class Models:
                 elif not self._changed.wait(end - time.monotonic()) and time.monotonic() >= end:
                     raise QueueFull(f"there is no room for {coming.name}: all models in memory are in use")
         if dropped:
-            gc.collect()
+            device.give_back()
 
     def _drop(self, entry: Entry) -> None:
         if entry.service is not None:

@@ -20,6 +20,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from score import log
+from score.errors import LoadError
 from score.server.answer import Answer
 from score.server.api import SCORE
 from score.server.metrics import ROWS as ROW_ENDS
@@ -114,8 +116,10 @@ class Shared:
                     beside.write_bytes(now)
                     beside.replace(self._file)
                     last = now
-            except OSError:  # the folder is gone: so is the server
+            except (OSError, LoadError):  # the folder is gone, and so the server; or there is no model to count for
                 return
+            except Exception:  # noqa: BLE001  # counting goes on with the next
+                log.warning("the counters could not be written", exc_info=True)
             time.sleep(GATHER)
 
     def totals(self) -> Totals:
