@@ -62,8 +62,6 @@ class Api:
 
     def mirrored(self, decoded: Decoded) -> Decoded:
         """What was decoded, with the dialect that its answer is to have."""
-        if not self.dialects:
-            return decoded
         wanted = self.dialects.get(decoded.dialect) or self.dialects.get(ANY)
         return decoded if wanted is None else replace(decoded, dialect=wanted)
 

@@ -198,11 +198,11 @@ class Application:
         codec = codecs.choose(body)
         if predictor.hooks.preprocess is not None:
             record.codec = codec.NAME
-            return await self._somewhere_else(_prepare_hooked, predictor, codec, body, asked, api)
+            return await self._somewhere_else(_prepare_hooked, predictor, codec, body, asked)
         if (codec.effort(body) or 0) > SMALL:
             return await self._somewhere_else(self._prepare_large, predictor, intake, body, asked, api, record)
         record.codec = codec.NAME
-        decoded = api.mirrored(codec.decode(body))
+        decoded = codec.decode(body)
         if _letters(decoded) > MOST_TEXT:
             return await self._somewhere_else(pipeline.prepare, predictor, codec, decoded, asked)
         return pipeline.prepare(predictor, codec, decoded, asked)
@@ -218,11 +218,11 @@ class Application:
         if predictor.hooks.preprocess is not None:
             codec = codecs.choose(body)
             record.codec = codec.NAME
-            return _prepare_hooked(predictor, codec, body, asked, api)
+            return _prepare_hooked(predictor, codec, body, asked)
         codec, decoded = self._decoder.decode(body)
         record.codec = codec.NAME
         intake.hold(max(0, nbytes(decoded.arrays) - len(body.data)))
-        return pipeline.prepare(predictor, codec, api.mirrored(decoded), asked)
+        return pipeline.prepare(predictor, codec, decoded, asked)
 
     async def _run(self, predictor: Predictor, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:
         """Have the model answer, and wait for it; a request whose client leaves before it begins is dropped."""
@@ -248,15 +248,14 @@ class Application:
     async def _encode(
         self, service: Service, head: Head, api: Api, prepared: Prepared, record: RequestRecord
     ) -> Answer:
-        accept = api.accepted(head.headers.get("accept"))
         if nbytes(record.outputs) > SMALL or service.predictor.hooks.postprocess is not None:
-            return await self._somewhere_else(service.encode, prepared, record.outputs, accept, head)
-        return service.encode(prepared, record.outputs, accept, head)
+            return await self._somewhere_else(service.encode, prepared, record.outputs, head, api)
+        return service.encode(prepared, record.outputs, head, api)
 
 
-def _prepare_hooked(predictor: Predictor, codec: Codec, body: Body, asked: Any, api: Api) -> Prepared:
+def _prepare_hooked(predictor: Predictor, codec: Codec, body: Body, asked: Any) -> Prepared:
     """By the model's own code, which may take any time."""
-    return pipeline.prepare(predictor, codec, api.mirrored(pipeline.decode(predictor, codec, body)), asked)
+    return pipeline.prepare(predictor, codec, pipeline.decode(predictor, codec, body), asked)
 
 
 class _Endpoint:

@@ -99,8 +99,8 @@ def predict(service: Service, api: Api, head: Head, body: Body, record: RequestR
     body = api.read(body)
     codec = codecs.choose(body)
     record.codec = codec.NAME
-    decoded = api.mirrored(pipeline.decode(service.predictor, codec, body))
+    decoded = pipeline.decode(service.predictor, codec, body)
     prepared = pipeline.prepare(service.predictor, codec, decoded, top_k(head.query))
     record.inputs = prepared.inputs
     record.answered(*pipeline.run(service.predictor, prepared))
-    return service.encode(prepared, record.outputs, api.accepted(head.headers.get("accept")), head)
+    return service.encode(prepared, record.outputs, head, api)

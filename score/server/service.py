@@ -3,13 +3,14 @@
 import os
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from score.inference import pipeline
 from score.inference.predictor import Predictor
 from score.server import answer
 from score.server.answer import Answer
+from score.server.api import Api
 from score.server.data_collector import Collector
 from score.server.metrics import Observer, RequestRecord
 from score.server.telemetry import Telemetry
@@ -88,7 +89,9 @@ class Service:
         versions = card.pop("versions")  # last, for those who read it
         return card | {"serving": serving, "versions": versions}
 
-    def encode(self, prepared: pipeline.Prepared, outputs: Any, accept: str | None, head: Head) -> Answer:
-        """The answer to a request that the model has answered."""
-        encoded = pipeline.encode(self.predictor, prepared, outputs, accept)
+    def encode(self, prepared: pipeline.Prepared, outputs: Any, head: Head, api: Api) -> Answer:
+        """The answer to a request that the model has answered, as the protocol has it."""
+        if api.dialects:
+            prepared = replace(prepared, decoded=api.mirrored(prepared.decoded))
+        encoded = pipeline.encode(self.predictor, prepared, outputs, api.accepted(head.headers.get("accept")))
         return answer.of_encoded(encoded, head.headers.get("accept-encoding", ""))
