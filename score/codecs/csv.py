@@ -14,7 +14,7 @@ from score.codecs.base import Arrays, Body, Decoded, Encoded, Items, Records
 from score.errors import InvalidTable, NotAcceptable, NotNumeric
 
 NAME = "csv"
-TYPES = READS = ("text/csv",)
+TYPES = ("text/csv",)
 PRIORITY = 20
 EXAMPLES = (("a table of numbers, or a column of texts, as `text/csv`", "MLflow, SageMaker", "CSV"),)
 _TEXTS = frozenset(

@@ -18,7 +18,7 @@ from score.codecs.base import Arrays, Body, Decoded, Encoded, Items, Records, na
 from score.errors import InvalidJson, UnknownBody, WrongInputs
 
 NAME = "json-lines"
-TYPES = READS = ("application/jsonlines", "application/jsonl", "application/x-ndjson", "application/x-jsonlines")
+TYPES = ("application/jsonlines", "application/jsonl", "application/x-ndjson", "application/x-jsonlines")
 PRIORITY = 20
 EXAMPLES = (("`[...]` or `{name: ...}` a line, as `application/jsonlines`", "SageMaker's clients", "an answer a line"),)
 _WRAPPED = (*json_dialects.WRAPPED, "features", "text")

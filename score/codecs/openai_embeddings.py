@@ -17,7 +17,6 @@ from score.errors import InvalidItem, InvalidParameter, ModelNotForRoute, Unknow
 
 NAME = "openai-embeddings"
 TYPES = ("application/json",)
-READS: tuple[str, ...] = ()
 PRIORITY = 30  # the last that an Accept header could mean
 EXAMPLES = (
     (

@@ -1,8 +1,7 @@
 """The body formats: every module of this package that has a `NAME`.
 
 To add one, add a file here with `NAME`, `TYPES`, `PRIORITY`, `accepts(body)`, `effort(body)`, `decode(body)` and
-`encode(outputs, decoded)`. Of those that accept a body, the one with the highest priority decodes it; one with `READS`
-is chosen by one of these content types, or by its path, and by nothing else.
+`encode(outputs, decoded)`. Of those that accept a body, the one with the highest priority decodes it.
 """
 
 import importlib
@@ -37,26 +36,13 @@ def codecs() -> dict[str, Codec]:
     return {module.NAME: module for module in found}
 
 
-@cache
-def _by_type() -> dict[str, Codec]:
-    """Those that a content type alone chooses: their `READS`."""
-    return {kind: codec for codec in codecs().values() for kind in getattr(codec, "READS", ())}
-
-
-@cache
-def _by_content() -> tuple[Codec, ...]:
-    return tuple(codec for codec in codecs().values() if not hasattr(codec, "READS"))
-
-
 def choose(body: Body) -> Codec:
     """The codec for a body, told by its content first. Raises `EmptyBody` or `UnsupportedMediaType`."""
     if not body.data:
         raise EmptyBody("the body is empty")
     if body.codec:
         return codecs()[body.codec]
-    if (known := _by_type().get(body.content_type)) is not None:
-        return known
-    for codec in _by_content():
+    for codec in codecs().values():
         if codec.accepts(body):
             return codec
     raise UnsupportedMediaType(f"the body is {body.content_type or 'of no stated type'}; accepted are {_types()}")
