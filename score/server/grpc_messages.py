@@ -63,6 +63,18 @@ _FIELDS: Mapping[str, str] = {
     "RepositoryModelLoadResponse": "",
     "RepositoryModelUnloadRequest": "repository_name:1:string model_name:2:string",
     "RepositoryModelUnloadResponse": "",
+    "TraceValue": "value:1:string*",
+    "TraceSettingRequest": "settings:1:{TraceValue} model_name:2:string",
+    "TraceSettingResponse": "settings:1:{TraceValue}",
+    "LogValue": "bool_param:1:bool@ uint32_param:2:uint32@ string_param:3:string@",
+    "LogSettingsRequest": "settings:1:{LogValue}",
+    "LogSettingsResponse": "settings:1:{LogValue}",
+    **{
+        f"{kind}SharedMemory{call}{part}": "name:1:string" if part == "Request" else ""
+        for kind in ("System", "Cuda")
+        for call in ("Status", "Register", "Unregister")
+        for part in ("Request", "Response")
+    },
 }
 """Fields as name:number:type; `*` repeats, `@` is one of several of which one is set, `{}` maps from strings."""
 

@@ -26,7 +26,7 @@ from score.codecs._oip_tensors import (
     to_bytes,
 )
 from score.codecs.base import Decoded
-from score.errors import InternalError, InvalidTensor, PortUnusable, ScoreError, UnknownModel
+from score.errors import InternalError, InvalidTensor, NotSupported, PortUnusable, ScoreError, UnknownModel
 from score.inference import pipeline
 from score.inference.predictor import Predictor
 from score.server.api import OIP_V2
@@ -105,6 +105,11 @@ def _handlers(models: Models) -> Any:
         "RepositoryIndex": _index,
         "RepositoryModelLoad": _load,
         "RepositoryModelUnload": _unload,
+        "TraceSetting": _trace_setting,
+        "LogSettings": _log_settings,
+        **{
+            f"{kind}SharedMemory{call}": answer for kind in ("System", "Cuda") for call, answer in _memory(kind).items()
+        },
     }
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
@@ -323,3 +328,32 @@ def _load(models: Models, asked: Any) -> Any:
 def _unload(models: Models, asked: Any) -> Any:
     models.unload(asked.model_name)
     return message("RepositoryModelUnloadResponse")()
+
+
+def _trace_setting(models: Models, asked: Any) -> Any:
+    if asked.model_name:
+        models.require_known(asked.model_name)
+    known = {name: [value] if isinstance(value, str) else list(value) for name, value in rest.TRACE.items()}
+    rest.refuse_changed(known, {name: list(each.value) for name, each in asked.settings.items()}, "the trace setting")
+    return message("TraceSettingResponse")(settings={name: {"value": values} for name, values in known.items()})
+
+
+def _log_settings(_models: Models, asked: Any) -> Any:
+    wanted = {name: getattr(each, kind) for name, each in asked.settings.items() if (kind := each.WhichOneof("choice"))}
+    rest.refuse_changed(rest.LOGGING, wanted, "the log setting")
+    kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+    return message("LogSettingsResponse")(
+        settings={name: {kinds[type(value)]: value} for name, value in rest.LOGGING.items()}
+    )
+
+
+def _memory(kind: str) -> dict[str, Callable[[Models, Any], Any]]:
+    """There are no regions of memory that client and server share, and none can be added."""
+
+    def refuse(_models: Models, _asked: Any) -> Any:
+        raise NotSupported("shared memory between client and server is not supported")
+
+    def none(call: str) -> Callable[[Models, Any], Any]:
+        return lambda _models, _asked: message(f"{kind}SharedMemory{call}Response")()
+
+    return {"Status": none("Status"), "Unregister": none("Unregister"), "Register": refuse}

@@ -77,6 +77,31 @@ def triton_http(wanted, port: int, _grpc: int) -> None:
         assert stats["inference_count"] >= 12 and stats["inference_stats"]["success"]["count"] >= 6, stats
 
 
+def triton_several(wanted, port: int, grpc_port: int) -> None:
+    """Two models, of which `simple` is one, loaded and unloaded by their names."""
+    import tritonclient.grpc as triton_rpc
+    import tritonclient.http as triton
+    from tritonclient.utils import InferenceServerException
+
+    for module, client in (
+        (triton, triton.InferenceServerClient(f"127.0.0.1:{port}")),
+        (triton_rpc, triton_rpc.InferenceServerClient(f"127.0.0.1:{grpc_port}")),
+    ):
+        with client:
+            item = module.InferInput("x", [2, 10], "FP32")
+            item.set_data_from_numpy(ROWS)
+            client.load_model(MODEL)
+            close(client.infer(MODEL, [item], model_version="1").as_numpy("output"), wanted)
+            assert client.infer("other", [item]).get_response() is not None
+            client.unload_model(MODEL)
+            assert not client.is_model_ready(MODEL)
+            refused(lambda: client.infer(MODEL, [item]), InferenceServerException, "model_unloaded")
+            client.load_model(MODEL)
+            assert client.is_model_ready(MODEL, "1")
+            close(client.infer(MODEL, [item]).as_numpy("output"), wanted)
+            client.get_inference_statistics()
+
+
 def triton_http_aio(wanted, port: int, _grpc: int) -> None:
     import tritonclient.http.aio as triton
 
@@ -104,6 +129,17 @@ def triton_grpc(wanted, _port: int, grpc_port: int) -> None:
         assert list(client.get_model_metadata(MODEL).inputs[0].shape) == [-1, 10]
         config = client.get_model_config(MODEL).config
         assert (config.max_batch_size, list(config.input[0].dims)) == (64, [10]), config
+        assert list(client.get_trace_settings().settings["trace_level"].value) == ["OFF"]
+        assert client.get_log_settings().settings["log_info"].bool_param is True
+        assert not client.get_system_shared_memory_status().regions
+        assert not client.get_cuda_shared_memory_status().regions
+        client.unregister_system_shared_memory()
+        refused(
+            lambda: client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}),
+            InferenceServerException, "not_supported",
+        )  # fmt: skip
+        refused(lambda: client.update_log_settings({"log_verbose_level": 2}), InferenceServerException, "not_supported")
+        refused(lambda: client.register_system_shared_memory("a", "/a", 1), InferenceServerException, "not_supported")
         assert client.get_model_repository_index().models[0].name == MODEL
         item = triton.InferInput("any name", [2, 10], "FP32")
         item.set_data_from_numpy(ROWS)

@@ -54,6 +54,19 @@ def test_a_client(client: str, simple: tuple[Server, int, Any]) -> None:
     call(client, wanted, server.port, grpc_port)
 
 
+def test_several_models(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for at, name in enumerate(("simple", "other")):
+        torch.manual_seed(at)
+        model = SimpleModel()
+        torch.save(model.state_dict(), tmp_path / "models" / f"{name}.pt")
+        if name == "simple":
+            wanted = model(torch.from_numpy(ROWS)).tolist()
+    grpc_port = free_port()
+    with running(tmp_path / "models", tmp_path, SCORE_GRPC_PORT=str(grpc_port)) as server:
+        call("triton_several", wanted, server.port, grpc_port)
+
+
 def test_openai(tmp_path: Path) -> None:
     folder = tiny.sentences(tmp_path / "embedder")
     wanted = score.Predictor(folder, device="cpu")(np.array(TEXTS))

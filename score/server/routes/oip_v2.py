@@ -34,7 +34,7 @@ EXTENSIONS = (
 )
 _SCALARS = {"py_int": "INT64", "py_float": "FP64", "py_bool": "BOOL"}
 _CONFIG = {"BYTES": "TYPE_STRING"}
-_TRACE: Mapping[str, Any] = {
+TRACE: Mapping[str, Any] = {
     "trace_level": ["OFF"],
     "trace_rate": "1000",
     "trace_count": "-1",
@@ -42,7 +42,7 @@ _TRACE: Mapping[str, Any] = {
     "trace_file": "",
     "trace_mode": "triton",
 }
-_LOGGING: Mapping[str, Any] = {
+LOGGING: Mapping[str, Any] = {
     "log_file": "",
     "log_info": True,
     "log_warning": True,
@@ -188,15 +188,20 @@ def _settings(current: Mapping[str, Any], what: str) -> Any:
     def page(asked: Asked) -> Answer:
         if "model" in asked.path:
             asked.models.require_known(asked.model)
-        for name, wanted in asked.document().items() if asked.head.method == "POST" else ():
-            if wanted is not None and wanted != current.get(name, ...):
-                raise NotSupported(
-                    f"{what} {str(name)[:80]} can't be changed to {str(wanted)[:80]!r}",
-                    hint="Set it for the deployment: see docs/settings.md.",
-                )
+        refuse_changed(current, asked.document() if asked.head.method == "POST" else {}, what)
         return answer.of_json(dict(current))
 
     return page
+
+
+def refuse_changed(current: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    """Raise `NotSupported` for a setting that is to be another than it is; nothing asks for what there is."""
+    for name, value in wanted.items():
+        if value not in (None, [], current.get(name, ...)):
+            raise NotSupported(
+                f"{what} {str(name)[:80]} can't be changed to {str(value)[:80]!r}",
+                hint="Set it for the deployment: see docs/settings.md.",
+            )
 
 
 def _no_memory(_asked: Asked) -> Answer:
@@ -224,8 +229,8 @@ def _of_memory(kind: str) -> list[Row]:
     return [*rows, Page(register, f"Refused: {what}", _refuse_memory, API, ("POST",), at_once=True)]
 
 
-_trace = _settings(_TRACE, "the trace setting")
-_logging = _settings(_LOGGING, "the log setting")
+_trace = _settings(TRACE, "the trace setting")
+_logging = _settings(LOGGING, "the log setting")
 _M, _V = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
 _BOTH = ("GET", "POST")
 
