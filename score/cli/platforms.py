@@ -63,11 +63,17 @@ class Place:
         return "no platform is recognised" if self.platform is None else f"this is {self.platform.name}"
 
 
-def recognised(environ: Mapping[str, str] = os.environ, is_folder: Callable[[str], bool] = os.path.isdir) -> Place:
-    """The platform that this process runs on. Raises `InvalidSetting` for a port that is none."""
+def recognised(
+    path: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    is_folder: Callable[[str], bool] = os.path.isdir,
+) -> Place:
+    """The platform that this process runs on, which was told to serve a `path`, or was not: with another path, a folder
+    says nothing. Raises `InvalidSetting` for a port that is none."""
     for platform in PLATFORMS:
         marked = any(environ.get(name) for name in platform.marks)
-        mounted = bool(platform.folder) and is_folder(platform.folder)
+        meant = path is None or path.absolute() == Path(platform.folder)
+        mounted = bool(platform.folder) and meant and is_folder(platform.folder)
         if marked or mounted:
             said = environ.get(platform.model, "") if platform.model else ""
             path = platform.folder if mounted else said

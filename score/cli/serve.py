@@ -39,7 +39,7 @@ def serve(
 ) -> None:
     """Serve a checkpoint over HTTP, with the server that Azure ML runs."""
     with errors_shown():
-        place = platforms.recognised()
+        place = platforms.recognised(path)
         port = port or place.port
         path = path or _model_of(place)
         if os.environ.get("SCORE_ON_LOAD_ERROR") != "serve":

@@ -29,14 +29,14 @@ AZURE = {"AZUREML_MODEL_DIR": "/var/azureml-app/azureml-models"}  # which our im
 def test_each_platform(
     environ: dict[str, str], folders: tuple[str, ...], says: str, port: int, model: str | None
 ) -> None:
-    place = recognised(environ, lambda path: path in folders)
+    place = recognised(None, environ, lambda path: path in folders)
     assert says in str(place)
     assert place.port == port
     assert place.model == (None if model is None else Path(model))
 
 
 def test_a_model_in_googles_storage_is_fetched(tmp_path: Path) -> None:
-    place = recognised({"AIP_HTTP_PORT": "8080", "AIP_STORAGE_URI": "gs://bucket/models/cat"}, lambda _: False)
+    place = recognised(None, {"AIP_HTTP_PORT": "8080", "AIP_STORAGE_URI": "gs://bucket/models/cat"}, lambda _: False)
     assert (place.model, place.gcs) == (None, "gs://bucket/models/cat")
 
     def stored(*names: str) -> SimpleNamespace:
@@ -58,4 +58,10 @@ def test_a_model_in_googles_storage_is_fetched(tmp_path: Path) -> None:
 
 def test_a_port_that_is_none() -> None:
     with pytest.raises(InvalidSetting, match="PORT is 'many'"):
-        recognised({"K_SERVICE": "a", "PORT": "many"}, lambda _: False)
+        recognised(None, {"K_SERVICE": "a", "PORT": "many"}, lambda _: False)
+
+
+def test_a_path_of_ones_own_is_no_platforms_model() -> None:
+    mounted = "/opt/ml/model", "/mnt/models"
+    assert recognised(Path("model.pt"), {}, lambda path: path in mounted).platform is None
+    assert "KServe" in str(recognised(Path("/mnt/models"), {}, lambda path: path in mounted))
