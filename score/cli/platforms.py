@@ -64,15 +64,15 @@ class Place:
 
 
 def recognised(
-    path: Path | None = None,
+    given: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     is_folder: Callable[[str], bool] = os.path.isdir,
 ) -> Place:
-    """The platform that this process runs on, which was told to serve a `path`, or was not: with another path, a folder
-    says nothing. Raises `InvalidSetting` for a port that is none."""
+    """The platform that this process runs on, which was given a path to serve, or was not: with another path, a
+    folder says nothing. Raises `InvalidSetting` for a port that is none."""
     for platform in PLATFORMS:
         marked = any(environ.get(name) for name in platform.marks)
-        meant = path is None or path.absolute() == Path(platform.folder)
+        meant = given is None or given.absolute() == Path(platform.folder)
         mounted = bool(platform.folder) and meant and is_folder(platform.folder)
         if marked or mounted:
             said = environ.get(platform.model, "") if platform.model else ""
