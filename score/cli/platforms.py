@@ -13,8 +13,8 @@ PORT = 5001  # azmlinfsrv's, where nothing says another
 @dataclass(frozen=True)
 class Platform:
     """`marks` are variables of which one being set says that this is it, `folder` one that it mounts models at, which
-    says so too. `port`, `model` and `name` are variables with the port, the model's place and its name; `default_port`
-    is where it looks without one."""
+    says so too. `port` and `model` are variables with the port and the model's place; `default_port` is where it looks
+    without one."""
 
     name: str
     marks: tuple[str, ...] = ()
@@ -22,7 +22,6 @@ class Platform:
     port: str = ""
     model: str = ""
     default_port: int = PORT
-    routes: tuple[str, ...] = ()  # variables with paths that are answered beside ours: score/server/routes/vertex.py
     outside: bool = True  # whether requests come from outside of this machine
 
 
@@ -33,8 +32,7 @@ PLATFORMS = (
         marks=("AIP_HTTP_PORT", "AIP_PREDICT_ROUTE", "AIP_MODE"),
         port="AIP_HTTP_PORT",
         model="AIP_STORAGE_URI",
-        default_port=8080,
-        routes=("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"),
+        default_port=8080,  # the paths that it names are routes of ours: score/server/routes/vertex.py
     ),
     Platform(
         "Amazon SageMaker",

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded
-from score.errors import BodyTooLarge, ClientGone, Draining, MethodNotAllowed, ScoreError, UnknownModel
+from score.errors import BodyTooLarge, ClientGone, Draining, MethodNotAllowed, ScoreError
 from score.inference import pipeline
 from score.inference.batching.queue import Batcher, Ticket
 from score.inference.pipeline import Prepared
@@ -168,8 +168,8 @@ class Application:
             if service is None:
                 body, service = await self._choose(name, body, intake, api, prediction)
             prediction.service = service
-            if version is not None and version != service.version:
-                raise UnknownModel(f"{service.name} is served in version {service.version}, and not {version[:40]!r}")
+            if version is not None:
+                self._models.state(service.name, version)
             prepared = await self._prepare(service.predictor, intake, body, head, api, record)
             record.inputs = prepared.inputs
             record.answered(*await self._run(service.predictor, prepared, receive))

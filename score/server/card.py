@@ -29,7 +29,7 @@ def answer_to(models: Models, head: Head, name: str) -> Answer:
             return _page(page.listed(models.index())) if html else answer.of_json({"models": listed(models)})
         if html:
             if name:
-                models.require_known(name)
+                models.state(name)
             return _page(page.PAGE_OF_ONE if own else page.PAGE)
         with models.using(name) as service:
             return answer.of_json(service.card())

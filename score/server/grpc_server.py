@@ -26,7 +26,7 @@ from score.codecs._oip_tensors import (
     to_bytes,
 )
 from score.codecs.base import Decoded
-from score.errors import InternalError, InvalidTensor, NotSupported, PortUnusable, ScoreError, UnknownModel
+from score.errors import InternalError, InvalidTensor, NotSupported, PortUnusable, ScoreError
 from score.inference import pipeline
 from score.inference.predictor import Predictor
 from score.server.api import OIP_V2
@@ -35,8 +35,7 @@ from score.server.grpc_messages import PACKAGE, message
 from score.server.models import READY, Models
 from score.server.prediction import Prediction
 from score.server.routes import oip_v2 as rest
-from score.server.service import Head, Service, new_id
-from score.settings import Settings
+from score.server.service import Head, new_id
 
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 THREADS = 64  # requests at a time; each waits for the model in one
@@ -78,10 +77,6 @@ class GrpcServer:
             except RuntimeError:
                 continue
         raise PortUnusable(f"nothing can listen on SCORE_GRPC_PORT {port}")
-
-    @classmethod
-    def if_wanted(cls, settings: Settings) -> "GrpcServer | None":
-        return None if settings.grpc_port is None else cls(settings.grpc_port, int(settings.max_body_mb * 1_000_000))
 
     def start(self, models: Models) -> None:
         self._server.add_generic_rpc_handlers((_handlers(models),))
@@ -186,7 +181,7 @@ def _infer(models: Models, asked: Any, context: Any) -> Any:
         prediction.intake = Intake({}, models.settings)
         prediction.intake.hold(asked.ByteSize())
         service = prediction.service = models.take(asked.model_name)
-        _require_version(service, asked.model_version)
+        models.state(service.name, asked.model_version)
         codec = codecs.codecs()[oip_v2.NAME]
         record.codec = "oip-v2-grpc"
         prepared = pipeline.prepare(service.predictor, codec, decoded(asked))
@@ -195,11 +190,6 @@ def _infer(models: Models, asked: Any, context: Any) -> Any:
         response = _response(service.predictor, prepared, record.outputs, asked.id)
         prediction.done()
     return response if prediction.error is None else prediction.error
-
-
-def _require_version(service: Service, wanted: str) -> None:
-    if wanted and wanted != service.version:
-        raise UnknownModel(f"{service.name} is served in version {service.version}, and not {wanted[:40]!r}")
 
 
 def decoded(asked: Any) -> Decoded:
@@ -272,7 +262,7 @@ def _response(predictor: Predictor, prepared: pipeline.Prepared, outputs: Any, i
 
 
 def _server_ready(models: Models, _asked: Any) -> Any:
-    return message("ServerReadyResponse")(ready=any(each["state"] == READY for each in models.index()))
+    return message("ServerReadyResponse")(ready=models.ready)
 
 
 def _server_metadata(_models: Models, _asked: Any) -> Any:
@@ -280,21 +270,20 @@ def _server_metadata(_models: Models, _asked: Any) -> Any:
 
 
 def _model_ready(models: Models, asked: Any) -> Any:
-    models.require_known(asked.name)
-    state = next(each for each in models.index() if each["name"] == asked.name)
+    state = models.state(asked.name)
     wrong_version = asked.version and asked.version != state["version"]
     return message("ModelReadyResponse")(ready=state["state"] == READY and not wrong_version)
 
 
 def _model_metadata(models: Models, asked: Any) -> Any:
     with models.using(asked.name) as service:
-        _require_version(service, asked.version)
+        models.state(service.name, asked.version)
         return message("ModelMetadataResponse")(**rest.metadata(service))
 
 
 def _model_config(models: Models, asked: Any) -> Any:
     with models.using(asked.name) as service:
-        _require_version(service, asked.version)
+        models.state(service.name, asked.version)
         config = rest.config(service)
     for tensor in (*config["input"], *config["output"]):
         tensor["data_type"] = _CONFIG_KINDS.index(tensor["data_type"].removeprefix("TYPE_")) + 1
@@ -304,9 +293,7 @@ def _model_config(models: Models, asked: Any) -> Any:
 def _model_statistics(models: Models, asked: Any) -> Any:
     observers = models.observers()
     names = [asked.name] if asked.name else list(observers)
-    for name in names:
-        models.require_known(name)
-    versions = {each["name"]: each["version"] for each in models.index()}
+    versions = {name: models.state(name)["version"] for name in names}
     response = message("ModelStatisticsResponse")()
     for name in names:
         stats = observers[name].as_triton()
@@ -332,7 +319,7 @@ def _unload(models: Models, asked: Any) -> Any:
 
 def _trace_setting(models: Models, asked: Any) -> Any:
     if asked.model_name:
-        models.require_known(asked.model_name)
+        models.state(asked.model_name)
     known = {name: [value] if isinstance(value, str) else list(value) for name, value in rest.TRACE.items()}
     rest.refuse_changed(known, {name: list(each.value) for name, each in asked.settings.items()}, "the trace setting")
     return message("TraceSettingResponse")(settings={name: {"value": values} for name, values in known.items()})

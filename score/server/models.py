@@ -183,10 +183,20 @@ class Models:
             return {self.only.name: self.only.observer}
         return {entry.name: entry.observer for entry in self._entries.values()}
 
-    def require_known(self, name: str) -> None:
-        """Raise `UnknownModel` for a name that is not served here."""
-        if name not in self.names:
+    @property
+    def ready(self) -> bool:
+        """Whether any model answers."""
+        return any(each["state"] == READY for each in self.index())
+
+    def state(self, name: str, version: str = "") -> dict[str, Any]:
+        """A model's entry in the index; asking does not load it. Raises `UnknownModel` for a name, or a version of it,
+        that is not served here."""
+        found = next((each for each in self.index() if each["name"] == name), None)
+        if found is None:
             raise self._unknown(name)
+        if version and version != found["version"]:
+            raise UnknownModel(f"{name} is served in version {found['version']}, and not in {version[:40]!r}")
+        return found
 
     def _entry(self, name: str) -> Entry:
         if not name and len(self._entries) == 1:

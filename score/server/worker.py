@@ -136,6 +136,7 @@ def _grpc() -> Any:
         return None
     try:
         settings = Settings.load()
+        assert settings.grpc_port is not None, "it was set, and not to nothing"
         try:
             from score.server.grpc_server import GrpcServer
         except ImportError as error:
@@ -143,7 +144,7 @@ def _grpc() -> Any:
                 f"SCORE_GRPC_PORT is set, and {error.name} is not installed",
                 hint="Install it: pip install 'loadstone[grpc]'.",
             ) from None
-        return GrpcServer.if_wanted(settings)
+        return GrpcServer(settings.grpc_port, int(settings.max_body_mb * 1_000_000))
     except LoadError as error:
         log.error("gRPC can't be served\n\n%s", error.screen())
         os._exit(LoadError.exit_code)

@@ -8,13 +8,12 @@ from score import __version__
 from score.server import answer
 from score.server.answer import Answer
 from score.server.api import MLFLOW, TORCHSERVE
-from score.server.models import READY
 from score.server.routes.table import Asked, Page, Predicts, Row
 
 
-def _ping(asked: Asked) -> Answer:
+def ping(asked: Asked) -> Answer:
     """As TorchServe says it; the others read the status alone."""
-    ready = any(each["state"] == READY for each in asked.models.index())
+    ready = asked.models.ready
     return answer.of_json({"status": "Healthy" if ready else "Unhealthy"}, 200 if ready else 503)
 
 
@@ -28,7 +27,7 @@ ROWS: tuple[Row, ...] = (
     Predicts("/invocations", "Predictions for a table, tensors or texts, below `predictions`", MLFLOW),
     Predicts("/predictions/{model}", "Predictions, as /score has them", TORCHSERVE, _SENT),
     Predicts("/predictions/{model}/{version}", "Predictions, as /score has them", TORCHSERVE, _SENT),
-    Page("/ping", "Whether predictions are answered", _ping, MLFLOW, at_once=True),
-    Page("/health", "Whether predictions are answered", _ping, MLFLOW, at_once=True),
+    Page("/ping", "Whether predictions are answered", ping, MLFLOW, at_once=True),
+    Page("/health", "Whether predictions are answered", ping, MLFLOW, at_once=True),
     Page("/version", "This server's version", _version, MLFLOW, at_once=True, kind="text/plain"),
 )

@@ -132,17 +132,14 @@ def _live(_asked: Asked) -> Answer:
 
 def _ready(asked: Asked) -> Answer:
     """Whether predictions are answered: where no model can be loaded, the reason is the answer."""
-    states = asked.models.index()
-    ready = any(each["state"] == READY for each in states)
+    ready = asked.models.ready
     return answer.of_json({"ready": ready}, 200 if ready else 503)
 
 
 def _model_ready(asked: Asked) -> Answer:
     """Asking does not load it."""
     name = asked.model
-    asked.models.require_known(name)
-    state = next(each for each in asked.models.index() if each["name"] == name)
-    ready = state["state"] == READY
+    ready = asked.models.state(name)["state"] == READY
     return answer.of_json({"name": name, "ready": ready}, 200 if ready else 503)
 
 
@@ -175,8 +172,6 @@ def _unload(asked: Asked) -> Answer:
 def _statistics(asked: Asked) -> Answer:
     found = asked.models.observers()
     names = [asked.model] if "model" in asked.path else list(found)
-    for name in names:
-        asked.models.require_known(name)
     versions = {each["name"]: each["version"] for each in asked.models.index()}
     stats = [{"name": name, "version": versions[name], **found[name].as_triton()} for name in names]
     return answer.of_json({"model_stats": stats})
@@ -187,7 +182,7 @@ def _settings(current: Mapping[str, Any], what: str) -> Any:
 
     def page(asked: Asked) -> Answer:
         if "model" in asked.path:
-            asked.models.require_known(asked.model)
+            asked.models.state(asked.model)
         refuse_changed(current, asked.document() if asked.head.method == "POST" else {}, what)
         return answer.of_json(dict(current))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from score.errors import InvalidJson, UnknownModel
+from score.errors import InvalidJson
 from score.server.answer import Answer
 from score.server.api import Api
 from score.server.models import Models
@@ -24,12 +24,9 @@ class Asked:
 
     @property
     def model(self) -> str:
-        """The name in the path. Raises `UnknownModel` for a version that is not served."""
-        name = self.path.get("model", "")
-        version = self.path.get("version")
-        known = next((each["version"] for each in self.models.index() if each["name"] == name), None)
-        if version is not None and known is not None and version != known:
-            raise UnknownModel(f"{name} is served in version {known}, and not in {version[:40]!r}")
+        """The name in the path. Raises `UnknownModel` for one, or a version of it, that is not served."""
+        name = self.path["model"]
+        self.models.state(name, self.path.get("version", ""))
         return name
 
     def document(self) -> dict[str, Any]:

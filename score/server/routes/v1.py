@@ -31,8 +31,7 @@ def _models(asked: Asked) -> Answer:
 def _model(asked: Asked) -> Answer:
     """Asking does not load it."""
     name = asked.model
-    asked.models.require_known(name)
-    state = next(each for each in asked.models.index() if each["name"] == name)
+    state = asked.models.state(name)
     ready = state["state"] == READY
     status = {
         "version": state["version"],

@@ -5,18 +5,11 @@ Specification: cloud.google.com/vertex-ai/docs/predictions/custom-container-requ
 
 import os
 
-from score.server import answer
-from score.server.answer import Answer
 from score.server.api import VERTEX
-from score.server.models import READY
-from score.server.routes.table import Asked, Page, Predicts, Row
+from score.server.routes.mlflow import ping
+from score.server.routes.table import Page, Predicts, Row
 
 PREDICT, HEALTH = "AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"
-
-
-def _health(asked: Asked) -> Answer:
-    ready = any(each["state"] == READY for each in asked.models.index())
-    return answer.of_json({"status": "Healthy" if ready else "Unhealthy"}, 200 if ready else 503)
 
 
 def rows() -> tuple[Row, ...]:
@@ -26,7 +19,7 @@ def rows() -> tuple[Row, ...]:
     if _is_plain(predict) and predict != "/score":
         found.append(Predicts(predict, "Predictions for `instances`", VERTEX))
     if _is_plain(health) and health != "/":
-        found.append(Page(health, "Whether predictions are answered", _health, VERTEX, at_once=True))
+        found.append(Page(health, "Whether predictions are answered", ping, VERTEX, at_once=True))
     return tuple(found)
 
 
