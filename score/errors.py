@@ -9,6 +9,7 @@
     │   ├── ModelDirUnreadable       this user may not read the model path
     │   ├── NoCheckpoint             files are there, none of them is a checkpoint
     │   ├── SeveralCheckpoints       more than one checkpoint, and nothing says which
+    │   ├── ArchiveTooLarge          an archive holds more than may be unpacked
     │   ├── ForeignFormat            the file belongs to another framework or is no model at all
     │   ├── UnsupportedFormat        a PyTorch format that this installation can't open
     │   ├── TruncatedFile            the file ends before its content does
@@ -143,6 +144,9 @@ class ScoreError(Exception):
             self.retry_after = retry_after
         self.choices = choices
 
+    def __str__(self) -> str:
+        return self.message
+
     @classmethod
     def explained(cls) -> tuple[str, str]:
         """How it comes about, and an example that is worked through, from score/explained.toml."""
@@ -256,6 +260,16 @@ class SeveralCheckpoints(LoadError):
     hint = (
         "Say which one with SCORE_CHECKPOINT=path/below/the/model/folder, or leave only one in the folder. A server "
         "serves each by its name."
+    )
+
+
+class ArchiveTooLarge(LoadError):
+    code = "archive_too_large"
+    cause = "an archive holds more than may be unpacked"
+    example = "model.tar.gz: it holds more than 20 GB that has to be unpacked"
+    hint = (
+        "Register what is inside, or a tar that is not compressed, whose files are read where they are; or raise "
+        "SCORE_MAX_UNPACKED_GB, where the temporary folder (TMPDIR) has the space."
     )
 
 

@@ -48,6 +48,7 @@ _GUARDS = frozenset(
         "models",
         "load_models",
         "max_memory_mb",
+        "max_unpacked_gb",
         "grpc_port",
     ]
 )
@@ -221,6 +222,12 @@ class Settings(BaseSettings):
         "auto",
         description="Whether the checksums in a file are compared with its bytes as it is loaded: all but what is "
         "mapped from a network mount, all, or none.",
+    )
+    max_unpacked_gb: float = Field(
+        20,
+        gt=0,
+        description="Gigabytes that an archive may take in the temporary folder, where it is inflated; what it holds "
+        "as it is stays in it, and takes none.",
     )
     trust_code: bool = Field(False, description="Whether code from any file in the model folder may run.")
     trust_sha256: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = Field(

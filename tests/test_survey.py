@@ -240,15 +240,6 @@ def test_several_networks_with_no_single_model(tmp_path: Path) -> None:
         select.choose(open_checkpoint(tmp_path / "model.pt"))
 
 
-def _stable_baselines(path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save(state(), buffer)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", "{}")
-        archive.writestr("policy.pth", buffer.getvalue())
-        archive.writestr("_stable_baselines3_version", "2.0")
-
-
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "git-lfs": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\nsize 3\n"), "git-lfs pointer"),
     "link": (lambda path: path.write_text("../../blobs/0a1b"), "text of a symbolic link"),
@@ -264,7 +255,6 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "RNG": (lambda path: torch.save({"python": 1, "numpy": 2, "cpu": torch.get_rng_state()}, path), "random number"),
     "training arguments": (lambda path: torch.save(argparse.Namespace(learning_rate=1, output_dir="x"), path), "arguments"),
-    "stable baselines": (_stable_baselines, "a Stable-Baselines archive"),
 }  # fmt: skip
 
 

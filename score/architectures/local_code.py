@@ -14,16 +14,17 @@ from torch import nn
 from score import log
 from score.architectures.import_string import from_file
 from score.errors import ArchitectureBroken
+from score.formats.base import Checkpoint
 from score.weights.hashing import file_sha256
 from score.weights.trust import Trust
 
 MOST_BYTES = 1_000_000
 
 
-def classes(path: Path, trust: Trust) -> list[models.Registered]:
+def classes(checkpoint: Checkpoint, trust: Trust) -> list[models.Registered]:
     """The modules that trusted files beside a checkpoint define, as if they were registered."""
     found = []
-    for file in files(path):
+    for file in files(checkpoint):
         if trust.allows(file):
             try:
                 module = from_file(file)
@@ -36,10 +37,10 @@ def classes(path: Path, trust: Trust) -> list[models.Registered]:
     return found
 
 
-def untrusted(path: Path, trust: Trust) -> list[str]:
+def untrusted(checkpoint: Checkpoint, trust: Trust) -> list[str]:
     """A line for each file that defines classes and is not trusted: what would have to be said. Runs nothing."""
     lines = []
-    for file in files(path):
+    for file in files(checkpoint):
         names = _defined(file)
         if names and not trust.allows(file):
             lines.append(
@@ -49,8 +50,10 @@ def untrusted(path: Path, trust: Trust) -> list[str]:
     return lines
 
 
-def files(path: Path) -> Iterator[Path]:
-    for file in sorted((path if path.is_dir() else path.parent).glob("*.py")):
+def files(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The Python files beside a checkpoint, or in its folder; of one in an archive, those beside the archive too."""
+    folders = dict.fromkeys(path if path.is_dir() else path.parent for path in (checkpoint.path, checkpoint.origin))
+    for file in (file for folder in folders for file in sorted(folder.glob("*.py"))):
         if file.is_file() and not file.is_symlink() and file.stat().st_size <= MOST_BYTES:
             yield file
 

@@ -40,18 +40,20 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
         return by_name(entry, kwargs, saved, weights, "SCORE_ARCHITECTURE")
     factory = hf_config.factory_of(checkpoint)
     brought = factory is not None and bool(factory.code) and checkpoint.path.is_dir()  # the files beside are its own
-    if weights is not None and not brought and (near := local_code.classes(checkpoint.path, trust)):
+    if weights is not None and not brought and (near := local_code.classes(checkpoint, trust)):
         found = fitting(near, weights, kwargs, saved, "a trusted file beside the checkpoint")
         if found is not None:
             return found
     if isinstance(checkpoint, Program):
         if checkpoint.code:
-            trust.require(checkpoint.path, what="torch would unpickle or evaluate parts of it", imports=checkpoint.code)
+            trust.require(
+                checkpoint.origin, what="torch would unpickle or evaluate parts of it", imports=checkpoint.code
+            )
         return Complete(checkpoint.class_path, checkpoint.format, checkpoint.build)
     assert weights is not None, "files without a program have weights"
-    if factory is not None and (not factory.code or trust.allows(checkpoint.path)):
+    if factory is not None and (not factory.code or trust.allows(checkpoint.origin)):
         return skeleton(factory.name, factory.build, {}, source=checkpoint.format)
-    if weights.class_path and isinstance(checkpoint, PickledObjects) and trust.allows(checkpoint.path):
+    if weights.class_path and isinstance(checkpoint, PickledObjects) and trust.allows(checkpoint.origin):
         return _pickled_module(checkpoint, weights)
     if (layers := _of_torch_layers(weights)) is not None:
         return layers
@@ -65,16 +67,16 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
         try:
             _refuse_module(checkpoint, weights, trust)
         except (ClassNotImportable, UntrustedCode) as error:
-            error.detail = "\n".join([error.detail, *local_code.untrusted(checkpoint.path, trust)])
+            error.detail = "\n".join([error.detail, *local_code.untrusted(checkpoint, trust)])
             raise
     if factory is not None:
         trust.require(
-            checkpoint.path, what=f"its class is in {factory.name}, which it brings along", imports=factory.code
+            checkpoint.origin, what=f"its class is in {factory.name}, which it brings along", imports=factory.code
         )
     raise ArchitectureNeeded(
         f"the weights were read ({len(weights.tensors)} tensors, {weights.parameters:,} parameters), "
         "but no architecture fits them",
-        detail="\n".join([nearest(weights), *local_code.untrusted(checkpoint.path, trust)]),
+        detail="\n".join([nearest(weights), *local_code.untrusted(checkpoint, trust)]),
     )
 
 
@@ -136,7 +138,7 @@ def _refuse_module(checkpoint: Checkpoint, weights: Candidate, trust: Trust) -> 
             detail="\n".join(f"not importable: {name}" for name in missing),
         )
     trust.require(
-        checkpoint.path,
+        checkpoint.origin,
         what=f"a pickled module of class {weights.class_path} ({read}); serving it as it is imports its class",
         imports=checkpoint.unsafe_globals,
     )

@@ -6,10 +6,10 @@ import torch
 
 from score.errors import InputsUnknown, ModelRejected, UnsupportedFormat
 from score.formats._io import integrity
+from score.formats.search import size
 from score.inference import infer_signature
 from score.inference.pipeline import load_model
 from score.settings import Settings
-from score.weights.locate import size
 from score.weights.opened import open_weights
 from score.weights.progress import Track
 

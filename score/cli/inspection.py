@@ -64,13 +64,15 @@ def _describe(opened: Opened) -> dict[str, Any]:
         path = weights.path
     quantised_by = quantised.scheme(checkpoint, weights)
     metadata = dict(checkpoint.metadata) | ({"quantised": quantised_by[0]} if quantised_by else {})
-    files = sorted(item for item in checkpoint.path.rglob("*") if item.is_file()) if checkpoint.path.is_dir() else []
+    inside = sorted(item for item in checkpoint.path.rglob("*") if item.is_file()) if checkpoint.path.is_dir() else []
+    files = inside or [checkpoint.path]
+    origin = files if checkpoint.packed is None else [checkpoint.origin]
     architecture, kwargs = _architecture(checkpoint, weights)
     return {
-        "path": printable(str(checkpoint.path)),
+        "path": printable(str(checkpoint.shown)),
         "format": checkpoint.format,
-        "bytes": sum(file.stat().st_size for file in files or [checkpoint.path]),
-        "sha256": sha256(checkpoint.path),
+        "bytes": sum(file.stat().st_size for file in origin),
+        "sha256": sha256(checkpoint.origin),
         "weights_path": path,
         "tensors": len(weights.tensors) if weights else 0,
         "parameters": weights.parameters if weights else 0,
@@ -82,7 +84,7 @@ def _describe(opened: Opened) -> dict[str, Any]:
         "metadata": metadata,
         "architecture_kwargs": kwargs,
         "known_as": _known_as(weights),
-        "damaged": [printable(name) for file in files or [checkpoint.path] for name in integrity.damaged(file)],
+        "damaged": [printable(name) for file in files for name in integrity.damaged(file)],
         "tensor_list": _tensors(weights) if weights else [],
     }
 

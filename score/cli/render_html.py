@@ -5,8 +5,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from score.cli.render_text import Screen, sections, top
+from score.formats.search import size
 from score.weights.compare import Comparison
-from score.weights.locate import size
 
 MOST_ROWS = 1_000  # of one kind of difference
 

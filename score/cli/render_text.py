@@ -10,9 +10,9 @@ from rich.markup import escape as marked
 from rich.table import Table
 
 from score.errors import one_line
+from score.formats.search import size
 from score.weights.anatomy import Line
 from score.weights.compare import Comparison
-from score.weights.locate import size
 
 BAR = 30  # characters
 MOST_SHARES = 8

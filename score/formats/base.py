@@ -113,6 +113,16 @@ class Beside:
 NOTHING_BESIDE = Beside()
 
 
+@dataclass(frozen=True)
+class Packed:
+    """The archive that a checkpoint lies in, the folder that the archive is as, and the checkpoint's name in it: empty
+    where it is all of it."""
+
+    path: Path
+    root: Path
+    member: str
+
+
 @dataclass(frozen=True, eq=False)
 class _Opened:
     """What every opened checkpoint has.
@@ -128,6 +138,24 @@ class _Opened:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     beside: Beside = NOTHING_BESIDE
     held: object = None  # what has to live as long as the tensors, such as an unpacked file in memory
+    packed: Packed | None = None
+
+    @property
+    def origin(self) -> Path:
+        """The file or folder that is in the model folder: an archive, or what was opened."""
+        return self.packed.path if self.packed else self.path
+
+    @property
+    def shown(self) -> Path:
+        """Its path for people."""
+        return self.packed.path / self.packed.member if self.packed else self.path
+
+    @property
+    def neighbours(self) -> Path:
+        """The path beside which its labels and its Python files are: an archive's that holds nothing else, or its
+        own."""
+        alone = self.packed is not None and list(self.packed.root.iterdir()) == [self.path]
+        return self.origin if alone else self.path
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,29 +101,14 @@ KINDS = (
         ),
         "Convert it where it can be read (torchfile, or Lua Torch), and save the weights with torch.save.",
     ),
-    Foreign(
-        "a tar archive",
-        _starts(b"ustar", at=257),
-        "Unpack it and register what is inside.",
-    ),
     Foreign("a TensorRT engine", _starts(b"ptrt", b"ftrt"), "Take the PyTorch or ONNX model that it was built from."),
     Foreign("an ExecuTorch program", _starts(b"ET1", at=4), "Take the torch.export program that it was made from."),
     Foreign("a LightGBM model", _starts(b"tree\nversion="), "Serve it with MLflow or MLServer."),
     Foreign("a single numpy array", _starts(b"\x93NUMPY"), "Save the weights by name: numpy.savez(path, **weights)."),
     Foreign(
-        "a compressed file",
-        _starts(b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", b"BZh", b"7z\xbc\xaf\x27\x1c", b"Rar!"),
-        "Unpack it and register what is inside.",
-    ),
-    Foreign(
-        "a Stable-Baselines archive",
-        lambda probe: probe.has("data") and any(name.endswith(("policy.pth", "parameters")) for name in probe.names),
-        "Unpack it and serve policy.pth, with the policy's class in models/.",
-    ),
-    Foreign(
-        "a zip archive that no known format writes",
-        lambda probe: bool(probe.names),
-        "Unpack it and register the checkpoint inside.",
+        "a 7z or Rar archive",
+        _starts(b"7z\xbc\xaf\x27\x1c", b"Rar!"),
+        "Unpack it and register what is inside, or make a tar of it.",
     ),
 )
 

@@ -1,10 +1,12 @@
 """What the detectors look at: the first bytes of a file, or the names inside an archive. Never the extension."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from score.errors import TruncatedFile
+from score.formats._io import placed
 from score.formats._io.source import Source, readable
 from score.formats._io.zip import directory
 
@@ -30,8 +32,9 @@ class Probe:
         """The first `HEAD_BYTES` of a file; empty for a folder."""
         if self.is_dir:
             return b""
-        with readable(self.path) as descriptor, open(descriptor, "rb", closefd=False) as file:
-            return file.read(HEAD_BYTES)
+        place = placed.of(self.path)
+        with readable(place.path) as descriptor:
+            return os.pread(descriptor, min(HEAD_BYTES, self.size), place.start)
 
     @cached_property
     def names(self) -> frozenset[str]:

@@ -18,8 +18,8 @@ from score.architectures import meta_init
 from score.architectures.meta_init import Architecture, Complete, Skeleton
 from score.errors import DeviceOutOfMemory, Uninitialised, one_line, printable
 from score.formats.base import Checkpoint
+from score.formats.search import size
 from score.weights.align import Alignment
-from score.weights.locate import size
 from score.weights.select import Candidate
 
 
@@ -97,7 +97,7 @@ def load(
     nbytes = weights.nbytes if weights else 0
     return module, LoadReport(
         format=checkpoint.format,
-        path=printable(str(checkpoint.path)),
+        path=printable(str(checkpoint.shown)),
         weights_path=weights.path if weights else "",
         prefix=alignment.prefix if alignment else "",
         tensors=len(weights.tensors) if weights else 0,

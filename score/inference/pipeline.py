@@ -67,7 +67,7 @@ def load_model(settings: Settings) -> Predictor:
     named = isinstance(checkpoint, DescribedWeights) and isinstance(checkpoint.model, HfConfig)
     home = checkpoint.model.folder if named else None  # type: ignore[union-attr]
     own = hooks.of(getattr(architecture, "home", "") or hooks.module_of(module), settings.architecture)
-    return Predictor(module, report, settings, inputs, checkpoint.path, home, checkpoint.beside, own)
+    return Predictor(module, report, settings, inputs, checkpoint.neighbours, home, checkpoint.beside, own)
 
 
 def _add_versions(error: LoadError, metadata: Any) -> None:

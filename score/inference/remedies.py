@@ -93,7 +93,7 @@ def _choices(error: LoadError, settings: Settings) -> Iterator[Mapping[str, Any]
         return
     factory = hf_config.factory_of(opened.checkpoint)
     if factory is not None and factory.code and opened.checkpoint.path.is_dir():  # its own files are trusted as one
-        yield {"trust": str(opened.checkpoint.path)}
+        yield {"trust": str(opened.checkpoint.origin)}
         return
     kwargs, given = settings.architecture_kwargs, opened.weights.shapes()
     if settings.architecture:
@@ -105,7 +105,7 @@ def _choices(error: LoadError, settings: Settings) -> Iterator[Mapping[str, Any]
             yield {"architecture_kwargs": said}
         return
     trust = Trust(settings.trust_code, settings.trust_sha256)
-    for entry in (*registered_models().values(), *local_code.classes(opened.checkpoint.path, trust)):
+    for entry in (*registered_models().values(), *local_code.classes(opened.checkpoint, trust)):
         if (said := sizes.fitting(entry.cls, kwargs, given)) is not None:
             yield (
                 {"architecture_kwargs": said, "architecture": entry.name}
@@ -121,7 +121,7 @@ def _defining(opened: Opened, weights: Candidate, trust: Trust) -> list[Path]:
     wanted = weights.class_path.rpartition(".")[2] if weights.class_path else ""
     tops = {part for key in weights.tensors for part in key.split(".")[:-1]}
     found = []
-    for file in local_code.files(opened.checkpoint.path):
+    for file in local_code.files(opened.checkpoint):
         if trust.allows(file):
             continue
         for name, attributes in _classes(file).items():

@@ -19,12 +19,12 @@ from score.errors import (
     QueueFull,
     UnknownModel,
 )
+from score.formats.search import size
 from score.inference import device
 from score.server.discovery import chosen, files, listed, settings_of
 from score.server.metrics import Observer
 from score.server.service import Service
 from score.settings import Settings
-from score.weights import locate
 
 RETRY = 30.0  # seconds after which a model that could not be loaded is tried again, if it is asked for
 READY, UNAVAILABLE = "READY", "UNAVAILABLE"  # as the Open Inference Protocol calls a model's state
@@ -241,8 +241,8 @@ class Models:
             if (most := self._most) is not None and service.predictor.report.bytes > most:
                 service.predictor.close()
                 raise ModelTooLarge(
-                    f"its weights take {locate.size(service.predictor.report.bytes)}, and SCORE_MAX_MEMORY_MB allows "
-                    f"{locate.size(most)}"
+                    f"its weights take {size(service.predictor.report.bytes)}, and SCORE_MAX_MEMORY_MB allows "
+                    f"{size(most)}"
                 )
             self._make_room(entry, service.predictor.report.bytes)
         except LoadError as error:
@@ -284,7 +284,7 @@ class Models:
 
     def _drop(self, entry: Entry) -> None:
         if entry.service is not None:
-            log.info("unloaded %s, %s of weights", entry.name, locate.size(entry.bytes))
+            log.info("unloaded %s, %s of weights", entry.name, size(entry.bytes))
             entry.service.predictor.close()
             entry.service = None
 

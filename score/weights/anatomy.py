@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from score.formats.base import TensorRef
-from score.weights.locate import size
+from score.formats.search import size
 from score.weights.progress import Track
 from score.weights.select import Candidate
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from score.errors import ChecksumMismatch
+from score.formats._io import placed
 
 
 def file_sha256(path: Path) -> str:
@@ -26,10 +27,13 @@ def file_sha256(path: Path) -> str:
 
 def _digest(path: Path, piece: int) -> str:
     """Hash `piece` bytes at a time: few fit into the processor's cache, many leave the interpreter to other threads."""
-    digest, buffer = hashlib.sha256(), bytearray(min(piece, max(path.stat().st_size, 1)))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
+    left = path.stat().st_size
+    place, digest, buffer = placed.of(path), hashlib.sha256(), bytearray(min(piece, max(left, 1)))
+    with place.path.open("rb", buffering=0) as file:
+        file.seek(place.start)
+        while left > 0 and (count := file.readinto(memoryview(buffer)[:left])):
             digest.update(memoryview(buffer)[:count])
+            left -= count
     return digest.hexdigest()
 
 

@@ -43,7 +43,10 @@ def open_weights(settings: Settings, *, verify: bool = True) -> Opened:
     found = find_checkpoint(settings)
     if verify:
         checksums.verify(found.path, found.root)
-    return Opened(found.opened(settings.read), found.root, settings.weights)
+    checkpoint = found.opened(settings.read)
+    if verify and checkpoint.packed:
+        checksums.verify(checkpoint.path, checkpoint.packed.root)
+    return Opened(checkpoint, found.root, settings.weights)
 
 
 class TensorMapping(Mapping[str, torch.Tensor]):

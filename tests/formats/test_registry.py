@@ -53,8 +53,9 @@ def test_a_new_format_in_a_zip_needs_no_other_file(with_zip_based: None, tmp_pat
     assert found.opened("auto").tree["weight"].load().tolist() == [1.0, 2.0]
 
 
-def test_those_that_are_only_refused_come_last() -> None:
+def test_those_that_are_only_refused_come_after_the_others_and_archives_of_anything_last() -> None:
     names = list(registry.formats())
+    assert names[-1] == "archive"
     refused = [name for name in names if not registry.servable(name)]
-    assert names[-len(refused) :] == refused
-    assert names[-1] == "foreign"
+    assert names[-len(refused) - 1 : -1] == refused
+    assert refused[-1] == "foreign"

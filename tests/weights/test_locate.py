@@ -18,10 +18,11 @@ from score.errors import (
     SeveralCheckpoints,
     TruncatedFile,
 )
+from score.formats import search
 from score.formats.registry import open_checkpoint
+from score.formats.search import size, tree
 from score.settings import Settings
-from score.weights import locate
-from score.weights.locate import find_checkpoint, size, tree
+from score.weights.locate import find_checkpoint
 
 
 def save(path: Path) -> Path:
@@ -170,7 +171,7 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "gguf": (b"GGUF\x03\0\0\0" + bytes(50), "GGUF"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
     "tflite": (b"\x1c\0\0\0TFL3" + bytes(50), "TensorFlow Lite"),
-    "gzip": (b"\x1f\x8b\x08" + bytes(50), "compressed"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(50), "7z or Rar"),
     "npy": (b"\x93NUMPY\x01\0" + bytes(50), "single numpy array"),
     "cut zip": (b"PK\x03\x04" + bytes(500), "cut short"),
 }
@@ -206,19 +207,19 @@ def test_the_layouts_of_kserves_storage_initializer(tmp_path: Path, monkeypatch:
     served.mkdir(parents=True)
     (volume / "digits").mkdir(parents=True)
     torch.save({"w": torch.ones(2)}, served / "digits.pt")
-    assert locate.find_checkpoint(Settings.load(served)).path == served / "digits.pt"
+    assert find_checkpoint(Settings.load(served)).path == served / "digits.pt"
     (served / "nested").mkdir()
     (served / "digits.pt").rename(served / "nested" / "model.pt")
     (served / "nested" / "README.md").write_text("about it")
-    assert locate.find_checkpoint(Settings.load(served)).path == served / "nested" / "model.pt"
+    assert find_checkpoint(Settings.load(served)).path == served / "nested" / "model.pt"
     (served / "nested" / "model.pt").rename(volume / "digits" / "model.pt")
     (served / "model.pt").symlink_to(volume / "digits" / "model.pt")
     with pytest.raises(LoadError):  # a link that leaves the folder, which whoever packed it may have made
-        locate.find_checkpoint(Settings.load(served))
-    monkeypatch.setattr(locate, "PLATFORM_LINKS", {served: volume})
-    assert locate.find_checkpoint(Settings.load(served)).path == served / "model.pt"
+        find_checkpoint(Settings.load(served))
+    monkeypatch.setattr(search, "PLATFORM_LINKS", {served: volume})
+    assert find_checkpoint(Settings.load(served)).path == served / "model.pt"
     (served / "model.pt").unlink()
     torch.save({"w": torch.ones(2)}, tmp_path / "elsewhere.pt")
     (served / "model.pt").symlink_to(tmp_path / "elsewhere.pt")
     with pytest.raises(LoadError):
-        locate.find_checkpoint(Settings.load(served))
+        find_checkpoint(Settings.load(served))

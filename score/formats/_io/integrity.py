@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from score.errors import MalformedFile
-from score.formats._io.source import as_bytes
+from score.errors import LoadError, MalformedFile
+from score.formats._io.source import Source, as_bytes
 
 THREADS = 4
 _pool: ThreadPoolExecutor | None = None
@@ -75,7 +75,10 @@ def damaged(path: Path) -> list[str]:
     """The stored records of a zip archive whose bytes are not those that their checksums were made of; none for a file
     that is no archive, or has no checksums."""
     found = []
-    with contextlib.suppress(OSError, zipfile.BadZipFile, ValueError), zipfile.ZipFile(path) as archive:
+    with (
+        contextlib.suppress(OSError, zipfile.BadZipFile, ValueError, LoadError),
+        zipfile.ZipFile(Source(path).file()) as archive,
+    ):
         infos = archive.infolist()
         for info in infos if any(info.CRC for info in infos) else ():
             try:

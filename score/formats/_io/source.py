@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 import torch
 
 from score.errors import ForeignFormat, ModelDirUnreadable, TruncatedFile
+from score.formats._io import placed
+from score.formats._io.placed import Place
 
 NETWORK_FILE_SYSTEMS = ("fuse", "nfs", "cifs", "smb", "9p", "ceph", "lustre", "afs", "gluster")
 
@@ -30,10 +32,11 @@ class Source:
     """
 
     def __init__(self, path: Path, read: str = "auto") -> None:
-        self.path, self.name, self.start = path, path.name, 0
-        self._opened = _Opened(path)
-        refuse_pointer(path, os.pread(self._opened.descriptor, len(POINTER), 0))
-        self.size = self._opened.size
+        place = placed.of(path)
+        self.path, self.name, self.start = path, path.name, place.start
+        self._opened = _Opened(place.path)
+        self.size = self._opened.size if place.size is None else place.size
+        refuse_pointer(path, self.bytes(0, min(len(POINTER), self.size)))
         self.mapped = read == "mmap" or (read == "auto" and not on_network_mount(path))
 
     def window(self, start: int, size: int, name: str = "") -> "Source":
@@ -56,9 +59,12 @@ class Source:
 
     def file(self) -> BinaryIO:
         """The bytes as a file, for libraries that want one."""
-        if self.start == 0 and self.size == self._opened.size:
-            return _Positioned(self)  # type: ignore[return-value]  # a BinaryIO in all that matters
-        return io.BytesIO(self.bytes(0, self.size))
+        return _Positioned(self)  # type: ignore[return-value]  # a BinaryIO in all that matters
+
+    @property
+    def place(self) -> Place:
+        """Which file has the bytes, and where."""
+        return Place(self._opened.path, self.start, self.size)
 
     def check(self, offset: int, nbytes: int, what: str) -> None:
         """Raise `TruncatedFile` unless the range lies in the file."""
@@ -71,6 +77,11 @@ class Source:
         """The bytes of a range, copied."""
         self.check(offset, nbytes, "a record")
         return os.pread(self._opened.descriptor, nbytes, self.start + offset)
+
+    def into(self, buffer: memoryview, offset: int) -> int:
+        """Fill a buffer with the bytes from `offset`, as many as there are; how many these were."""
+        count = max(0, min(len(buffer), self.size - offset))
+        return os.preadv(self._opened.descriptor, [buffer[:count]], self.start + offset) if count else 0
 
     def storage(self, offset: int, nbytes: int) -> torch.UntypedStorage:
         """The bytes of a range as a torch storage: a view of the mapping, or a copy that was read."""
@@ -108,6 +119,7 @@ class _Opened:
     """An open file; closed when nothing refers to it any more."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         with readable(path) as descriptor:
             self.descriptor = os.dup(descriptor)
         self.size = os.fstat(self.descriptor).st_size
@@ -142,11 +154,9 @@ class _Positioned(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: Any) -> int:
-        count = max(0, min(len(buffer), self.source.size - self.position))
-        content = self.source.bytes(self.position, count) if count else b""
-        buffer[: len(content)] = content
-        self.position += len(content)
-        return len(content)
+        count = self.source.into(memoryview(buffer).cast("B"), self.position)
+        self.position += count
+        return count
 
 
 def as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
@@ -198,6 +208,7 @@ def on_network_mount(path: Path) -> bool:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:
         return False
+    path = placed.of(path).path
     real, best, kind = str(resolved(path) or path), "", ""
     for line in mounts:
         _, point, name, *_ = line.split(" ")

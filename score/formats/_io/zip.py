@@ -91,7 +91,7 @@ class Archive:
     def _called(self, info: zipfile.ZipInfo) -> str:
         return f"the record {info.filename!r} of {self.source.name}"
 
-    def _offset(self, info: zipfile.ZipInfo) -> int:
+    def offset(self, info: zipfile.ZipInfo) -> int:
         """Where a record's bytes start: after its local header, whose lengths may differ from the directory's."""
         header = self.source.bytes(info.header_offset, 30)
         signature, name_length, extra_length = struct.unpack("<4s22xHH", header)
@@ -103,7 +103,7 @@ class Archive:
         """At most the first `count` bytes of a record, by its whole name."""
         info = self._info(name, whole=True)
         if info.compress_type == zipfile.ZIP_STORED:
-            return self.source.bytes(self._offset(info), min(count, info.file_size))
+            return self.source.bytes(self.offset(info), min(count, info.file_size))
         start: bytes = self._inflated(info, count)
         return start
 
@@ -111,7 +111,7 @@ class Archive:
         """A record's content, inflated if it is compressed."""
         info = self._info(name, whole=whole)
         if info.compress_type == zipfile.ZIP_STORED:
-            stored = self.source.bytes(self._offset(info), info.file_size)
+            stored = self.source.bytes(self.offset(info), info.file_size)
             if self._has_checksums:
                 integrity.require(stored, info.CRC, self._called(info))
             return stored
@@ -148,7 +148,7 @@ class Archive:
         info = self._info(name)
         if info.compress_type != zipfile.ZIP_STORED:
             raise MalformedFile(f"{self.path.name}: the record {name!r} is compressed")
-        return self.source.window(self._offset(info), info.file_size, name)
+        return self.source.window(self.offset(info), info.file_size, name)
 
     def text(self, name: str) -> str:
         return self.bytes(name).decode("utf-8", "replace").strip()
@@ -161,7 +161,7 @@ class Archive:
         """A record's content as a torch storage; mapped unless it is compressed."""
         info = self._info(name, whole=whole)
         if info.compress_type == zipfile.ZIP_STORED:
-            stored = self.source.storage(self._offset(info), info.file_size)
+            stored = self.source.storage(self.offset(info), info.file_size)
             if self._has_checksums and info.file_size:
                 integrity.later(stored, info.CRC, self._called(info), far=self._far)
             return stored
