@@ -226,9 +226,11 @@ def aot_inductor(folder: Path) -> State:
     return {}
 
 
-def plain_pickle(folder: Path) -> State:
-    (folder / "model.pkl").write_bytes(pickle.dumps({"coefficients": [1.0, 2.0]}))
-    return {}
+def pickled(folder: Path) -> State:
+    """As `pickle.dump(model.state_dict(), file)` writes it."""
+    state = net().state_dict()
+    (folder / "model.pkl").write_bytes(pickle.dumps(state))
+    return state
 
 
 def archive(folder: Path) -> State:
@@ -261,7 +263,7 @@ MAKERS: dict[str, Maker] = {
     "mar": mar,
     "onnx": onnx,
     "npz": npz,
-    "pickle": plain_pickle,
+    "pickle": pickled,
     "archive": archive,
 }
 

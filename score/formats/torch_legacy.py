@@ -1,80 +1,28 @@
 """`torch-legacy`: torch.save from 0.1.10 to 1.5, and later with `_use_new_zipfile_serialization=False`.
 
-Five pickles (magic number, protocol version, facts of the machine, the object, the list of storage keys), then for
-each key an int64 count and the elements. torch reads all of it; here each storage is mapped where it lies.
-Source: torch/serialization.py, `_legacy_load`.
+torch reads all of it; here each storage is mapped where it lies.
 """
 
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from score.errors import MalformedFile, TruncatedFile
 from score.formats._io.source import Source
-from score.formats._pickle.read import foreign_byte_order, metadata, no_storages, read_pickle, swapped
-from score.formats._pickle.rebuild import StorageRef
-from score.formats._pickle.trusted import Trusted
+from score.formats._pickle import legacy
+from score.formats._pickle.read import metadata
 from score.formats.base import Checkpoint, PickledObjects
 from score.formats.probe import Probe
 
 NAME = "torch-legacy"
 PRIORITY = 0
 SERVABLE = True
-MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-MAGIC = MAGIC_NUMBER.to_bytes(10, "little")
-PROTOCOL_VERSION = 1001
 
 
 def detect(probe: Probe) -> bool:
-    # PROTO n, LONG1 of 10 bytes: any pickle protocol the saver chose, and nothing else starts so.
-    return probe.head[:1] == b"\x80" and probe.head[2:4] == b"\x8a\n" and probe.head[4:14] == MAGIC
+    return legacy.starts(probe.head)
 
 
 def open(path: Path, read: str) -> Checkpoint:
     source = Source(path, read)
-    data, name, position = source.view(), path.name, 0
-    facts: list[Any] = []
-    for _ in range(3):
-        pickled = read_pickle(data, no_storages, name=name, position=position)
-        facts.append(pickled.value)
-        position = pickled.end
-    _magic, protocol, system = facts
-    if protocol != PROTOCOL_VERSION or not isinstance(system, dict):
-        raise MalformedFile(f"{name}: torch-legacy protocol {protocol!r} instead of {PROTOCOL_VERSION}")
-    swap = foreign_byte_order("little" if system.get("little_endian", True) else "big")
-    offsets: dict[str, int] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-
-    def find(key: str, dtype: torch.dtype, nbytes: int) -> StorageRef:
-        sizes[key] = (nbytes, dtype.itemsize)
-
-        def fetch() -> torch.UntypedStorage:
-            raw = source.storage(offsets[key], nbytes)
-            return swapped(raw, dtype) if swap else raw
-
-        return StorageRef(dtype, nbytes, fetch)
-
-    start = position
-    content = read_pickle(data, find, name=name, position=start)
-    keys = read_pickle(data, no_storages, name=name, position=content.end)
-    position = keys.end
-    for key in map(str, keys.value if isinstance(keys.value, list) else ()):
-        if key not in sizes:
-            raise MalformedFile(f"{name}: the storage {key!r} is listed and never used")
-        nbytes, width = sizes[key]
-        count = int.from_bytes(source.bytes(position, 8), "big" if swap else "little", signed=True)
-        if count * width != nbytes:
-            raise MalformedFile(f"{name}: the storage {key!r} has {count:,} elements instead of {nbytes // width:,}")
-        offsets[key] = position + 8
-        position += 8 + nbytes
-        source.check(offsets[key], nbytes, f"the storage {key!r}")
-    if missing := sorted(set(sizes) - set(offsets)):
-        raise TruncatedFile(f"{name}: the storages {', '.join(missing[:5])} are named and not in the file")
-
-    def load_trusted() -> Any:
-        return read_pickle(data, find, name=name, position=start, policy=Trusted(content.unsafe)).value
-
+    content, load_trusted = legacy.read_legacy(source.view(), path.name, source.storage)
     return PickledObjects(
         NAME,
         path,

@@ -17,7 +17,7 @@ from score.errors import (
     NoWeights,
     SeveralCheckpoints,
 )
-from score.formats import archive, registry
+from score.formats import archive, pickle, registry
 from score.formats._io import unpacked
 from score.formats.base import Checkpoint
 from score.formats.search import checkpoints_in, leaves, listed, tree, unreadable
@@ -62,9 +62,13 @@ def find_checkpoints(settings: Settings) -> list[Found]:
     with unpacked.at_most(settings.max_unpacked_gb * 1e9):
         archives = [each for each in found if each[1] == archive.NAME and (len(found) < 2 or _holds_one(each[0]))]
     direct = [each for each in found if registry.servable(each[1]) and each[1] != archive.NAME]
-    servable = _with_weights(direct, settings.read, {}) + archives
+    servable = _with_weights(direct, settings.read, {}, sure=not archives) + archives
     damaged = [each for each in found if not registry.servable(each[1]) and each[0].suffix.lower() in _OF_CHECKPOINTS]
     return [Found(path, format, root) for path, format in sorted(servable + damaged)]
+
+
+def _of_format(found: list[Named], name: str) -> list[Named]:
+    return [each for each in found if each[1] == name]
 
 
 def _model_folder(settings: Settings) -> Path:
@@ -77,14 +81,16 @@ def _model_folder(settings: Settings) -> Path:
 
 
 def _the_one(root: Path, read: str) -> Found:
-    """The one checkpoint in a folder; an archive is one only where nothing else is."""
+    """The one checkpoint in a folder. A pickle, which may be data as well, is one only where nothing else is; so is an
+    archive."""
     if root.is_file():
         return _looked_into(Found(root, registry.detect(root) or _unknown(root, root), root.parent), read)
     found = list(checkpoints_in(root))
-    archives = [each for each in found if each[1] == archive.NAME]
-    direct = [each for each in found if registry.servable(each[1]) and each[1] != archive.NAME]
+    archives, pickles = (_of_format(found, name) for name in (archive.NAME, pickle.NAME))
+    direct = [each for each in found if registry.servable(each[1]) and each not in archives + pickles]
     opened: dict[Path, Checkpoint] = {}
-    ours = _with_weights(direct, read, opened, sure=not archives)
+    ours = _with_weights(direct, read, opened, sure=not archives + pickles)
+    ours = ours or _with_weights(pickles, read, opened, sure=not archives + direct)
     if not ours and len(archives) > 1:
         ours = [each for each in archives if _holds_one(each[0])]
     ours = ours or archives or direct

@@ -23,8 +23,13 @@ _NEVER = re.compile(
     r"^(optim\w*|opt|opts|\w+_optimizers?|\w*schedulers?|callbacks|\w*rng\w*|scaler|grad_scaler|\w*masks?)$", re.I
 )
 
-# Objects that hold tensors which are no weights: graphs, tables, data sets.
+# Objects that hold tensors which are no weights: graphs, tables, data sets, models of other libraries.
 _DATA = (
+    "sklearn.",
+    "xgboost.",
+    "lightgbm.",
+    "catboost.",
+    "pandas.",
     "torch_geometric.data.",
     "torch_geometric.datasets.",
     "dgl.",

@@ -171,7 +171,7 @@ def test_a_file_that_is_compressed_is_the_file(suffix: str, tmp_path: Path) -> N
     assert registry.open_checkpoint(path).metadata["member"] == "model.pth"
 
 
-@pytest.mark.parametrize("maker", [name for name in makers.MAKERS if name not in ("pickle", "aot-inductor", "archive")])
+@pytest.mark.parametrize("maker", [name for name in makers.MAKERS if name not in ("aot-inductor", "archive")])
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_every_format_is_read_from_a_tar_as_from_its_folder(maker: str, mode: str, tmp_path: Path) -> None:
     folder = tmp_path / "folder"

@@ -34,7 +34,6 @@ from score.inference.infer_signature import synthetic
 from score.settings import Settings
 from score.weights import select
 from score.weights.hashing import sha256
-from score.weights.locate import find_checkpoint
 from score.weights.select import weights_of
 from tests import makers
 from tests.makers import net
@@ -47,9 +46,7 @@ def only(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in makers.MAKERS if name not in ("pickle", "aot-inductor", "onnx", "torch-tar")]
-)
+@pytest.mark.parametrize("name", [name for name in makers.MAKERS if name not in ("aot-inductor", "onnx", "torch-tar")])
 def test_check_serves_it_where_an_architecture_fits(tmp_path: Path, name: str) -> None:
     makers.MAKERS[name](tmp_path)
     setting = None if name in ("torchscript", "torch-export") else NET
@@ -482,34 +479,6 @@ def test_onnx_without_onnxruntime_names_the_package(tmp_path: Path, monkeypatch:
     assert set(open_checkpoint(only(tmp_path)).tree) == {"weight", "bias"}
     with pytest.raises(UnsupportedFormat, match="onnxruntime is not installed"):
         pipeline.load_model(Settings.load(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        (np.arange(3), "numpy arrays"),
-        ({"w": torch.ones(2)}, "torch objects written by pickle.dump"),
-        ([1, 2], "plain Python values"),
-    ],
-)
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_pickle_is_named_for_what_it_is(tmp_path: Path, value: Any, kind: str, protocol: int) -> None:
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps(value, protocol))
-    if detect(tmp_path / "model.pkl") is None:
-        assert protocol == 0  # text that could be anything is no checkpoint
-        return
-    with pytest.raises(UnsupportedFormat, match=kind):
-        open_checkpoint(tmp_path / "model.pkl")
-
-
-def test_scikit_learn_is_named(tmp_path: Path) -> None:
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
-    with pytest.raises(UnsupportedFormat, match="a scikit-learn model") as caught:
-        open_checkpoint(find_checkpoint(Settings.load(tmp_path)).path)
-    assert "MLServer" in caught.value.hint
 
 
 # what could be two things

@@ -122,11 +122,34 @@ class _Zstandard:
         self._file.close()
 
 
+class _Zlib:
+    """A bare zlib stream, as joblib compresses. One that is cut short raises `EOFError`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._stream, self._left = file, zlib.decompressobj(), b""
+
+    def read(self, count: int) -> bytes:
+        """The next bytes, at most so many; none at the end."""
+        while not self._stream.eof:
+            piece = self._left or self._file.read(1 << 16)
+            content = self._stream.decompress(piece, count)
+            self._left = self._stream.unconsumed_tail
+            if content:
+                return content
+            if not piece:
+                raise EOFError("a zlib stream without its end")
+        return b""
+
+    def close(self) -> None:
+        self._file.close()
+
+
 _TAR = {".tgz": ".tar", ".tbz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}
 STREAMS = (
     Stream("gzip", b"\x1f\x8b", {".gz": "", ".gzip": "", **_TAR}, lambda file: gzip.GzipFile(fileobj=file)),
     Stream("bzip2", b"BZh", {".bz2": "", ".bz": "", **_TAR}, bz2.BZ2File),
     Stream("xz", b"\xfd7zXZ\x00", {".xz": "", **_TAR}, lzma.LZMAFile),
+    *(Stream("zlib", b"x" + level, {".z": "", ".zlib": ""}, _Zlib) for level in (b"\x01", b"\x5e", b"\x9c", b"\xda")),
     Stream("zstandard", b"\x28\xb5\x2f\xfd", {".zst": "", ".zstd": "", **_TAR}, _Zstandard),
 )
 

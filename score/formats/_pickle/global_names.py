@@ -29,12 +29,13 @@ MAX_MEMBERS, MAX_FILES, MAX_DEPTH = 2000, 200, 3
 _BINARY = re.compile(rb"\x80[\x00-\x05]")
 # A pickle of protocol 0 or 1 begins with what it pushes; a name that is called is `c` or `i`, a module and a name.
 _TEXT = re.compile(rb"[(\]})\[ldt0-9]{0,4}[ci][A-Za-z_][\w.]*\r?\n[A-Za-z_][\w.]*\r?\n")
+_PROTOCOL_1 = re.compile(rb"[}\])]q\x00")  # what is empty and is to be filled, and its place in the memo
 _MARKED = re.compile(rb"\((?:[dlt]p?\d*\n|lp|dp|S'|V|I\d|c)")
 
 
 def is_pickle(head: bytes) -> bool:
     """Whether bytes begin as a pickle does, of any protocol."""
-    return bool(_BINARY.match(head) or _TEXT.match(head) or _MARKED.match(head))
+    return bool(_BINARY.match(head) or _TEXT.match(head) or _MARKED.match(head) or _PROTOCOL_1.match(head))
 
 
 def names(path: Path) -> list[str]:

@@ -7,12 +7,13 @@ called, or given attributes.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sized
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 from score.errors import MalformedFile
-from score.formats._pickle import numpy_arrays, rebuild
+from score.formats._pickle import joblib_arrays, numpy_arrays, rebuild
 from score.formats._pickle.vm import hashable
 from score.formats.base import GlobalName, OpaqueObject, TensorRef
 
@@ -34,7 +35,6 @@ _KNOWN: dict[str, Callable[..., Any]] = {
     "torch.Size": lambda sizes=(): tuple(_list(sizes)),
     "torch.device": lambda kind, index=None: str(kind) if index is None else f"{kind}:{index}",
     "torch.serialization._get_layout": lambda name: _attribute(str(name).removeprefix("torch.")),
-    "torch.storage._load_from_bytes": lambda data: OpaqueObject("torch.storage._load_from_bytes", (data,)),
     "torch._utils._rebuild_tensor": rebuild.rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": rebuild.rebuild_tensor,
     "torch._utils._rebuild_tensor_v3": rebuild.rebuild_tensor_v3,
@@ -57,10 +57,13 @@ _KNOWN: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray._reconstruct": numpy_arrays.reconstruct,
     "numpy.core.multiarray.scalar": numpy_arrays.scalar,
     "numpy.core.numeric._frombuffer": numpy_arrays.from_buffer,
+    "dill._dill._create_array": numpy_arrays.of_dill,
 }
+LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
 FREE_COPIES = 1_000_000  # values, and bytes of text; beyond them, twice as many as the pickle has bytes
 # Mentioned as arguments of the functions above, and inert by themselves.
-_INERT = {"numpy.ndarray", "torch.Tensor", "torch._tensor.Tensor"}
+_INERT = {"numpy.ndarray", "torch.Tensor", "torch._tensor.Tensor", LOAD_FROM_BYTES, *joblib_arrays.WRAPPERS}
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
@@ -99,6 +102,8 @@ class Restricted:
         if path in ("copyreg.__newobj__", "copyreg.__newobj_ex__") and args:
             self._copying((args,))
             return self.new(args[0], tuple(args[1:]), {})
+        if path == LOAD_FROM_BYTES and len(args) == 1:
+            return self._nested(args[0])
         if path == "torch._tensor._rebuild_from_type_v2" and len(args) > 2 and isinstance(args[2], tuple):
             return self.call(args[0], args[2])
         if path in _KNOWN:
@@ -108,6 +113,25 @@ class Restricted:
         if _is_legacy_tensor(*_split(path)):
             return rebuild.LegacyTensor()
         return OpaqueObject(path, args)
+
+    def _nested(self, data: Any) -> Any:
+        """A tensor's storage, whose bytes are a file of torch.save's in the pickle; of one in such a one, nothing."""
+        from score.formats._pickle.nested import load_from_bytes  # it reads pickles itself
+
+        if _inside.get():
+            raise MalformedFile("a tensor's bytes hold another tensor's bytes")
+        token = _inside.set(True)
+        try:
+            found = load_from_bytes(data)
+        finally:
+            _inside.reset(token)
+        self.unsafe.update(dict.fromkeys(found.unsafe))
+        return found.value
+
+    def follows(self, target: Any, take: Callable[[int], Any]) -> Any:
+        """What is in a target's place, once it is built: the array whose bytes come next in the stream."""
+        found = joblib_arrays.array(target, take) if joblib_arrays.is_wrapper(target) else None
+        return target if found is None else numpy_arrays.ArrayShell(found)
 
     def _copying(self, values: Iterable[Any]) -> None:
         """A list or text that the file has once may be copied by every instruction: all copies together are bounded."""
@@ -196,7 +220,18 @@ def _attribute(name: str) -> Any:
     return value if isinstance(value, (torch.dtype, torch.layout, torch.memory_format, torch.qscheme)) else None
 
 
+# Classes that a pickle brings along: what makes them, and where their name and the mapping with their module are.
+_MAKE_CLASS = {
+    "cloudpickle.cloudpickle._make_skeleton_class": (1, 3),
+    "dill._dill._create_type": (1, 3),
+}
+
+
 def _path(value: Any) -> str:
+    if isinstance(value, OpaqueObject) and value.path in _MAKE_CLASS and len(value.args) > 3:
+        name, said = (value.args[at] for at in _MAKE_CLASS[value.path])
+        module = said.get("__module__") if isinstance(said, dict) else None
+        return f"{module or '__main__'}.{name}"
     return value.path if isinstance(value, GlobalName) else type(value).__name__
 
 

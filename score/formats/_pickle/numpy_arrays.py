@@ -76,13 +76,22 @@ def reconstruct(*_args: Any) -> ArrayShell:
     return ArrayShell()
 
 
-def _raw(data: Any) -> bytes:
+def of_dill(_made_by: Any, _args: Any, state: Any, _more: Any = None) -> ArrayShell:
+    """`dill._dill._create_array`: an array and the state that BUILD would give it."""
+    shell = ArrayShell()
+    shell.build(state)
+    return shell
+
+
+def _raw(data: Any) -> bytes | memoryview:
     if isinstance(data, Python2Bytes):
         return data.raw
     if isinstance(data, str):
         return data.encode("latin-1")
     if isinstance(data, (bytes, bytearray)):
         return bytes(data)
+    if isinstance(data, memoryview):
+        return data
     raise MalformedFile("a numpy value without its bytes")
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from score.errors import ClassNotImportable
-from score.formats._pickle import inert, rebuild
-from score.formats.base import GlobalName, TensorRef
+from score.formats._pickle import inert, joblib_arrays, rebuild
+from score.formats.base import GlobalName, OpaqueObject, TensorRef
 from score.imports import models_folder
 
 
@@ -60,6 +60,8 @@ class Trusted:
         path = f"{module}.{name}"
         if path in _TENSORS:
             return _TENSORS[path]
+        if path in joblib_arrays.WRAPPERS:
+            return GlobalName(path)
         if inert._is_storage(module, name) or inert._is_legacy_tensor(module, name):
             return GlobalName(path)
         return _resolve(path)
@@ -68,9 +70,12 @@ class Trusted:
         return function(*args)
 
     def new(self, cls: Any, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> Any:
-        return cls.__new__(cls, *args, **kwargs)
+        return OpaqueObject(cls.path) if isinstance(cls, GlobalName) else cls.__new__(cls, *args, **kwargs)
 
     def build(self, target: Any, state: Any) -> None:
+        if isinstance(target, OpaqueObject):
+            target.state = state
+            return
         setter = getattr(target, "__setstate__", None)
         if setter is not None:
             setter(state)
@@ -80,6 +85,9 @@ class Trusted:
             target.__dict__.update(attributes)
         for key, value in (slots or {}).items():
             setattr(target, key, value)
+
+    def follows(self, target: Any, take: Callable[[int], Any]) -> Any:
+        return joblib_arrays.array(target, take).copy() if joblib_arrays.is_wrapper(target) else target
 
     def extend(self, target: Any, items: list[Any]) -> None:
         if isinstance(target, set):
@@ -99,6 +107,12 @@ def _now(rebuild: Callable[..., TensorRef]) -> Callable[..., torch.Tensor]:
     return lambda *args: rebuild(*args).load()
 
 
+def _nested(data: Any) -> Any:
+    from score.formats._pickle.nested import load_from_bytes  # it reads pickles itself
+
+    return load_from_bytes(data).value
+
+
 def _parameter(data: torch.Tensor, requires_grad: bool = True, *_rest: Any) -> nn.Parameter:
     return nn.Parameter(data, requires_grad=requires_grad and data.is_floating_point())
 
@@ -108,6 +122,7 @@ _TENSORS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _now(rebuild.rebuild_tensor),
     "torch._utils._rebuild_tensor_v3": _now(rebuild.rebuild_tensor_v3),
     "torch._utils._rebuild_qtensor": _now(rebuild.rebuild_quantized),
+    "torch.storage._load_from_bytes": _nested,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
 }

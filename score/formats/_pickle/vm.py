@@ -19,6 +19,7 @@ from score.errors import MalformedFile, ScoreError, TruncatedFile, VersionTooOld
 # A vocabulary of a million words takes four million opcodes; more than these is an attack, or no checkpoint.
 MAX_OPCODES = 6_000_000
 MAX_STACK = 1_000_000
+LARGE = 4096  # bytes that are left where they are
 MAX_KEY_DEPTH, MAX_KEY_LENGTH = 4, 64  # of tuples that are keys
 
 
@@ -89,6 +90,16 @@ class Unpickler:
             raise TruncatedFile(f"{self.name}: the pickle wants {count:,} bytes at byte {start:,} and ends before")
         self.position = start + count
         return bytes(self.data[start : start + count])
+
+    def block(self, count: int) -> Any:
+        """The next bytes: a view of them where they are many, so that what is mapped stays so."""
+        start = self.position
+        if count < LARGE:
+            return self.take(count)
+        if start + count > len(self.data):
+            raise TruncatedFile(f"{self.name}: the pickle wants {count:,} bytes at byte {start:,} and ends before")
+        self.position = start + count
+        return memoryview(self.data)[start : start + count]
 
     def number(self, form: str, size: int) -> Any:
         return struct.unpack(form, self.take(size))[0]
@@ -262,6 +273,8 @@ def _obj(m: Unpickler) -> None:
 def _build(m: Unpickler) -> None:
     state = m.stack.pop()
     m.policy.build(m.stack[-1], state)
+    if (follows := getattr(m.policy, "follows", None)) is not None:  # joblib puts an array's bytes behind its object
+        m.stack[-1] = follows(m.stack[-1], m.block)
 
 
 def _append(m: Unpickler) -> None:
@@ -340,10 +353,10 @@ _TABLE: dict[bytes, Callable[[Unpickler], None]] = {
     b"X": _text,
     b"\x8c": lambda m: m.push(_unicode(m.take(m.number("<B", 1)))),
     b"\x8d": lambda m: m.push(_unicode(m.take(m.number("<Q", 8)))),
-    b"B": lambda m: m.push(m.take(m.number("<I", 4))),
+    b"B": lambda m: m.push(m.block(m.number("<I", 4))),
     b"C": lambda m: m.push(m.take(m.number("<B", 1))),
-    b"\x8e": lambda m: m.push(m.take(m.number("<Q", 8))),
-    b"\x96": lambda m: m.push(bytearray(m.take(m.number("<Q", 8)))),
+    b"\x8e": lambda m: m.push(m.block(m.number("<Q", 8))),
+    b"\x96": lambda m: m.push(m.block(m.number("<Q", 8))),
     b"a": _append,
     b"e": _appends,
     b"b": _build,
