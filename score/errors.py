@@ -30,6 +30,7 @@
     │   ├── ClassNotImportable       a pickled module's class does not exist here
     │   ├── WeightsMismatch          keys or shapes differ between the class and the weights
     │   ├── PrefixAmbiguous          two prefixes match equally well
+    │   ├── AdapterUnsupported       an adapter can't be merged into its base model
     │   ├── Uninitialised            the class needs values that the checkpoint lacks
     │   ├── InputsUnknown            `score check` has no input to try, since nothing says what the model takes
     │   ├── NoTemporaryFolder        nothing can be written where temporary files go
@@ -426,6 +427,13 @@ class PrefixAmbiguous(LoadError):
     cause = "two prefixes match equally well"
     example = "2 prefixes match 18 of 18 keys"
     hint = "Say which one with SCORE_PREFIX=<prefix>."
+
+
+class AdapterUnsupported(LoadError):
+    code = "adapter_unsupported"
+    cause = "an adapter can't be merged into its base model"
+    example = "my-lora sets use_qalora, which is not known here"
+    hint = "Merge the two with the version of PEFT that made the adapter (merge_and_unload), and save the result."
 
 
 class Uninitialised(LoadError):

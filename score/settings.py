@@ -43,6 +43,7 @@ _GUARDS = frozenset(
         "stuck_after_ms",
         "on_load_error",
         "require_warm_up",
+        "base",
         "model_dir",
         "model_name",
         "models",
@@ -214,6 +215,11 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`."
+    )
+    base: Path | None = Field(
+        None,
+        description="The base model of an adapter (LoRA and other PEFT), where it is not in the model folder, or where "
+        "several are: a path, from the model folder or absolute.",
     )
     read: Literal["auto", "mmap", "read"] = Field(
         "auto", description="How weights are brought in: mapped, read, or by the file system (network mounts: read)."

@@ -29,11 +29,12 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
     if isinstance(config.get("architecture"), str) and "architectures" not in config:
         return timm_config.factory(config)
     names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    name = found.named or (names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None)
     if name is None or not name.isidentifier() or importlib.util.find_spec("transformers") is None:
         return None
     import transformers
 
+    name = _of_task(found.task, config.get("model_type")) or name
     cls = getattr(transformers, name, None)
     if (cls is None or not hasattr(cls, "config_class")) and (reference := _own_code(config, name)):
         return _remote_code(folder, reference)
@@ -44,7 +45,7 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
                 f"transformers {transformers.__version__} has no class {name}",
                 hint="Install the version of transformers that the model was saved with, or set SCORE_ARCHITECTURE.",
             )
-        module: nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
+        module: nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True, **found.overrides))
         _set_generation(module, folder)
         try:
             behind = modules(folder, _tensors)
@@ -56,6 +57,26 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
         return module if behind is None else SentenceEncoder(module, *behind)
 
     return ModelFactory(f"transformers.{name}", build)
+
+
+# What PEFT calls a task, and where transformers has the classes for it, by the kind of model.
+_TASKS = {
+    "CAUSAL_LM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "SEQ_2_SEQ_LM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "QUESTION_ANS": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+}
+
+
+def _of_task(task: str, kind: Any) -> str | None:
+    """The class of transformers for an adapter's task; None where the adapter names none, or the class is the same."""
+    if task not in _TASKS or not isinstance(kind, str):
+        return None
+    from transformers.models.auto import modeling_auto
+
+    found = getattr(modeling_auto, _TASKS[task], {}).get(kind)
+    return found[0] if isinstance(found, tuple) else found
 
 
 def _own_code(config: Mapping[str, Any], name: str) -> str | None:

@@ -19,9 +19,10 @@ from score.errors import (
     UntrustedCode,
     WeightsMismatch,
 )
-from score.formats.base import Checkpoint, PickledObjects, Program
+from score.formats.base import Adapter, Checkpoint, PickledObjects, Program
 from score.imports import models_folder
 from score.settings import Settings
+from score.weights import adapters
 from score.weights.align import Alignment, align, difference
 from score.weights.select import Candidate
 from score.weights.trust import Trust
@@ -78,6 +79,13 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
         "but no architecture fits them",
         detail="\n".join([nearest(weights), *local_code.untrusted(checkpoint, trust)]),
     )
+
+
+def adapted(architecture: Skeleton, weights: Candidate, adapter: Adapter, prefix: str | None = None) -> Candidate:
+    """The weights with an adapter merged into them. Raises `AdapterUnsupported`."""
+    groups = [list(group) for group in tied(architecture.module)]
+    alignment = align(shapes(architecture.module), weights.shapes(), tied=groups, prefix=prefix)
+    return adapters.applied(architecture.module, groups, alignment, weights, adapter)
 
 
 def match(architecture: Skeleton, weights: Candidate, prefix: str | None = None) -> Alignment:

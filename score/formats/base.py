@@ -90,10 +90,23 @@ class ModelFactory:
 
 @dataclass(frozen=True, eq=False)
 class HfConfig:
-    """The `config.json` beside a folder's weights, which names their class."""
+    """The `config.json` beside a folder's weights, which names their class. An adapter may mean another: that of its
+    `task`, or one `named`, with some `overrides` of what the configuration says."""
 
     folder: Path
     values: Mapping[str, Any]
+    task: str = ""
+    named: str = ""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """What adapts a model's weights: its name, its `adapter_config.json`, and its tensors."""
+
+    name: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorRef]
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,7 @@ class _Opened:
     beside: Beside = NOTHING_BESIDE
     held: object = None  # what has to live as long as the tensors, such as an unpacked file in memory
     packed: Packed | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def origin(self) -> Path:

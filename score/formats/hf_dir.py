@@ -12,7 +12,8 @@ from typing import Any
 from score.errors import ArchitectureBroken, NoWeights
 from score.formats import safetensors, shards, torch_bin_sharded
 from score.formats._io.folder import contained, json_file, within
-from score.formats.base import Checkpoint, DescribedWeights, HfConfig, StateDict
+from score.formats._pickle.inert import settled
+from score.formats.base import Adapter, Checkpoint, DescribedWeights, HfConfig, StateDict, TensorRef
 from score.formats.probe import Probe
 
 NAME = "hf-dir"
@@ -59,8 +60,9 @@ def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:
     for folder in {path, described_by}:
         _refuse_links(folder)
     found = weights_in(path)
-    if found is None and (only := next((name for name in _ADAPTERS if _is_file(path / name)), None)):
-        return _adapter(path, only, read)
+    adapts = next((name for name in _ADAPTERS if _is_file(path / name)), None)
+    if found is None and adapts:
+        return _adapter(path, adapts, read)
     if found is None:
         raise _no_weights(path)
     inner = open_weights(path, found, read)
@@ -74,6 +76,7 @@ def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:
         model=HfConfig(described_by, config),
         unsafe_globals=inner.unsafe_globals,
         metadata={"weights": found, **shown, **inner.metadata},
+        adapters=_adapter(path, adapts, read).adapters if adapts else (),
     )
 
 
@@ -104,6 +107,7 @@ def _adapter(path: Path, name: str, read: str) -> Checkpoint:
     """What adapts a model that is elsewhere: its tensors, and what it says of itself."""
     inner = open_weights(path, name, read)
     config = json_file(path / "adapter_config.json") if _is_file(path / "adapter_config.json") else {}
+    tensors = {str(key): ref for key, value in inner.tree.items() if isinstance(ref := settled(value), TensorRef)}
     said = {"adapter": str(config.get("peft_type", "LoRA")), "base_model": config.get("base_model_name_or_path")}
     return StateDict(
         NAME,
@@ -111,6 +115,7 @@ def _adapter(path: Path, name: str, read: str) -> Checkpoint:
         inner.tree,
         unsafe_globals=inner.unsafe_globals,
         metadata={"weights": name, **said, **inner.metadata},
+        adapters=(Adapter(path.name, config, tensors),),
     )
 
 

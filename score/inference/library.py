@@ -14,7 +14,7 @@ from torch import nn
 
 from score.errors import NoWeights
 from score.inference import predictor
-from score.inference.pipeline import load_model
+from score.inference.pipeline import load_model, merged
 from score.settings import Settings
 from score.weights.opened import TensorMapping
 from score.weights.opened import open_weights as opened
@@ -67,10 +67,12 @@ def open_weights(path: PathLike, **settings: Any) -> TensorMapping:
         >>> weights["features.0.bias"].dtype
         torch.float32
     """
-    found = opened(_settings(path, None, settings))
-    if found.weights is None:
+    said = _settings(path, None, settings)
+    found = opened(said)
+    weights = merged(said, found) if found.checkpoint.adapters else found.weights
+    if weights is None:
         raise NoWeights(f"{found.checkpoint.path.name} holds no weights that can be read without running it")
-    return TensorMapping(found.weights.tensors)
+    return TensorMapping(weights.tensors)
 
 
 class Predictor(predictor.Predictor):

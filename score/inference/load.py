@@ -59,6 +59,8 @@ class LoadReport:
             f"{self.parameters:,} parameters, {dtypes or 'no tensors'}",
             f"on {self.device} in {self.seconds * 1e3:,.1f} ms ({self.gb_per_s:,.1f} GB/s)",
         ]
+        if "adapter" in self.metadata:
+            shown.append(f"with the adapter {self.metadata['adapter_name']} ({self.metadata['adapter']}) merged")
         if self.ignored:
             shown.append(
                 f"ignored {len(self.ignored)} tensors that the architecture has no place for: {_some(self.ignored)}"

@@ -18,6 +18,7 @@ from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded, Encoded, Items
 from score.codecs.json_dialects import WRAPPED
 from score.errors import (
+    AdapterUnsupported,
     ArchitectureBroken,
     ClassNotImportable,
     LoadError,
@@ -29,14 +30,15 @@ from score.errors import (
     WeightsMismatch,
 )
 from score.formats._io import integrity
-from score.formats.base import DescribedWeights, HfConfig
+from score.formats.base import Checkpoint, DescribedWeights, HfConfig
 from score.inference import device, hooks, load
 from score.inference.batching.queue import Pass
 from score.inference.predictor import Predictor
 from score.inference.preprocess import labels
 from score.settings import Settings
 from score.weights import hashing, versions
-from score.weights.opened import open_weights
+from score.weights.opened import Opened, open_weights
+from score.weights.select import Candidate
 
 _PLAIN_JSON = ("json", "items")  # codecs of JSON that a model's own `preprocess` reads itself
 _SAY_WHO = (oip_v2.NAME, openai_embeddings.NAME)  # codecs whose answers name the model
@@ -56,8 +58,10 @@ def load_model(settings: Settings) -> Predictor:
             architecture = resolve.find(checkpoint, weights, settings)
             alignment = None
             if isinstance(architecture, Skeleton) and weights is not None:
-                weights = key_conversions.converted(architecture.module, weights)
+                weights = _adapted(architecture, checkpoint, weights, settings)
                 alignment = resolve.match(architecture, weights, settings.prefix)
+            elif checkpoint.adapters:
+                raise AdapterUnsupported(f"{architecture.name} is built as a whole, and takes no adapter")
             where = device.choose(settings.device, weights.nbytes if weights else 0)
             module, report = load.load(checkpoint, weights, architecture, alignment, where)
         except _VERSIONS_MATTER as error:
@@ -68,6 +72,25 @@ def load_model(settings: Settings) -> Predictor:
     home = checkpoint.model.folder if named else None  # type: ignore[union-attr]
     own = hooks.of(getattr(architecture, "home", "") or hooks.module_of(module), settings.architecture)
     return Predictor(module, report, settings, inputs, checkpoint.neighbours, home, checkpoint.beside, own)
+
+
+def merged(settings: Settings, opened: Opened) -> Candidate:
+    """A base model's weights with its adapter's in them, under the names that the model's class has for them, which
+    tell where an adapter's belong. Raises a `LoadError`."""
+    weights = opened.weights
+    assert weights is not None, "what an adapter was found for has weights"
+    architecture = resolve.find(opened.checkpoint, weights, settings)
+    if not isinstance(architecture, Skeleton):
+        raise AdapterUnsupported(f"{architecture.name} is built as a whole, and takes no adapter")
+    return _adapted(architecture, opened.checkpoint, weights, settings)
+
+
+def _adapted(architecture: Skeleton, checkpoint: Checkpoint, weights: Candidate, settings: Settings) -> Candidate:
+    """The weights under the names that the class has for them, with all adapters merged."""
+    weights = key_conversions.converted(architecture.module, weights)
+    for adapter in checkpoint.adapters:
+        weights = resolve.adapted(architecture, weights, adapter, settings.prefix)
+    return weights
 
 
 def _add_versions(error: LoadError, metadata: Any) -> None:

@@ -1,11 +1,12 @@
 """Which models there are below a model folder, what each is called, and which settings are its own."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from score.errors import InvalidSetting
 from score.settings import Settings, readable_name
-from score.weights import locate
+from score.weights import base_model, locate
 from score.weights.locate import Found
 
 ALL = "all"
@@ -44,10 +45,13 @@ def named(found: Iterable[Found]) -> dict[str, Path]:
     }
 
 
-def settings_of(name: str, path: Path) -> Settings:
-    """A model's own settings: the deployment's, over the `score.toml` in its folder. Raises `InvalidSetting`."""
+def settings_of(name: str, path: Path, settings: Settings) -> Settings:
+    """A model's own settings: the deployment's, over the `score.toml` in its folder; an adapter's has its base model,
+    which lies elsewhere in the model folder. Raises `InvalidSetting`."""
     folder, checkpoint = (path, None) if path.is_dir() else (path.parent, path.name)
-    return Settings.load(folder, checkpoint=checkpoint, model_name=name)
+    root = Path(os.path.abspath(settings.model_dir or folder))  # noqa: PTH100  # resolve() would follow links
+    base = settings.base or base_model.find(path, root)
+    return Settings.load(folder, checkpoint=checkpoint, model_name=name, base=base)
 
 
 def files(path: Path) -> Iterator[Path]:

@@ -237,7 +237,7 @@ class Models:
         assert self._load is not None
         try:
             self._make_room(entry, entry.bytes)
-            service = self._load(settings_of(entry.name, entry.path), entry.observer)
+            service = self._load(settings_of(entry.name, entry.path, self.settings), entry.observer)
             if (most := self._most) is not None and service.predictor.report.bytes > most:
                 service.predictor.close()
                 raise ModelTooLarge(

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +67,12 @@ def find_checkpoints(settings: Settings) -> list[Found]:
     return [Found(path, format, root) for path, format in sorted(servable + damaged)]
 
 
+def _adapter_on(found: list[Named], opened: Mapping[Path, Checkpoint]) -> list[Named]:
+    """The adapter, of two of which the other is its base model; none of any others."""
+    adapters = [each for each in found if each[0] in opened and "adapter" in opened[each[0]].metadata]
+    return adapters if len(adapters) == 1 and len(found) == 2 else []
+
+
 def _of_format(found: list[Named], name: str) -> list[Named]:
     return [each for each in found if each[1] == name]
 
@@ -93,7 +99,7 @@ def _the_one(root: Path, read: str) -> Found:
     ours = ours or _with_weights(pickles, read, opened, sure=not archives + direct)
     if not ours and len(archives) > 1:
         ours = [each for each in archives if _holds_one(each[0])]
-    ours = ours or archives or direct
+    ours = _adapter_on(ours, opened) or ours or archives or direct
     candidates = ours or found
     if not candidates:
         raise _nothing(root)

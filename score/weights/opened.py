@@ -10,7 +10,7 @@ import torch
 from score.formats._io import integrity
 from score.formats.base import Checkpoint, TensorRef
 from score.settings import Settings
-from score.weights import checksums, quantised, select
+from score.weights import base_model, checksums, quantised, select
 from score.weights.locate import find_checkpoint
 from score.weights.select import Candidate
 
@@ -46,7 +46,8 @@ def open_weights(settings: Settings, *, verify: bool = True) -> Opened:
     checkpoint = found.opened(settings.read)
     if verify and checkpoint.packed:
         checksums.verify(checkpoint.path, checkpoint.packed.root)
-    return Opened(checkpoint, found.root, settings.weights)
+    inside = checkpoint.packed.root if checkpoint.packed else found.root
+    return Opened(base_model.based(checkpoint, inside, settings.base, settings.read), found.root, settings.weights)
 
 
 class TensorMapping(Mapping[str, torch.Tensor]):

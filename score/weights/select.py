@@ -261,7 +261,8 @@ def _whole(checkpoint: Checkpoint, candidate: Candidate) -> Candidate:
         raise NoWeights(
             f"{checkpoint.path.name} holds an adapter ({kind}) only; "
             + (f"the base model {base!r} that it adapts is not here" if base else "its base model is not here"),
-            hint="Merge the adapter into its base model (merge_and_unload) and save the result.",
+            hint="Put the base model's folder beside the adapter's, which has its adapter_config.json, or name it: "
+            "SCORE_BASE. Or merge the two (merge_and_unload of PEFT) and save the result.",
         )
     return candidate
 
