@@ -1,6 +1,8 @@
 """Find the `nn.Module` for some weights: named by a setting, carried by the file, or recognised; and match the two."""
 
 import importlib.util
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from score.architectures.import_string import named
 from score.architectures.meta_init import Architecture, Complete, Skeleton, shapes, skeleton, tied
 from score.architectures.recognition import by_name, fitting, recognise
 from score.architectures.suggest import nearest
+from score.architectures.yolo import network
 from score.errors import (
     ArchitectureBroken,
     ArchitectureNeeded,
@@ -56,7 +59,8 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
         return skeleton(factory.name, factory.build, {}, source=checkpoint.format)
     if weights.class_path and isinstance(checkpoint, PickledObjects) and trust.allows(checkpoint.origin):
         return _pickled_module(checkpoint, weights)
-    if (layers := _of_torch_layers(weights)) is not None:
+    layers, why_not = _of_torch_layers(weights, kwargs)
+    if layers is not None:
         return layers
     try:
         if (found := recognise(weights, kwargs, saved)) is not None:
@@ -66,7 +70,7 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
             raise
     if weights.class_path:
         try:
-            _refuse_module(checkpoint, weights, trust)
+            _refuse_module(checkpoint, weights, trust, why_not if network.block(weights.class_path) else "")
         except (ClassNotImportable, UntrustedCode) as error:
             error.detail = "\n".join([error.detail, *local_code.untrusted(checkpoint, trust)])
             raise
@@ -124,26 +128,33 @@ def _pickled_module(checkpoint: PickledObjects, weights: Candidate) -> Complete:
     return Complete(weights.class_path, "the pickled module, trusted", build)
 
 
-def _of_torch_layers(weights: Candidate) -> Complete | None:
-    """A pickled module of torch's own layers, which needs no code from the file."""
+def _of_torch_layers(weights: Candidate, kwargs: Mapping[str, Any]) -> tuple[Complete | None, str]:
+    """A pickled module of torch's own layers, or of a known library's blocks, which needs no code from the file; or
+    what stands in the way."""
     if weights.module is None:
-        return None
+        return None, ""
     try:
         module = torch_layers.rebuild(weights.module)
-    except torch_layers.NotPlain:
-        return None
+    except torch_layers.NotPlain as error:
+        return None, str(error)
     source = "the pickled module, of torch's own layers"
-    return Complete(weights.class_path, source, lambda device: module.to(device).eval())
+    if isinstance(module, network.Network):
+        module = network.ready(module, weights.module, kwargs)
+        source = "the pickled module, of a YOLO network's blocks"
+    return Complete(weights.class_path, source, lambda device: module.to(device).eval()), ""
 
 
-def _refuse_module(checkpoint: Checkpoint, weights: Candidate, trust: Trust) -> None:
-    """A pickled module whose code may not run: say so, or that its class isn't even here."""
+def _refuse_module(checkpoint: Checkpoint, weights: Candidate, trust: Trust, why: str) -> None:
+    """A pickled module whose code may not run: say so, or that its class isn't even here; and `why` it was not rebuilt
+    without."""
     read = f"its weights were read intact ({len(weights.tensors)} tensors, {weights.parameters:,} parameters)"
     missing = [name for name in checkpoint.unsafe_globals if not _installed(name)]
     if weights.class_path in missing:
         raise ClassNotImportable(
             f"{checkpoint.path.name} is a pickled module of class {weights.class_path}, which is not here; {read}",
-            detail="\n".join(f"not importable: {name}" for name in missing),
+            detail="\n".join(
+                [*(["not rebuilt: " + why] if why else []), *(f"not importable: {each}" for each in missing)]
+            ),
         )
     trust.require(
         checkpoint.origin,

@@ -1,4 +1,4 @@
-"""Rebuild a pickled module that is made of torch's own layers only, without trust.
+"""Rebuild a pickled module that is made of torch's own layers, or a known library's blocks, without trust.
 
 A `torch.nn.Sequential` that was saved whole names nothing but classes of `torch.nn.modules`, and these are here: what
 they run is torch's code, not the file's. The file gives only their attributes, and those have to be plain values. A
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from score.architectures.yolo import network
+from score.architectures.yolo.blocks import Block
 from score.formats._pickle.inert import settled
 from score.formats.base import GlobalName, OpaqueObject, TensorRef
 
@@ -46,8 +48,11 @@ class _Rebuilding:
         if depth == 0:
             raise NotPlain("modules nested too deep")
         cls = _layer(opaque.path)
+        kept = _kept(cls, opaque)
         state: dict[str, Any] = {}
         for name, value in opaque.attributes().items():
+            if kept is not None and name not in kept:
+                continue
             if name == "_backend" and isinstance(value, OpaqueObject) and value.path.startswith("torch.nn.backends."):
                 continue  # torch before 0.4 kept the table of its own functions
             state[str(name)] = self.attribute(str(name), value, depth)
@@ -103,8 +108,29 @@ class _Rebuilding:
         raise NotPlain(f"{getattr(value, 'path', type(value).__name__)} in {name}")
 
 
+# What any module has, and what a layer of a graph says of its place.
+_OF_MODULES = frozenset(vars(nn.Identity())) | {"training", "i", "f"}
+
+
+def _kept(cls: type[nn.Module], opaque: OpaqueObject) -> frozenset[str] | None:
+    """Which attributes a block of a known library's is rebuilt with, all its parts being known; None for torch's own
+    layers, which keep all. Raises `NotPlain` for one with other parts."""
+    if not issubclass(cls, Block):
+        return None
+    held = opaque.attribute("_modules")
+    held = held.mapping if isinstance(held, OpaqueObject) else held
+    parts = {str(name) for name, part in _dict(held).items() if part is not None}
+    if not cls.PARTS <= parts <= cls.PARTS | cls.MAY:
+        odd = sorted(parts ^ cls.PARTS)
+        raise NotPlain(f"a {opaque.path} of another kind than the one that is known: {', '.join(odd)}")
+    return _OF_MODULES | cls.KEPT
+
+
 def _layer(path: str) -> type[nn.Module]:
-    """A class of `torch.nn.modules`, by its path. Nothing is imported: torch has done so itself."""
+    """A class of `torch.nn.modules`, or what computes as a known library's, by its path. Nothing is imported: torch
+    has done so itself."""
+    if (known := network.block(path)) is not None:
+        return known
     module, _, name = path.rpartition(".")
     cls = vars(sys.modules[module]).get(name) if path.startswith(PACKAGE) and module in sys.modules else None
     if isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module:

@@ -10,7 +10,7 @@ import mmap
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -129,9 +129,9 @@ class _Opened:
         # Copy-on-write: torch wants writable memory, and the file must never change.
         return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # the module may be gone when Python ends
         if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+            close(self.descriptor)
 
 
 class _Positioned(io.RawIOBase):

@@ -107,6 +107,8 @@ class Processor:
 
 
 RECIPES = {
+    # Of detectors that scale pictures themselves.
+    "pixels": Recipe((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     # Of torchvision's classifiers, and of nearly all that were trained on ImageNet.
     "imagenet": Recipe((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize=256, crop=224),
 }

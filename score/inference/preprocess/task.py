@@ -127,6 +127,8 @@ def find(settings: Settings, folder: Path, architecture: str, module: nn.Module,
     labels = _labels_of(settings, folders, sources)
     if not labels and registered is not None and registered.labels:
         labels, sources["labels"] = registered.labels, "registered"
+    if not labels and (of_file := getattr(module, "labels", None)) and isinstance(of_file, tuple):
+        labels, sources["labels"] = of_file, "the checkpoint"
     recipe = _recipe_of(settings, folder, architecture, registered, module, sources)
     tokenizer = None
     if architecture.startswith("transformers") and texts.is_there(words):
@@ -184,6 +186,9 @@ def _recipe_of(
         if recipe:
             sources["images"] = "preprocessor_config.json"
             return recipe
+    if (own := getattr(module, "recipe_of_images", None)) in images.RECIPES:
+        sources["images"] = architecture
+        return images.RECIPES[own]
     if registered and registered.recipe and getattr(module, "takes", "").startswith("float32[N, 3,"):
         sources["images"] = f"the well-known recipe of {architecture}"
         return images.RECIPES[registered.recipe]
