@@ -20,7 +20,7 @@ DOCS := .cache/docs
 CLIENTS := .cache/clients
 RAY := .cache/ray
 
-.PHONY: help setup serve image run-image image-test azure-test clients-test ray-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers test-yolo fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test clients-test ray-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers test-quantised test-yolo fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -135,6 +135,10 @@ fuzz: $(READY)  ## mutate checkpoints of every format, bodies of every codec and
 
 soak: $(READY)  ## twice the load that the server can carry; bounded by SECONDS (default: five minutes)
 	$(VENV)/bin/python -m tests.soak --seconds $(or $(SECONDS),300)
+
+test-quantised: $(READY)  ## compare quantised weights with the libraries that write them, which are installed into build/quantised
+	$(VENV)/bin/$(PIP) --upgrade --target build/quantised --no-deps compressed-tensors==0.20.0 bitsandbytes==0.50.2 loguru
+	$(VENV)/bin/python -m pytest -m quantised tests/weights/test_quantisation_libraries.py
 
 test-yolo: $(READY)  ## compare YOLO networks with the library that makes them, which is installed into build/yolo
 	$(VENV)/bin/$(PIP) --upgrade --target build/yolo --no-deps ultralytics==8.4.190 ultralytics-thop==2.2.3 opencv-python-headless polars polars-runtime-32 matplotlib contourpy cycler fonttools kiwisolver pyparsing

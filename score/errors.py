@@ -19,7 +19,7 @@
     │   ├── UntrustedCode            serving this would run code from the file
     │   ├── NoWeights                the checkpoint was read and holds no weights
     │   ├── SeveralWeights           more than one mapping could be the weights
-    │   ├── QuantisedWeights         weights that mean nothing without scales, which are not served yet
+    │   ├── QuantisedWeights         weights that mean nothing without scales, in a way that is not known here
     │   ├── WeightsNotFound          SCORE_WEIGHTS names a path that is not there
     │   ├── ArchitectureNeeded       weights without a class, and no registered class fits
     │   ├── ArchitectureAmbiguous    several architectures fit
@@ -342,8 +342,8 @@ class SeveralWeights(LoadError):
 
 class QuantisedWeights(LoadError):
     code = "quantised_weights"
-    cause = "weights that mean nothing without scales, which are not served yet"
-    example = "model.pt holds weights quantised by GPTQ or AWQ (qweight, qzeros, scales), which are not served yet"
+    cause = "weights that mean nothing without scales, in a way that is not known here"
+    example = "model.pt holds weights quantised by quanto, which are not served as they are here: fc.weight._data"
     hint = (
         "Serve the model as it was before it was quantised; or save it as a program that computes with its own weights "
         "(torch.jit.save, torch.export.save, ONNX)."

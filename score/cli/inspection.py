@@ -159,7 +159,7 @@ def screen(found: dict[str, Any], opened: Opened, track: Track) -> Screen:
     quantised_by = quantised.scheme(checkpoint, weights)
     if quantised_by:
         odd = [line for line in odd if "optimizer state" not in line]  # what is beside the weights are more of them
-        why = [f"quantised by {quantised_by[0]}, which is not served yet: {', '.join(quantised_by[1][:6])}"]
+        why = [_how_served(opened, quantised_by[0])]
     return Screen(  # names are the file's own, and none may steer a terminal
         _printable(facts(found)),
         [replace(line, name=one_line(line.name)) for line in anatomy.lines(tree)],
@@ -167,6 +167,15 @@ def screen(found: dict[str, Any], opened: Opened, track: Track) -> Screen:
         list(map(one_line, odd)),
         list(map(one_line, why)),
     )
+
+
+def _how_served(opened: Opened, quantised_by: str) -> str:
+    try:
+        numbers = opened.weights
+    except LoadError as error:
+        return error.message
+    dtypes = ", ".join(numbers.dtypes) if numbers else "they are"
+    return f"quantised by {quantised_by}; served as the numbers that they stand for ({dtypes})"
 
 
 def _printable(facts: dict[str, str]) -> dict[str, str]:

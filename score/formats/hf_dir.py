@@ -75,9 +75,15 @@ def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:
         inner.tree,
         model=HfConfig(described_by, config),
         unsafe_globals=inner.unsafe_globals,
-        metadata={"weights": found, **shown, **inner.metadata},
+        metadata={"weights": found, **shown, **_gptq(path), **inner.metadata},
         adapters=_adapter(path, adapts, read).adapters if adapts else (),
     )
+
+
+def _gptq(folder: Path) -> dict[str, Any]:
+    """What AutoGPTQ said of its weights before configurations had a place for it."""
+    file = folder / "quantize_config.json"
+    return {"quantization_config": {"quant_method": "gptq", **json_file(file)}} if _is_file(file) else {}
 
 
 def _refuse_links(folder: Path) -> None:

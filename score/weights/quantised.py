@@ -1,16 +1,22 @@
-"""Quantised weights, by the ways in which tools write them: named and refused, until they are served.
+"""Quantised weights, by the ways in which tools write them: as the numbers that they stand for, or named and refused.
 
 A quantised layer is several entries: integers, scales, zero points. To leave some of them out as "unexpected" would be
-a model that answers nonsense; to write the others as safetensors would be a file that has lost its layers.
+a model that answers nonsense; to write the others as safetensors would be a file that has lost its layers. So they are
+put together (`score.weights.quantisation`), each tensor when it is brought in, or the checkpoint does not start.
 """
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import torch
+
 from score.errors import NoWeights, QuantisedWeights
+from score.formats._pickle.inert import settled
 from score.formats.base import Checkpoint, OpaqueObject, Program, TensorRef
 from score.weights import select
+from score.weights.quantisation import awq, bitsandbytes, compressed, float8, gptq, packing, torch_ao
 from score.weights.select import Candidate
 
 MAX_VISITED = 200_000
@@ -22,21 +28,73 @@ _SCHEMES = (
     ("bitsandbytes", re.compile(r"\.(SCB|absmax|quant_map|nested_absmax|quant_state\..+)$")),
     ("compressed-tensors", re.compile(r"\.(weight_packed|weight_scale(_inv|_2)?|input_scale|weight_zero_point)$")),
     ("torch.ao.quantization", re.compile(r"(^|\.)_packed_params(\.|$)|\._packed_params\.")),
+    ("MXFP4", re.compile(r"_proj_(blocks|scales)$")),
     ("quanto", re.compile(r"\.weight\._(data|scale|shift)$")),
     ("torchao", re.compile(r"\.weight:(qdata|scale|zero_point)$")),
 )
 
 
 def weights_of(checkpoint: Checkpoint, wanted: str | None) -> Candidate | None:
-    """`select.weights_of`, where these are not quantised. Raises `QuantisedWeights` too where nothing else is
-    left of them."""
+    """`select.weights_of`, quantised ones as the numbers that they stand for: bfloat16 where the rest is, else float32.
+    Raises `QuantisedWeights` for those of a way that is not known."""
     try:
         weights = select.weights_of(checkpoint, wanted)
     except NoWeights:
         refuse(checkpoint, None)
         raise
-    refuse(checkpoint, weights)
-    return weights
+    if weights is None or isinstance(checkpoint, Program) or scheme(checkpoint, weights) is None:
+        return weights
+    method = _method(checkpoint, weights)
+    if method is None:
+        refuse(checkpoint, weights)
+    assert method is not None, "what is not known is refused"
+    said = checkpoint.metadata.get("quantization_config")
+    tensors = _unpacked(checkpoint, weights)
+    dtype = torch.bfloat16 if any(ref.dtype == torch.bfloat16 for ref in tensors.values()) else torch.float32
+    made = method.dequantised(tensors, said if isinstance(said, dict) else {}, dtype)
+    left = [name for name in made if any(pattern.search(name) for _, pattern in _SCHEMES)]
+    left += [name for name, ref in made.items() if ref.dtype_name.startswith(_FLOAT8) or ref.layout == "quantized"]
+    if left or (made.keys() == tensors.keys() and all(made[name] is tensors[name] for name in made)):
+        raise QuantisedWeights(
+            f"{checkpoint.path.name} says that its weights are quantised, and what was to be done for that leaves "
+            f"{', '.join(left[:6]) or 'all as they are'}"
+        )
+    return replace(weights, tensors={name: _as(ref, dtype) for name, ref in made.items()})
+
+
+def _as(ref: TensorRef, dtype: torch.dtype) -> TensorRef:
+    """A tensor that is not quantised in the precision of those that were."""
+    if ref.dtype not in (torch.float16, torch.bfloat16, torch.float32) or ref.dtype == dtype:
+        return ref
+    return packing.made(ref.shape, ref.load, dtype)
+
+
+_MODULES = (gptq, awq, float8, bitsandbytes, compressed)
+
+
+def _method(checkpoint: Checkpoint, weights: Candidate) -> Any:
+    """What puts the weights together; None where nothing is known to."""
+    said = checkpoint.metadata.get("quantization_config")
+    if isinstance(said, dict):
+        return next((each for each in _MODULES if said.get("quant_method") in each.METHODS), None)
+    if any(".quant_state.bitsandbytes__" in name for name in weights.tensors):
+        return bitsandbytes  # which says all of itself
+    ours = any(ref.layout == "quantized" for ref in _unpacked(checkpoint, weights).values())
+    return torch_ao if ours and weights.module is None else None
+
+
+def _unpacked(checkpoint: Checkpoint, weights: Candidate) -> dict[str, TensorRef]:
+    """A state's tensors, with those that torch.ao keeps in pairs: weight and bias of a linear layer."""
+    found = dict(weights.tensors)
+    mapping: Any = checkpoint.tree
+    for part in filter(None, weights.path.split(".")):
+        mapping = mapping.get(part) if isinstance(mapping, dict) else None
+    for key, value in mapping.items() if isinstance(mapping, dict) else ():
+        layer = str(key).removesuffix("._packed_params._packed_params")
+        if layer != key and isinstance(value, tuple) and len(value) == 2:
+            pair = {"weight": settled(value[0]), "bias": settled(value[1])}
+            found.update({f"{layer}.{name}": ref for name, ref in pair.items() if isinstance(ref, TensorRef)})
+    return found
 
 
 def refuse(checkpoint: Checkpoint, weights: Candidate | None) -> None:
@@ -49,7 +107,7 @@ def refuse(checkpoint: Checkpoint, weights: Candidate | None) -> None:
         name, samples = found
         listed = ", ".join(samples[:6]) + (f" and {len(samples) - 6} more" if len(samples) > 6 else "")
         raise QuantisedWeights(
-            f"{checkpoint.path.name} holds weights quantised by {name}, which are not served yet: {listed}"
+            f"{checkpoint.path.name} holds weights quantised by {name}, which are not served as they are here: {listed}"
         )
 
 
