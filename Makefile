@@ -20,7 +20,7 @@ DOCS := .cache/docs
 CLIENTS := .cache/clients
 RAY := .cache/ray
 
-.PHONY: help setup serve image run-image image-test azure-test clients-test ray-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers test-quantised test-yolo fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test clients-test ray-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers test-quantised test-deepspeed test-yolo fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -139,6 +139,10 @@ soak: $(READY)  ## twice the load that the server can carry; bounded by SECONDS 
 test-quantised: $(READY)  ## compare quantised weights with the libraries that write them, which are installed into build/quantised
 	$(VENV)/bin/$(PIP) --upgrade --target build/quantised --no-deps compressed-tensors==0.20.0 bitsandbytes==0.50.2 loguru
 	$(VENV)/bin/python -m pytest -m quantised tests/weights/test_quantisation_libraries.py
+
+test-deepspeed: $(READY)  ## compare DeepSpeed's folders with its own zero_to_fp32, installed into build/deepspeed
+	DS_BUILD_OPS=0 $(VENV)/bin/$(PIP) --upgrade --target build/deepspeed --no-deps deepspeed==0.19.8 hjson py-cpuinfo msgpack ninja einops nvidia-ml-py
+	$(VENV)/bin/python -m pytest -m deepspeed tests/formats/test_deepspeed_library.py
 
 test-yolo: $(READY)  ## compare YOLO networks with the library that makes them, which is installed into build/yolo
 	$(VENV)/bin/$(PIP) --upgrade --target build/yolo --no-deps ultralytics==8.4.190 ultralytics-thop==2.2.3 opencv-python-headless polars polars-runtime-32 matplotlib contourpy cycler fonttools kiwisolver pyparsing

@@ -246,6 +246,61 @@ def archive(folder: Path) -> State:
     return state
 
 
+def deepspeed(folder: Path) -> State:
+    """As DeepSpeed writes two ranks of ZeRO's second stage: the weights of a group flattened, filled up, and halved."""
+    model, place = net(), folder / "model" / "global_step10"
+    place.mkdir(parents=True)
+    (folder / "model" / "latest").write_text("global_step10")
+    state, shapes = model.state_dict(), [{}, {}]
+    for name, parameter in model.named_parameters():
+        shapes[name.endswith("bias")][name] = parameter.shape
+    ranks: list[list[torch.Tensor]] = [[], []]
+    for group in shapes:
+        flat = torch.cat([state[name].flatten() for name in group])
+        padded = torch.nn.functional.pad(flat, (0, -len(flat) % 4))
+        for rank, half in zip(ranks, padded.chunk(2), strict=True):
+            rank.append(half.clone())
+    for rank, flats in enumerate(ranks):
+        kept = {"zero_stage": 2, "partition_count": [2, 2], "single_partition_of_fp32_groups": flats}
+        torch.save({"optimizer_state_dict": kept}, place / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    buffers = [name for name, _ in model.named_buffers() if name in state]
+    module = {
+        name: value.half() if value.is_floating_point() and name not in buffers else value
+        for name, value in state.items()
+    }
+    said = {
+        "module": module,
+        "buffer_names": buffers,
+        "param_shapes": shapes,
+        "shared_params": {},
+        "ds_version": "0.19",
+    }
+    torch.save(said, place / "mp_rank_00_model_states.pt")
+    return state
+
+
+def rank_files(folder: Path) -> State:
+    """As two ranks save what FSDP cut among them."""
+    from torch import distributed
+    from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    (folder / "model").mkdir()
+    state = net().state_dict()
+    for rank in (0, 1):
+        distributed.init_process_group("fake", rank=rank, world_size=2, store=FakeStore())
+        mesh = init_device_mesh("cpu", (2,))
+        parts = dict(state)
+        for name, value in state.items():
+            if value.ndim:
+                size = {"shape": value.shape, "stride": value.stride()}
+                half = value.chunk(2)[rank].clone()
+                parts[name] = DTensor.from_local(half, mesh, [Shard(0)], run_check=False, **size)
+        torch.save(parts, folder / "model" / f"rank_{rank}.pt")
+        distributed.destroy_process_group()
+    return state
+
+
 MAKERS: dict[str, Maker] = {
     "torch-zip": torch_zip,
     "torch-legacy": torch_legacy,
@@ -260,6 +315,8 @@ MAKERS: dict[str, Maker] = {
     "hf-dir": hf_dir,
     "mlflow": mlflow,
     "distcp": distcp,
+    "deepspeed": deepspeed,
+    "rank-files": rank_files,
     "mar": mar,
     "onnx": onnx,
     "npz": npz,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from score.errors import MalformedFile, NoWeights, SeveralWeights, WeightsNotFound
+from score.formats._pickle import pieces
 from score.formats._pickle.inert import settled
 from score.formats.base import Checkpoint, GlobalName, OpaqueObject, Program, TensorRef
 
@@ -96,6 +97,8 @@ def candidates(checkpoint: Checkpoint, *, everything: bool = False) -> list[Cand
     found = list(_walk(checkpoint.tree, (), "weights", set(), MAX_DEPTH, skipped))
     if found or not isinstance(checkpoint.tree, dict) or _is_optimizer(checkpoint.tree):
         return found
+    if any(pieces.is_cut(settled(value)) for value in checkpoint.tree.values()):  # what is left is not the weights
+        return []
     named = {str(key): settled(value) for key, value in checkpoint.tree.items() if not _NEVER.match(str(key))}
     tensors = {name: value for name, value in named.items() if isinstance(value, TensorRef)}
     floating = [value for value in tensors.values() if value.shape and value.dtype.is_floating_point]
@@ -256,6 +259,12 @@ def adapter(checkpoint: Checkpoint) -> Candidate | None:
 
 def _whole(checkpoint: Checkpoint, candidate: Candidate) -> Candidate:
     """Refuse what only adapts another model's weights (Hu et al. 2021, and after; as PEFT names its tensors)."""
+    if any(name.rpartition(".")[2] in ("_flat_param", "flat_param") for name in candidate.tensors):
+        raise NoWeights(
+            f"{checkpoint.path.name} holds FSDP's flat parameters: many weights as one, whose names are not in it",
+            hint="Save them where they were trained: as FULL_STATE_DICT or SHARDED_STATE_DICT, or with "
+            "torch.distributed.checkpoint.",
+        )
     if is_adapter(candidate):
         kind, base = checkpoint.metadata.get("adapter", "LoRA"), checkpoint.metadata.get("base_model")
         raise NoWeights(
@@ -301,6 +310,8 @@ _RNG = frozenset({"python", "numpy", "cpu", "cuda", "torch", "random", "xla", "n
 def _why_none(checkpoint: Checkpoint) -> str:
     """What a file without weights is, for people: each kind of file that is mistaken for one by name."""
     tree, name = settled(checkpoint.tree), checkpoint.path.name
+    if isinstance(tree, dict) and any(pieces.is_cut(value) for value in tree.values()):
+        return f"{name} holds one rank's pieces of tensors that are cut among several; whose files are not here"
     held = _children(tree, set()) if isinstance(tree, (dict, list, tuple, OpaqueObject)) else ()
     keys = {str(key).lower() for key, _ in held}
     listed = ", ".join(sorted(keys)[:12])

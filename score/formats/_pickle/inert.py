@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile
-from score.formats._pickle import joblib_arrays, numpy_arrays, rebuild
+from score.formats._pickle import joblib_arrays, numpy_arrays, pieces, rebuild
 from score.formats._pickle.vm import hashable
 from score.formats.base import GlobalName, OpaqueObject, TensorRef
 
@@ -105,7 +105,7 @@ class Restricted:
         if path == LOAD_FROM_BYTES and len(args) == 1:
             return self._nested(args[0])
         if path == "torch._tensor._rebuild_from_type_v2" and len(args) > 2 and isinstance(args[2], tuple):
-            return self.call(args[0], args[2])
+            return self._subclass(args)
         if path in _KNOWN:
             if not path.startswith("torch._utils."):
                 self._copying(args)
@@ -113,6 +113,15 @@ class Restricted:
         if _is_legacy_tensor(*_split(path)):
             return rebuild.LegacyTensor()
         return OpaqueObject(path, args)
+
+    def _subclass(self, args: tuple[Any, ...]) -> Any:
+        """`_rebuild_from_type_v2(function, type, args, state)`: a tensor of a class of its own. What wraps others keeps
+        these in its state."""
+        made = self.call(args[0], args[2])
+        if isinstance(made, OpaqueObject) and made.path == "torch._utils._rebuild_wrapper_subclass" and made.args:
+            made = OpaqueObject(_path(made.args[0]), made.args[1:], state=args[3] if len(args) > 3 else None)
+            self.unsafe[made.path] = None
+        return made
 
     def _nested(self, data: Any) -> Any:
         """A tensor's storage, whose bytes are a file of torch.save's in the pickle; of one in such a one, nothing."""
@@ -183,6 +192,8 @@ def settled(value: Any, depth: int = 3) -> Any:
         return value.ref
     if isinstance(value, numpy_arrays.ArrayShell):
         return value.ref() or value.objects
+    if pieces.is_cut(value):
+        return _whole(value)
     if (
         depth
         and isinstance(value, OpaqueObject)
@@ -193,6 +204,14 @@ def settled(value: Any, depth: int = 3) -> Any:
         tensors = [part for part in found if isinstance(part, TensorRef)]
         return tensors[0] if tensors else value
     return value
+
+
+def _whole(value: OpaqueObject) -> Any:
+    """A distributed tensor as a tensor, where all of it is here."""
+    try:
+        return pieces.joined([pieces.cut(value, None)]) or value
+    except MalformedFile:
+        return value
 
 
 def _pairs_of(pairs: Any) -> Any:
