@@ -301,6 +301,33 @@ def rank_files(folder: Path) -> State:
     return state
 
 
+def llama_consolidated(folder: Path) -> State:
+    """The smallest Llama of Meta's, cut among two GPUs, and its weights as transformers names and orders them."""
+    torch.manual_seed(4)
+    (folder / "model").mkdir()
+    said = {"dim": 8, "n_layers": 1, "n_heads": 2, "vocab_size": 6, "multiple_of": 4, "norm_eps": 1e-5}
+    (folder / "model" / "params.json").write_text(json.dumps(said))
+    rows = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj"}
+    rows |= {"feed_forward.w1": "mlp.gate_proj", "feed_forward.w3": "mlp.up_proj"}
+    columns = {"attention.wo": "self_attn.o_proj", "feed_forward.w2": "mlp.down_proj"}
+    norms = {"attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    shapes = {"feed_forward.w1": (12, 8), "feed_forward.w3": (12, 8), "feed_forward.w2": (8, 12)}
+    state, halves = {}, [{}, {}]
+    for theirs, ours in {**rows, **columns, **norms, "tok_embeddings": "", "norm": "", "output": ""}.items():
+        top = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}.get(theirs)
+        size = (6, 8) if top and theirs != "norm" else shapes.get(theirs, (8, 8))
+        value = torch.randn(8) if theirs in norms or theirs == "norm" else torch.randn(size)
+        for rank, half in enumerate(halves):
+            part = value if value.ndim == 1 else value.chunk(2, 1 if theirs in columns else 0)[rank]
+            half[f"{theirs}.weight" if top else f"layers.0.{theirs}.weight"] = part.clone()
+        if theirs in ("attention.wq", "attention.wk"):  # from pairs of neighbours to halves
+            value = value.view(2, 2, 2, 8).transpose(1, 2).reshape(8, 8)
+        state[f"{top}.weight" if top else f"model.layers.0.{ours}.weight"] = value
+    for rank, half in enumerate(halves):
+        torch.save(half, folder / "model" / f"consolidated.{rank:02}.pth")
+    return state
+
+
 MAKERS: dict[str, Maker] = {
     "torch-zip": torch_zip,
     "torch-legacy": torch_legacy,
@@ -316,6 +343,7 @@ MAKERS: dict[str, Maker] = {
     "mlflow": mlflow,
     "distcp": distcp,
     "deepspeed": deepspeed,
+    "llama-consolidated": llama_consolidated,
     "rank-files": rank_files,
     "mar": mar,
     "onnx": onnx,
