@@ -28,6 +28,8 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
     folder, config = found.folder, found.values
     if isinstance(config.get("architecture"), str) and "architectures" not in config:
         return timm_config.factory(config)
+    if isinstance(config.get("_class_name"), str) and "architectures" not in config:
+        return _of_diffusers(config)
     names = config.get("architectures")
     name = found.named or (names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None)
     if name is None or not name.isidentifier() or importlib.util.find_spec("transformers") is None:
@@ -77,6 +79,28 @@ def _of_task(task: str, kind: Any) -> str | None:
 
     found = getattr(modeling_auto, _TASKS[task], {}).get(kind)
     return found[0] if isinstance(found, tuple) else found
+
+
+def _of_diffusers(config: Mapping[str, Any]) -> ModelFactory | None:
+    """A model of diffusers, which its configuration names: a part of a pipeline."""
+    name = config["_class_name"]
+    if not name.isidentifier():
+        return None
+
+    def build() -> nn.Module:
+        if importlib.util.find_spec("diffusers") is None:
+            raise ArchitectureBroken(
+                f"{name} is a model of diffusers, which is not installed", hint="Install it: pip install diffusers."
+            )
+        import diffusers
+
+        cls = getattr(diffusers, name, None)
+        if not isinstance(cls, type) or not issubclass(cls, diffusers.ModelMixin):
+            raise ArchitectureBroken(f"diffusers {diffusers.__version__} has no model {name}")
+        made: nn.Module = cls.from_config(dict(config))  # type: ignore[attr-defined]  # by way of its ConfigMixin
+        return made
+
+    return ModelFactory(f"diffusers.{name}", build)
 
 
 def _own_code(config: Mapping[str, Any], name: str) -> str | None:

@@ -90,11 +90,6 @@ KINDS = (
         "Take the PyTorch model that it was converted from.",
     ),
     Foreign(
-        "a diffusers pipeline, of several models",
-        lambda probe: probe.is_dir and (probe.path / "model_index.json").is_file(),
-        "Point AZUREML_MODEL_DIR, or SCORE_CHECKPOINT, at the folder of one of its models (unet/, vae/, ...).",
-    ),
-    Foreign(
         "a Torch7 file (Lua)",
         _starts(
             *(b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1", b"\x03\0\0\0\x01\0\0\0", b"4\n1\n3\nV 1\n", b"3\n1\n"),

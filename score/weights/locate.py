@@ -16,9 +16,11 @@ from score.errors import (
     NoCheckpoint,
     NoWeights,
     SeveralCheckpoints,
+    one_line,
 )
 from score.formats import archive, pickle, registry
 from score.formats._io import unpacked
+from score.formats._io.folder import json_file
 from score.formats.base import Checkpoint
 from score.formats.search import checkpoints_in, leaves, listed, tree, unreadable
 from score.settings import Settings
@@ -105,11 +107,24 @@ def _the_one(root: Path, read: str) -> Found:
         raise _nothing(root)
     if len(candidates) > 1:
         kind = SeveralCheckpoints if ours else NoCheckpoint
-        what = "checkpoints" if ours else "files that look like models, none of which is a PyTorch checkpoint"
+        what = (
+            f"checkpoints{_parts_of(root)}"
+            if ours
+            else "files that look like models, none of which is a PyTorch checkpoint"
+        )
         choices = [{"checkpoint": str(path.relative_to(root))} for path, _ in candidates] if ours else []
         raise kind(f"{root} holds {len(candidates)} {what}", detail=tree(root, notes=dict(found)), choices=choices)
     path, format = candidates[0]
     return _looked_into(Found(path, format, root, opened.get(path)), read)
+
+
+def _parts_of(root: Path) -> str:
+    """What the models of a folder are parts of, where it says so."""
+    index = root / "model_index.json"
+    if not index.is_file() or index.is_symlink():
+        return ""
+    name = json_file(index).get("_class_name")
+    return f", the parts of a {one_line(str(name)[:80])} of diffusers; each can be served by its name"
 
 
 def _looked_into(found: Found, read: str) -> Found:

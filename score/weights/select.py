@@ -97,8 +97,8 @@ def candidates(checkpoint: Checkpoint, *, everything: bool = False) -> list[Cand
     found = list(_walk(checkpoint.tree, (), "weights", set(), MAX_DEPTH, skipped))
     if found or not isinstance(checkpoint.tree, dict) or _is_optimizer(checkpoint.tree):
         return found
-    if any(pieces.is_cut(settled(value)) for value in checkpoint.tree.values()):  # what is left is not the weights
-        return []
+    if any(_is_tensor_of_its_own(settled(value)) for value in checkpoint.tree.values()):
+        return []  # what is left is not the weights
     named = {str(key): settled(value) for key, value in checkpoint.tree.items() if not _NEVER.match(str(key))}
     tensors = {name: value for name, value in named.items() if isinstance(value, TensorRef)}
     floating = [value for value in tensors.values() if value.shape and value.dtype.is_floating_point]
@@ -151,6 +151,12 @@ def _tensors_of(mapping: Mapping[Any, Any]) -> dict[str, TensorRef]:
     if containers or not any(tensor.shape for tensor in tensors.values()):
         return {}
     return tensors if 2 * len(tensors) > len(found) else {}
+
+
+def _is_tensor_of_its_own(value: Any) -> bool:
+    """Whether a value is of a class that wraps tensors: a rank's piece, or what it was made with are tensors."""
+    made_with = (*value.args, *value.kwargs.values()) if isinstance(value, OpaqueObject) else ()
+    return pieces.is_cut(value) or any(isinstance(settled(each), TensorRef) for each in made_with)
 
 
 def _is_optimizer(value: Any) -> bool:
@@ -311,7 +317,12 @@ def _why_none(checkpoint: Checkpoint) -> str:
     """What a file without weights is, for people: each kind of file that is mistaken for one by name."""
     tree, name = settled(checkpoint.tree), checkpoint.path.name
     if isinstance(tree, dict) and any(pieces.is_cut(value) for value in tree.values()):
-        return f"{name} holds one rank's pieces of tensors that are cut among several; whose files are not here"
+        return f"{name} holds one rank's pieces of tensors that are cut among several, whose files are not here"
+    own = [
+        each for each in (tree.values() if isinstance(tree, dict) else [tree]) if _is_tensor_of_its_own(settled(each))
+    ]
+    if own:
+        return f"{name} holds tensors of the class {own[0].path}, which says by itself what its parts mean"
     held = _children(tree, set()) if isinstance(tree, (dict, list, tuple, OpaqueObject)) else ()
     keys = {str(key).lower() for key, _ in held}
     listed = ", ".join(sorted(keys)[:12])

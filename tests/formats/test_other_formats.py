@@ -46,7 +46,9 @@ def only(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [name for name in makers.MAKERS if name not in ("aot-inductor", "onnx", "torch-tar")])
+@pytest.mark.parametrize(
+    "name", [name for name in makers.MAKERS if name not in ("aot-inductor", "onnx", "torch-tar", "llama-consolidated")]
+)
 def test_check_serves_it_where_an_architecture_fits(tmp_path: Path, name: str) -> None:
     makers.MAKERS[name](tmp_path)
     setting = None if name in ("torchscript", "torch-export") else NET
@@ -206,16 +208,6 @@ def test_files_of_lua_are_named(content: bytes, says: str, tmp_path: Path) -> No
     (tmp_path / "model.t7").write_bytes(content + bytes(100))
     with pytest.raises(ForeignFormat, match=says):
         open_checkpoint(tmp_path / "model.t7")
-
-
-def test_a_pipeline_is_named(tmp_path: Path) -> None:
-    diffusers = tmp_path / "pipeline"
-    for part in ("unet", "vae", "text_encoder"):
-        (diffusers / part).mkdir(parents=True)
-        (diffusers / part / "config.json").write_text('{"model_type": "x"}')
-    (diffusers / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    with pytest.raises(ForeignFormat, match="diffusers pipeline"):
-        pipeline.load_model(Settings.load(diffusers))
 
 
 @pytest.mark.parametrize("first", ["sys_info", "PaxHeader/x"])

@@ -102,3 +102,32 @@ def test_a_name_that_is_never_chosen_can_be_asked_for(tmp_path: Path) -> None:
     value = {"model": LINEAR, "opt": nn.Linear(5, 4).state_dict()}
     assert choose(value, tmp_path).path == "model"
     assert choose(value, tmp_path, "opt").path == "opt"
+
+
+def test_a_module_of_fx_has_its_weights(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    traced = torch.fx.symbolic_trace(model)
+    torch.save(traced, tmp_path / "model.pt")
+    weights = select.weights_of(open_checkpoint(tmp_path / "model.pt"))
+    assert weights is not None
+    assert weights.class_path == "torch.fx.graph_module.GraphModule"
+    assert {name: ref.shape for name, ref in weights.tensors.items()} == {
+        name: tuple(value.shape) for name, value in model.state_dict().items()
+    }
+    for name, ref in weights.tensors.items():
+        assert torch.equal(ref.load(), model.state_dict()[name])
+
+
+class Wrapped:
+    def __init__(self, values: torch.Tensor, scale: torch.Tensor) -> None:
+        self.values, self.scale = values, scale
+
+    def __reduce__(self) -> tuple[type, tuple[torch.Tensor, torch.Tensor]]:
+        return Wrapped, (self.values, self.scale)
+
+
+def test_tensors_of_a_class_that_wraps_others_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    state = {"a.weight": Wrapped(torch.ones(2, 2), torch.ones(1)), "a.bias": torch.ones(2)}
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(NoWeights, match=r"Wrapped"):
+        select.weights_of(open_checkpoint(tmp_path / "model.pt"))

@@ -59,6 +59,8 @@ _KNOWN: dict[str, Callable[..., Any]] = {
     "numpy.core.numeric._frombuffer": numpy_arrays.from_buffer,
     "dill._dill._create_array": numpy_arrays.of_dill,
 }
+# What makes a module of torch.fx again, from its attributes and the source of what it computes.
+_FX = frozenset(f"torch.fx.graph_module.reduce_{kind}_module" for kind in ("graph", "package_graph", "deploy_graph"))
 LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
 FREE_COPIES = 1_000_000  # values, and bytes of text; beyond them, twice as many as the pickle has bytes
@@ -102,6 +104,8 @@ class Restricted:
         if path in ("copyreg.__newobj__", "copyreg.__newobj_ex__") and args:
             self._copying((args,))
             return self.new(args[0], tuple(args[1:]), {})
+        if path in _FX and args and isinstance(args[-2 if len(args) > 1 else 0], dict):
+            return OpaqueObject("torch.fx.graph_module.GraphModule", state=args[-2 if len(args) > 1 else 0])
         if path == LOAD_FROM_BYTES and len(args) == 1:
             return self._nested(args[0])
         if path == "torch._tensor._rebuild_from_type_v2" and len(args) > 2 and isinstance(args[2], tuple):
