@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import timm_config
+from score.architectures import timm_config, whisper
 from score.architectures.sentence_encoder import SentenceEncoder, Unknown, modules
 from score.errors import ArchitectureBroken
 from score.formats import hf_dir
@@ -19,7 +19,7 @@ from score.formats.base import Checkpoint, DescribedWeights, HfConfig, ModelFact
 def factory_of(checkpoint: Checkpoint) -> ModelFactory | None:
     """The class that a checkpoint brings along, or that its configuration names; None where it does neither."""
     if not isinstance(checkpoint, DescribedWeights):
-        return None
+        return whisper.factory_of(checkpoint)
     return _named_by(checkpoint.model) if isinstance(checkpoint.model, HfConfig) else checkpoint.model
 
 
