@@ -61,6 +61,8 @@ class LoadReport:
         ]
         if "adapter" in self.metadata:
             shown.append(f"with the adapter {self.metadata['adapter_name']} ({self.metadata['adapter']}) merged")
+        if isinstance(said := self.metadata.get("quantization_config"), dict):
+            shown.append(f"weights that {said.get('quant_method')} quantised, as the numbers that they stand for")
         if self.ignored:
             shown.append(
                 f"ignored {len(self.ignored)} tensors that the architecture has no place for: {_some(self.ignored)}"
