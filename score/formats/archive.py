@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from score.errors import NoCheckpoint, SeveralCheckpoints
-from score.formats._io import members, unpacked
+from score.formats._io import members, streams, unpacked
 from score.formats.base import Checkpoint, Packed
 from score.formats.probe import Probe
 
@@ -19,7 +19,7 @@ _STAYS = frozenset(("torch-zip", "torch-legacy", "safetensors", "npz", NAME))  #
 
 
 def detect(probe: Probe) -> bool:
-    return members.is_tar(probe.head) or members.stream_of(probe.head) is not None or bool(probe.names)
+    return members.is_tar(probe.head) or streams.stream_of(probe.head) is not None or bool(probe.names)
 
 
 def open(path: Path, read: str) -> Checkpoint:
@@ -45,7 +45,7 @@ def folder(path: Path) -> Path:
 
     head = Probe(path).head
     root = unpacked.folder_of(path, head, lambda member: detected(member) in _STAYS)
-    if members.stream_of(head) is not None:
+    if streams.stream_of(head) is not None:
         (only,) = root.iterdir()
         if detected(only) == NAME and members.is_tar(Probe(only).head):
             return folder(only)
