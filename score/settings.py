@@ -219,7 +219,7 @@ class Settings(BaseSettings):
     base: Path | None = Field(
         None,
         description="The base model of an adapter (LoRA and other PEFT), where it is not in the model folder, or where "
-        "several are: a path, from the model folder or absolute.",
+        "several are: a path, absolute, or from the model folder or the working folder.",
     )
     read: Literal["auto", "mmap", "read"] = Field(
         "auto", description="How weights are brought in: mapped, read, or by the file system (network mounts: read)."

@@ -54,8 +54,9 @@ def _is_alone(checkpoint: Checkpoint) -> bool:
 def _place(adapter: Adapter, path: Path, root: Path, base: Path | None) -> Path:
     """Where the base model is."""
     if base is not None:
-        place = base if base.is_absolute() else root / base
-        if not place.exists():
+        places = [Path(os.path.abspath(folder / base)) for folder in (root, Path.cwd())]  # noqa: PTH100
+        place = next((each for each in places if each.exists()), None)
+        if place is None:
             raise NoCheckpoint(f"SCORE_BASE={base}: there is no such file or folder", detail=tree(root))
         return place
     named = adapter.config.get("base_model_name_or_path")

@@ -263,7 +263,7 @@ def test_of_several_the_one_that_the_adapter_names_is_it(tmp_path: Path) -> None
     the_same(score.load(tmp_path, checkpoint="adapter", base="base"), state)
 
 
-def test_it_may_be_anywhere_where_a_setting_says_so(tmp_path: Path) -> None:
+def test_it_may_be_anywhere_where_a_setting_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model").mkdir()
     state = made(tmp_path / "model", CASES["LoRA"])
     shutil.move(tmp_path / "model" / "base", tmp_path / "elsewhere")
@@ -271,6 +271,8 @@ def test_it_may_be_anywhere_where_a_setting_says_so(tmp_path: Path) -> None:
         score.load(tmp_path / "model")
     assert "SCORE_BASE" in caught.value.hint
     the_same(score.load(tmp_path / "model", base=tmp_path / "elsewhere"), state)
+    monkeypatch.chdir(tmp_path)
+    the_same(score.load("model", base="elsewhere"), state)
     with pytest.raises(LoadError, match="SCORE_BASE=nowhere"):
         score.load(tmp_path / "model", base="nowhere")
 
