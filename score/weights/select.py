@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from score.errors import MalformedFile, NoWeights, SeveralWeights, WeightsNotFound
 from score.formats._pickle import pieces
 from score.formats._pickle.inert import settled
@@ -154,9 +156,10 @@ def _tensors_of(mapping: Mapping[Any, Any]) -> dict[str, TensorRef]:
 
 
 def _is_tensor_of_its_own(value: Any) -> bool:
-    """Whether a value is of a class that wraps tensors: a rank's piece, or what it was made with are tensors."""
+    """Whether a value is of a class that wraps tensors: a rank's piece, or what it was made with are tensors, or the
+    dtype that a tensor's own class is made with."""
     made_with = (*value.args, *value.kwargs.values()) if isinstance(value, OpaqueObject) else ()
-    return pieces.is_cut(value) or any(isinstance(settled(each), TensorRef) for each in made_with)
+    return pieces.is_cut(value) or any(isinstance(settled(each), (TensorRef, torch.dtype)) for each in made_with)
 
 
 def _is_optimizer(value: Any) -> bool:

@@ -126,6 +126,26 @@ class Wrapped:
         return Wrapped, (self.values, self.scale)
 
 
+class Scaled(torch.Tensor):
+    """A tensor that computes with another and a number, as quantisation libraries write them."""
+
+    @staticmethod
+    def __new__(cls, values: torch.Tensor, scale: float) -> "Scaled":
+        made = torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=torch.float32)
+        made.values_, made.scale = values, scale
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def test_a_tensor_that_wraps_another_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    torch.save({"a.weight": Scaled(torch.ones(2, 2), 3.0), "a.bias": torch.ones(2)}, tmp_path / "model.pt")
+    with pytest.raises(NoWeights, match="Scaled"):
+        select.weights_of(open_checkpoint(tmp_path / "model.pt"))
+
+
 def test_tensors_of_a_class_that_wraps_others_are_not_left_out_in_silence(tmp_path: Path) -> None:
     state = {"a.weight": Wrapped(torch.ones(2, 2), torch.ones(1)), "a.bias": torch.ones(2)}
     torch.save(state, tmp_path / "model.pt")
