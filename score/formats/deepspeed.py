@@ -7,8 +7,10 @@ A weight is put together when it is brought in. Source: the layout that DeepSpee
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ PRIORITY = 0
 SERVABLE = True
 _OPTIM = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt\Z")
 _MODEL = re.compile(r"(?:zero_pp_rank_(\d+)_)?mp_rank_(\d+)_model_states\.pt\Z")
-MOST_WEIGHTS = 1_000_000
 
 
 def detect(probe: Probe) -> bool:
@@ -157,15 +158,22 @@ def _joined(parts: list[_Part], shape: tuple[int, ...]) -> TensorRef:
     return TensorRef(dtype, shape, math.prod(shape) * dtype.itemsize, object(), load)
 
 
-def _cut(flats: list[TensorRef], start: int, count: int) -> list[_Part]:
-    """The parts of `flats`, taken as one after the other, that hold so many elements from `start`."""
-    parts, passed = [], 0
-    for flat in flats:
-        low, high = max(start, passed), min(start + count, passed + flat.numel)
-        if low < high:
-            parts.append(_Part(flat, low - passed, high - low))
-        passed += flat.numel
-    return parts
+class _Row:
+    """Flat tensors, one after the other."""
+
+    def __init__(self, flats: list[TensorRef]) -> None:
+        self.flats = [flat for flat in flats if flat.numel]
+        self.ends = list(accumulate(flat.numel for flat in self.flats))
+
+    def cut(self, start: int, count: int) -> list[_Part]:
+        """The parts that hold so many elements from `start`."""
+        parts, at = [], bisect_right(self.ends, start)
+        while count > 0 and at < len(self.flats):
+            within = start - (self.ends[at] - self.flats[at].numel)
+            taken = min(count, self.flats[at].numel - within)
+            parts.append(_Part(self.flats[at], within, taken))
+            start, count, at = start + taken, count - taken, at + 1
+        return parts
 
 
 def _flats(optim: Mapping[Any, Any], *keys: str) -> list[TensorRef]:
@@ -183,23 +191,23 @@ def _first_stages(optims: list[Any], models: list[Any]) -> Iterator[tuple[str, T
     if any(len(rank) != len(groups) for rank in ranks):
         raise MalformedFile("the ranks have other groups of weights than the model")
     for at, shapes in enumerate(groups):
-        flats, start = [rank[at] for rank in ranks], 0
+        row, start = _Row([rank[at] for rank in ranks]), 0
         for name, shape in shapes.items():
-            yield name, _joined(_cut(flats, start, math.prod(shape)), shape)
+            yield name, _joined(row.cut(start, math.prod(shape)), shape)
             start += math.prod(shape)
 
 
 def _third_stage(optims: list[Any], models: list[Any]) -> Iterator[tuple[str, TensorRef]]:
     """Each weight is in as many equal parts as there are ranks, the last one filled up."""
-    ranks = [_flats(optim, "fp32_flat_groups", "fp32_groups") for optim in optims]
+    ranks = [_Row(_flats(optim, "fp32_flat_groups", "fp32_groups")) for optim in optims]
     start = 0
     for shapes in _shapes(models[0]):
         for name, shape in shapes.items():
             count = math.prod(shape)
             each = -(-count // len(ranks))
             parts, left = [], count
-            for flats in ranks:
-                parts += _cut(flats, start, min(each, left))
+            for row in ranks:
+                parts += row.cut(start, min(each, left))
                 left -= min(each, left)
             yield name, _joined(parts, shape)
             start += each

@@ -19,6 +19,7 @@ from score.formats.base import Checkpoint, GlobalName, OpaqueObject, Program, Te
 
 MAX_DEPTH = 40
 MAX_TENSORS = 1_000_000
+MOST_MADE_WITH = 16  # arguments of a class that wraps tensors
 MAX_NAME, MAX_NAME_PARTS = 2_000, 200  # characters of a tensor's name, and what dots part in it
 
 _EMA = re.compile(r"(^|[_.])(ema|ema_?model|averaged?|shadow|polyak|swa)(_|$|\.)|_ema$", re.I)
@@ -158,7 +159,9 @@ def _tensors_of(mapping: Mapping[Any, Any]) -> dict[str, TensorRef]:
 def _is_tensor_of_its_own(value: Any) -> bool:
     """Whether a value is of a class that wraps tensors: a rank's piece, or what it was made with are tensors, or the
     dtype that a tensor's own class is made with."""
-    made_with = (*value.args, *value.kwargs.values()) if isinstance(value, OpaqueObject) else ()
+    if not isinstance(value, OpaqueObject) or len(value.args) + len(value.kwargs) > MOST_MADE_WITH:
+        return False
+    made_with = (*value.args, *value.kwargs.values())
     return pieces.is_cut(value) or any(isinstance(settled(each), (TensorRef, torch.dtype)) for each in made_with)
 
 
