@@ -67,29 +67,43 @@ def open(path: Path, read: str) -> Checkpoint:
     """Raises `MalformedFile` for a tensor of which a piece is in no file, and where ranks hold different things."""
     files = _numbered(path)
     opened = [torch_bin_sharded.open_shard(each, read) for each in files]
-    tree = _joined([each.tree for each in opened], path.name, "", MOST_DEPTH)
+    tree = _Joining(path.name).joined([each.tree for each in opened], "", MOST_DEPTH)
     unsafe = dict.fromkeys(name for each in opened for name in each.unsafe_globals if name not in pieces.CLASSES)
     return StateDict(NAME, path, tree, unsafe_globals=tuple(unsafe), metadata={"ranks": len(files), **metadata(tree)})
 
 
-def _joined(values: list[Any], folder: str, place: str, depth: int) -> Any:
-    """What the ranks hold in one place: a mapping of what is joined in it, a tensor, or the first rank's value."""
-    first = settled(values[0])
-    if isinstance(first, dict) and depth:
+class _Joining:
+    """One folder's joining. What the ranks hold in several places is joined once."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.made: dict[tuple[int, ...], Any] = {}
+
+    def joined(self, values: list[Any], place: str, depth: int) -> Any:
+        """What the ranks hold in one place: a mapping of what is joined in it, a tensor, or the first rank's value."""
+        first = settled(values[0])
+        if isinstance(first, dict) and depth:
+            key = tuple(map(id, values))
+            if key not in self.made:
+                self.made[key] = first  # where one holds itself
+                self.made[key] = self._mapping(first, values, place, depth)
+            return self.made[key]
+        if not any(pieces.is_cut(value) for value in values):
+            return first
+        if not all(pieces.is_cut(value) for value in values):
+            _differ(self.folder, place)
+        found = pieces.joined([pieces.cut(value, rank) for rank, value in enumerate(values)])
+        if found is None:
+            raise MalformedFile(
+                f"{self.folder}: pieces of {place.removeprefix('.')} are in none of the {len(values)} files",
+                hint="Copy the files of all ranks into the folder.",
+            )
+        return found
+
+    def _mapping(self, first: dict[Any, Any], values: list[Any], place: str, depth: int) -> Any:
         if not all(isinstance(value, dict) and value.keys() == first.keys() for value in values):
-            return first if not _holds_cut(values) else _differ(folder, place)
-        return {key: _joined([value[key] for value in values], folder, f"{place}.{key}", depth - 1) for key in first}
-    if not any(pieces.is_cut(value) for value in values):
-        return first
-    if not all(pieces.is_cut(value) for value in values):
-        _differ(folder, place)
-    found = pieces.joined([pieces.cut(value, rank) for rank, value in enumerate(values)])
-    if found is None:
-        raise MalformedFile(
-            f"{folder}: pieces of {place.removeprefix('.')} are in none of the {len(values)} files",
-            hint="Copy the files of all ranks into the folder.",
-        )
-    return found
+            return first if not _holds_cut(values) else _differ(self.folder, place)
+        return {key: self.joined([value[key] for value in values], f"{place}.{key}", depth - 1) for key in first}
 
 
 def _holds_cut(values: list[Any]) -> bool:

@@ -37,7 +37,8 @@ _KNOWN = frozenset(
 )
 # Ways to begin that change the base model too, which is not in the adapter.
 _CHANGES_BASE = re.compile(r"pissa|olora|loftq|corda|lora_ga", re.I)
-_WILD = 3  # `.*` in a pattern: what is matched is as long as a name, and matched once a layer
+MOST_PATTERNS = 1000
+_WILD = 1  # `.*` in a pattern: each more is a name's length times as many steps
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,8 @@ def scaling(config: Mapping[str, Any], layer: str, rank: int) -> float:
     """What a layer's product is multiplied by: alpha over the rank, or over its root. Raises `AdapterUnsupported`."""
     said = config.get("alpha_pattern")
     patterns = said if isinstance(said, dict) else {}
+    if len(patterns) > MOST_PATTERNS:
+        raise AdapterUnsupported(f"the adapter's configuration has {len(patterns):,} patterns for alpha")
     alpha = next((value for pattern, value in patterns.items() if _matches(str(pattern), layer)), None)
     alpha = config.get("lora_alpha") if alpha is None else alpha
     if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
@@ -297,15 +300,23 @@ def scaling(config: Mapping[str, Any], layer: str, rank: int) -> float:
 
 
 def _matches(pattern: str, layer: str) -> bool:
-    """As PEFT compares them: the layer's name ends so. A pattern of a file's is matched only where that is quick."""
+    """As PEFT compares them: the layer's name, or what is behind one of its points, is the pattern's. A pattern of a
+    file's is tried only where that is quick."""
     wild = pattern.replace(r"\.", ".").replace(r"\d+", "0")
-    if wild.count(".*") > _WILD or re.search(r"[+{(\[|?]", wild) or "*" in wild.replace(".*", ""):
+    if (
+        wild.count(".*") > _WILD
+        or pattern.count(r"\d+") > 2 * _WILD
+        or re.search(r"[+{(\[|?]", wild)
+        or "*" in wild.replace(".*", "")
+        or len(layer) > 500
+    ):
         raise AdapterUnsupported(
             f"the adapter's configuration has the pattern {pattern!r:.100}, which is not read here"
         )
     try:
-        return re.match(rf"(.*\.)?({pattern})$", layer) is not None
+        whole = re.compile(pattern)
     except re.error:
-        raise AdapterUnsupported(
-            f"the adapter's configuration has the pattern {pattern!r:.100}, which is none"
-        ) from None
+        raise AdapterUnsupported(f"the adapter's configuration has the pattern {pattern!r:.100}: it is none") from None
+    starts = (0, *(match.end() for match in re.finditer(r"\.", layer)))
+    begins = pattern.startswith("^")
+    return any(whole.fullmatch(layer[start:]) for start in (starts[:1] if begins else starts))

@@ -91,10 +91,11 @@ def _checked(name: str, archive: str) -> str:
 
 
 def _refuse_twins(found: list[Member], archive: str) -> list[Member]:
-    names = {member.name for member in found}
-    if len(names) < len(found):
-        twice = next(member.name for at, member in enumerate(found) if member.name in {m.name for m in found[:at]})
-        raise MalformedFile(f"{archive}: two members are named {twice!r:.200}")
+    names: set[str] = set()
+    for member in found:
+        if member.name in names:
+            raise MalformedFile(f"{archive}: two members are named {member.name!r:.200}")
+        names.add(member.name)
     above = {str(parent) for name in names for parent in PurePosixPath(name).parents}
     if both := names & above:
         raise MalformedFile(f"{archive}: {min(both)!r:.200} is a file, and has files in it")

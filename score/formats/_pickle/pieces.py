@@ -16,6 +16,7 @@ from score.formats.base import OpaqueObject, TensorRef
 _DTENSOR = ("torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor")
 _SHARDED = "torch.distributed._shard.sharded_tensor.api.ShardedTensor"
 _PLACEMENTS = ("torch.distributed.tensor.placement_types.", "torch.distributed._tensor.placement_types.")
+MOST_RANKS = 1 << 16
 CLASSES = frozenset((*_DTENSOR, _SHARDED))
 
 
@@ -99,9 +100,10 @@ def _local(value: OpaqueObject, shape: tuple[int, ...], rank: int | None) -> tup
     start, size = [0] * len(shape), list(shape)
     if all(kind is None or count == 1 for kind, count in zip(kinds, mesh, strict=True)):
         return tuple(start), local
-    if rank is None or rank not in ranks:
+    order = [] if rank is None else [int(each) for each in ranks.load().flatten().tolist()]
+    if rank is None or rank not in order:
         raise MalformedFile(f"a DTensor that is cut among {math.prod(mesh)} ranks, and nothing says whose part this is")
-    at = ranks.index(rank)
+    at = order.index(rank)
     places = [at // math.prod(mesh[axis + 1 :]) % count for axis, count in enumerate(mesh)]
     for dim, count, place in zip(kinds, mesh, places, strict=True):
         if dim is None:
@@ -128,7 +130,7 @@ def _placement(value: Any) -> int | None:
     raise MalformedFile(f"a DTensor that is placed as {kind or type(value).__name__}, which is not put together here")
 
 
-def _mesh(value: Any) -> tuple[list[int], list[int]]:
+def _mesh(value: Any) -> tuple[list[int], TensorRef]:
     """The shape of a mesh of ranks, and the ranks in its order."""
     if not isinstance(value, OpaqueObject):
         raise MalformedFile("a DTensor without its mesh")
@@ -139,6 +141,6 @@ def _mesh(value: Any) -> tuple[list[int], list[int]]:
     else:  # torch before 2.10
         ranks = value.attribute("mesh") if ranks is None else ranks
         shape = list(ranks.shape) if isinstance(ranks, TensorRef) else []
-    if not isinstance(ranks, TensorRef) or not shape or ranks.numel != math.prod(shape) or ranks.numel > 1 << 20:
+    if not isinstance(ranks, TensorRef) or not shape or ranks.numel != math.prod(shape) or ranks.numel > MOST_RANKS:
         raise MalformedFile("a mesh of ranks that is not of the shape that it says")
-    return shape, [int(each) for each in ranks.load().flatten().tolist()]
+    return shape, ranks

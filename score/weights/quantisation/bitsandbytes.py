@@ -64,7 +64,7 @@ def _four_bits(name: str, tensors: Tensors, state: TensorRef, dtype: torch.dtype
         factors = largest.load()
         if nested[0] is not None and nested[1] is not None:
             factors = _twice(factors, nested[0].load(), nested[1].load(), said)
-        spread = factors.float().repeat_interleave(block)[:count]
+        spread = factors.float()[torch.arange(count) // block]
         return (codes.load().float()[both.long()] * spread).view(shape)
 
     return made(shape, load, dtype)
@@ -75,7 +75,9 @@ def _twice(values: torch.Tensor, largest: torch.Tensor, codes: torch.Tensor, sai
     block, offset = said.get("nested_blocksize"), said.get("nested_offset")
     if not isinstance(block, int) or block < 1 or not isinstance(offset, (int, float)) or codes.shape != (256,):
         raise QuantisedWeights("bitsandbytes' nested scales are not as they say")
-    return codes.float()[values.long()] * largest.float().repeat_interleave(block)[: len(values)] + offset
+    if largest.numel() != -(-len(values) // block):
+        raise QuantisedWeights("bitsandbytes' nested scales are not as many as they say")
+    return codes.float()[values.long()] * largest.float().flatten()[torch.arange(len(values)) // block] + offset
 
 
 def _said(name: str, state: TensorRef) -> dict[str, Any]:

@@ -46,5 +46,5 @@ def _blocks(scales: torch.Tensor, block: Any, shape: tuple[int, ...]) -> torch.T
         size = block[axis] if len(block) == 2 else None
         if not isinstance(size, int) or size < 1 or scales.shape[axis] != -(-shape[axis] // size):
             raise QuantisedWeights(f"scales of shape {list(scales.shape)} for weights {list(shape)} in blocks {block}")
-        scales = scales.repeat_interleave(size, axis).narrow(axis, 0, shape[axis])
+        scales = scales.repeat_interleave(min(size, shape[axis]), axis).narrow(axis, 0, shape[axis])
     return scales
