@@ -40,12 +40,19 @@ def _folder(path: Path) -> Path | None:
         if any(_OPTIM.match(each.name) for each in path.iterdir()):
             return path
         latest = path / "latest"
-        name = latest.read_text()[:200].strip() if latest.is_file() and not latest.is_symlink() else ""
+        name = _first_bytes(latest).decode(errors="replace").strip()
         below = path / name
         good = bool(name) and Path(name).name == name and below.is_dir() and not below.is_symlink()
         return below if good and any(_OPTIM.match(each.name) for each in below.iterdir()) else None
-    except OSError:
+    except (OSError, ValueError):  # a name that no path can have
         return None
+
+
+def _first_bytes(path: Path) -> bytes:
+    if not path.is_file() or path.is_symlink():
+        return b""
+    with path.open("rb") as file:
+        return file.read(200)
 
 
 def open(path: Path, read: str) -> Checkpoint:

@@ -123,7 +123,10 @@ def _parts_of(root: Path) -> str:
     index = root / "model_index.json"
     if not index.is_file() or index.is_symlink():
         return ""
-    name = json_file(index).get("_class_name")
+    try:
+        name = json_file(index).get("_class_name")
+    except LoadError:  # which says nothing of the models
+        return ""
     return f", the parts of a {one_line(str(name)[:80])} of diffusers; each can be served by its name"
 
 

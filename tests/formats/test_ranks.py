@@ -202,11 +202,11 @@ def test_parts_of_model_parallel_ranks_are_named(tmp_path: Path) -> None:
         weights(tmp_path)
 
 
-@pytest.mark.parametrize("latest", ["../outside", "/etc", "nothing", ""])
-def test_latest_leads_nowhere_else(latest: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("latest", [b"../outside", b"/etc", b"nothing", b"", b"\x00\x85\xff", b"a" * 5000])
+def test_latest_leads_nowhere_else(latest: bytes, tmp_path: Path) -> None:
     _stage_three(tmp_path / "outside")
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "latest").write_text(latest)
+    (tmp_path / "model" / "latest").write_bytes(latest)
     assert registry.detect(tmp_path / "model") is None
 
 
