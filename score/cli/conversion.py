@@ -8,7 +8,7 @@ from score.errors import InputsUnknown, ModelRejected, UnsupportedFormat
 from score.formats._io import integrity
 from score.formats.search import size
 from score.inference import infer_signature
-from score.inference.pipeline import load_model, merged
+from score.inference.pipeline import load_model, weights_of
 from score.settings import Settings
 from score.weights.opened import open_weights
 from score.weights.progress import Track
@@ -23,7 +23,7 @@ def to_safetensors(settings: Settings, output: Path, track: Track = iter) -> str
     from safetensors.torch import save_file
 
     opened = open_weights(settings)
-    weights = merged(settings, opened) if opened.checkpoint.adapters else opened.weights
+    weights = weights_of(settings, opened)
     if weights is None:
         raise UnsupportedFormat(f"{opened.checkpoint.path.name} holds no weights that safetensors could hold")
     odd = [name for name, tensor in weights.tensors.items() if tensor.layout != "strided"]

@@ -38,6 +38,11 @@ class TensorRef:
         return str(self.dtype).removeprefix("torch.")
 
 
+def computed(dtype: torch.dtype, shape: tuple[int, ...], load: Callable[[], torch.Tensor]) -> TensorRef:
+    """A tensor that lies nowhere as it is: `load` makes it of others."""
+    return TensorRef(dtype, shape, math.prod(shape) * dtype.itemsize, object(), load)
+
+
 @dataclass(eq=False)
 class OpaqueObject:
     """An object of a class that is not ours to import: its class path, and whatever the file says it holds.

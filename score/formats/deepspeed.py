@@ -18,9 +18,10 @@ import torch
 
 from score.errors import MalformedFile, NoWeights
 from score.formats import torch_bin_sharded
+from score.formats._pickle import pieces
 from score.formats._pickle.inert import settled
 from score.formats._pickle.read import metadata
-from score.formats.base import Checkpoint, OpaqueObject, StateDict, TensorRef
+from score.formats.base import Checkpoint, OpaqueObject, StateDict, TensorRef, computed
 from score.formats.probe import Probe
 
 NAME = "deepspeed"
@@ -72,9 +73,10 @@ def open(path: Path, read: str) -> Checkpoint:
     weights = dict(_third_stage(optims, models) if stage == 3 else _first_stages(optims, models))
     first = models[0]
     weights |= dict(_frozen(models, stage == 3))
-    weights |= _buffers(first)
+    own, buffers = _own(first), _names(first.get("buffer_names"))
+    weights |= {name: ref for name, ref in own.items() if name in buffers}
     if stage != 3:  # whose own copies are empty
-        weights = _whole(first) | weights
+        weights = own | weights
     for name, other in _pairs(first.get("shared_params")):
         if other in weights:
             weights[name] = weights[other]
@@ -130,15 +132,9 @@ def _shapes(model: Mapping[Any, Any], key: str = "param_shapes") -> list[dict[st
     for group in groups:
         if not isinstance(group, dict):
             raise MalformedFile(f"the model's {key} are no names with shapes")
-        shapes = {str(name): _shape(value) for name, value in group.items()}
+        shapes = {str(name): pieces.sizes(value) for name, value in group.items()}
         found.append(shapes)
     return found
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    if isinstance(value, (tuple, list)) and all(isinstance(each, int) and 0 <= each < 1 << 40 for each in value):
-        return tuple(value)
-    raise MalformedFile("a weight's shape is none")
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ def _joined(parts: list[_Part], shape: tuple[int, ...]) -> TensorRef:
         pieces = [part.flat.load().flatten()[part.start : part.start + part.count] for part in parts]
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).view(shape)
 
-    return TensorRef(dtype, shape, math.prod(shape) * dtype.itemsize, object(), load)
+    return computed(dtype, shape, load)
 
 
 class _Row:
@@ -227,28 +223,25 @@ def _frozen(models: list[Any], cut: bool) -> Iterator[tuple[str, TensorRef]]:
     (shapes,) = _shapes(models[0], "frozen_param_shapes")
     for name, shape in shapes.items():
         held = [model.get("frozen_param_fragments") for model in (models if cut else models[:1])]
-        pieces: list[Any] = [settled(each.get(name)) if isinstance(each, dict) else None for each in held]
-        if not all(isinstance(piece, TensorRef) for piece in pieces):
+        fragments: list[Any] = [settled(each.get(name)) if isinstance(each, dict) else None for each in held]
+        if not all(isinstance(piece, TensorRef) for piece in fragments):
             raise MalformedFile(f"a part of the frozen weight {name!r} is missing")
         parts, left = [], math.prod(shape)
-        for piece in pieces:
+        for piece in fragments:
             parts.append(_Part(piece, 0, min(piece.numel, left)))
             left -= min(piece.numel, left)
         yield name, _joined(parts, shape)
 
 
-def _buffers(model: Mapping[Any, Any]) -> dict[str, TensorRef]:
-    module, names = model.get("module"), model.get("buffer_names")
-    held = {str(key): settled(value) for key, value in module.items()} if isinstance(module, dict) else {}
-    named = {str(each) for each in names} if isinstance(names, (list, tuple, set)) else set()
-    return {name: ref for name, ref in held.items() if name in named and isinstance(ref, TensorRef)}
-
-
-def _whole(model: Mapping[Any, Any]) -> dict[str, TensorRef]:
-    """The model's own copies: what is in no partition, a frozen weight of stage 1, is there alone."""
+def _own(model: Mapping[Any, Any]) -> dict[str, TensorRef]:
+    """The model's own copies: buffers, and what is in no partition, such as a frozen weight of stage 1."""
     module = model.get("module")
     held = {str(key): settled(value) for key, value in module.items()} if isinstance(module, dict) else {}
     return {name: ref for name, ref in held.items() if isinstance(ref, TensorRef)}
+
+
+def _names(said: Any) -> set[str]:
+    return {str(each) for each in said} if isinstance(said, (list, tuple, set)) else set()
 
 
 def _pairs(said: Any) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from score.errors import ArchitectureBroken, MalformedFile
 from score.formats import safetensors, torch_bin_sharded
 from score.formats._io.folder import json_file
 from score.formats._pickle.inert import settled
-from score.formats.base import Checkpoint, DescribedWeights, ModelFactory, TensorRef
+from score.formats.base import Checkpoint, DescribedWeights, ModelFactory, TensorRef, computed
 from score.formats.probe import Probe
 
 NAME = "llama-consolidated"
@@ -129,10 +129,7 @@ def _joined(parts: list[TensorRef], dimension: int | None, what: str) -> TensorR
         raise MalformedFile(f"{what} has other shapes in other shards")
     shape = list(first.shape)
     shape[dimension] *= len(parts)
-    size = sum(part.nbytes for part in parts)
-    return TensorRef(
-        first.dtype, tuple(shape), size, object(), lambda: torch.cat([part.load() for part in parts], dimension)
-    )
+    return computed(first.dtype, tuple(shape), lambda: torch.cat([part.load() for part in parts], dimension))
 
 
 def _in_halves(ref: TensorRef, heads: int, name: str) -> TensorRef:
@@ -144,7 +141,7 @@ def _in_halves(ref: TensorRef, heads: int, name: str) -> TensorRef:
         rows, columns = ref.shape
         return ref.load().view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 
-    return TensorRef(ref.dtype, ref.shape, ref.nbytes, object(), load)
+    return computed(ref.dtype, ref.shape, load)
 
 
 def _build(params: Mapping[str, Any], tree: Mapping[str, TensorRef]) -> nn.Module:

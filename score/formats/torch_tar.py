@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from score.errors import MalformedFile, TruncatedFile
+from score.formats._io.members import is_tar
 from score.formats._io.source import Source
 from score.formats._pickle.inert import Restricted
 from score.formats._pickle.read import metadata, no_storages, read_pickle, window
@@ -29,7 +30,7 @@ _FIRST = (b"sys", b"./sys", b"storages", b"./storages", b"tensors", b"./tensors"
 
 
 def detect(probe: Probe) -> bool:
-    return probe.head[257:262] == b"ustar" and _names(probe) >= MEMBERS
+    return is_tar(probe.head) and _names(probe) >= MEMBERS
 
 
 def _names(probe: Probe) -> set[str]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from score.errors import NoWeights
 from score.inference import predictor
-from score.inference.pipeline import load_model, merged
+from score.inference.pipeline import load_model, weights_of
 from score.settings import Settings
 from score.weights.opened import TensorMapping
 from score.weights.opened import open_weights as opened
@@ -69,7 +69,7 @@ def open_weights(path: PathLike, **settings: Any) -> TensorMapping:
     """
     said = _settings(path, None, settings)
     found = opened(said)
-    weights = merged(said, found) if found.checkpoint.adapters else found.weights
+    weights = weights_of(said, found)
     if weights is None:
         raise NoWeights(f"{found.checkpoint.path.name} holds no weights that can be read without running it")
     return TensorMapping(weights.tensors)

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from score.architectures import key_conversions, resolve
-from score.architectures.meta_init import Skeleton
+from score.architectures.meta_init import Architecture, Skeleton
 from score.codecs import oip_v2, openai_embeddings
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded, Encoded, Items
@@ -56,12 +56,10 @@ def load_model(settings: Settings) -> Predictor:
         checkpoint, weights = opened.checkpoint, opened.weights
         try:
             architecture = resolve.find(checkpoint, weights, settings)
+            weights = _adapted(architecture, checkpoint, weights, settings)
             alignment = None
             if isinstance(architecture, Skeleton) and weights is not None:
-                weights = _adapted(architecture, checkpoint, weights, settings)
                 alignment = resolve.match(architecture, weights, settings.prefix)
-            elif checkpoint.adapters:
-                raise AdapterUnsupported(f"{architecture.name} is built as a whole, and takes no adapter")
             where = device.choose(settings.device, weights.nbytes if weights else 0)
             module, report = load.load(checkpoint, weights, architecture, alignment, where)
         except _VERSIONS_MATTER as error:
@@ -74,19 +72,24 @@ def load_model(settings: Settings) -> Predictor:
     return Predictor(module, report, settings, inputs, checkpoint.neighbours, home, checkpoint.beside, own)
 
 
-def merged(settings: Settings, opened: Opened) -> Candidate:
-    """A base model's weights with its adapter's in them, under the names that the model's class has for them, which
-    tell where an adapter's belong. Raises a `LoadError`."""
-    weights = opened.weights
-    assert weights is not None, "what an adapter was found for has weights"
-    architecture = resolve.find(opened.checkpoint, weights, settings)
-    if not isinstance(architecture, Skeleton):
-        raise AdapterUnsupported(f"{architecture.name} is built as a whole, and takes no adapter")
-    return _adapted(architecture, opened.checkpoint, weights, settings)
+def weights_of(settings: Settings, opened: Opened) -> Candidate | None:
+    """A checkpoint's weights under their own names; with an adapter's in them, under the names that the model's class
+    has for them, which tell where an adapter's belong. Raises a `LoadError`."""
+    if not opened.checkpoint.adapters:
+        return opened.weights
+    architecture = resolve.find(opened.checkpoint, opened.weights, settings)
+    return _adapted(architecture, opened.checkpoint, opened.weights, settings)
 
 
-def _adapted(architecture: Skeleton, checkpoint: Checkpoint, weights: Candidate, settings: Settings) -> Candidate:
-    """The weights under the names that the class has for them, with all adapters merged."""
+def _adapted(
+    architecture: Architecture, checkpoint: Checkpoint, weights: Candidate | None, settings: Settings
+) -> Candidate | None:
+    """The weights under the names that the class has for them, with all adapters merged; as they are for a model that
+    is built as a whole. Raises `AdapterUnsupported`."""
+    if not isinstance(architecture, Skeleton) or weights is None:
+        if checkpoint.adapters:
+            raise AdapterUnsupported(f"{architecture.name} is built as a whole, and takes no adapter")
+        return weights
     weights = key_conversions.converted(architecture.module, weights)
     for adapter in checkpoint.adapters:
         weights = resolve.adapted(architecture, weights, adapter, settings.prefix)

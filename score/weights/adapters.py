@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from score.errors import AdapterUnsupported
-from score.formats.base import Adapter, TensorRef
+from score.formats.base import Adapter, TensorRef, computed
 from score.weights.align import Alignment
 from score.weights.select import Candidate
 
@@ -162,7 +162,7 @@ def _merged(
             return made
         return _dora(kind, weight.load(), delta(), _full(magnitude.load()))
 
-    found = {"weight": _made(weight, load)}
+    found = {"weight": computed(weight.dtype, weight.shape, load)}
     if shift is not None:
         if bias is None:
             raise AdapterUnsupported(f"{adapter.name} has a bias for {name!r}, which has none")
@@ -172,12 +172,8 @@ def _merged(
             made += _full(shift.load()) * scale
             return made
 
-        found["bias"] = _made(bias, load_bias)
+        found["bias"] = computed(bias.dtype, bias.shape, load_bias)
     return found
-
-
-def _made(like: TensorRef, load: Callable[[], torch.Tensor]) -> TensorRef:
-    return TensorRef(like.dtype, like.shape, like.nbytes, object(), load)
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
@@ -276,13 +272,13 @@ def _ia3(
         factor = _full(scale.load())
         return torch.mul(weight.load(), factor.t() if kind == "turned" else factor).to(weight.dtype)
 
-    found = {"weight": _made(weight, load)}
+    found = {"weight": computed(weight.dtype, weight.shape, load)}
     if bias is not None and not feedforward:
 
         def load_bias() -> torch.Tensor:
             return torch.mul(bias.load(), _full(scale.load()).reshape(bias.shape)).to(bias.dtype)
 
-        found["bias"] = _made(bias, load_bias)
+        found["bias"] = computed(bias.dtype, bias.shape, load_bias)
     return found
 
 

@@ -15,12 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from score.architectures import torch_layers
-from score.architectures.yolo import network, suppression
+from score.architectures.yolo import suppression
 from score.architectures.yolo.heads import Raw
 from score.architectures.yolo.suppression import Limits
-from score.formats import registry
-from score.weights import select
+from tests.architectures.test_yolo import rebuilt
 
 pytestmark = pytest.mark.yolo
 LIBRARY = Path(__file__).parents[2] / "build" / "yolo"
@@ -73,15 +71,6 @@ def varied(model: nn.Module) -> nn.Module:
             nn.init.normal_(part.weight, 1, 0.1)
             nn.init.normal_(part.bias, 0, 0.1)
     return model.eval()
-
-
-def rebuilt(path: Path) -> network.Network:
-    weights = select.weights_of(registry.open_checkpoint(path))
-    assert weights is not None
-    assert weights.module is not None
-    module = torch_layers.rebuild(weights.module)
-    assert isinstance(module, network.Network)
-    return network.ready(module, weights.module, {}).eval()
 
 
 def _as_theirs(raw: Raw) -> torch.Tensor:

@@ -22,6 +22,7 @@ from score.inference import pipeline
 from score.settings import Settings
 from score.weights.opened import open_weights
 from score.weights.quantisation import packing
+from tests.weights import test_quantised
 
 State = dict[str, torch.Tensor]
 
@@ -176,18 +177,9 @@ def test_a_configuration_beside_the_weights_says_how(tmp_path: Path) -> None:
     )
 
 
-class LeNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.conv(x).mean((2, 3)))
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_linear_layers_of_torch_ao(wrapped: bool, tmp_path: Path) -> None:
-    model = torch.ao.quantization.quantize_dynamic(LeNet().eval(), {nn.Linear}, torch.qint8)
+    model = torch.ao.quantization.quantize_dynamic(test_quantised.LeNet().eval(), {nn.Linear}, torch.qint8)
     torch.save({"state_dict": model.state_dict()} if wrapped else model.state_dict(), tmp_path / "model.pt")
     weights = open_weights(Settings.load(tmp_path)).weights
     assert weights is not None
@@ -196,7 +188,8 @@ def test_linear_layers_of_torch_ao(wrapped: bool, tmp_path: Path) -> None:
     assert set(found) == {"conv.weight", "conv.bias", "fc.weight", "fc.bias"}
     assert torch.equal(found["fc.weight"], weight.dequantize())
     assert torch.equal(found["fc.bias"], bias)
-    served = pipeline.load_model(Settings.load(tmp_path, architecture=f"{__file__}:LeNet", trust_code=True))
+    named = f"{test_quantised.__file__}:LeNet"
+    served = pipeline.load_model(Settings.load(tmp_path, architecture=named, trust_code=True))
     x = torch.rand(3, 1, 8, 8)
     assert torch.allclose(torch.from_numpy(served(x.numpy())), model(x), atol=0.05)
 

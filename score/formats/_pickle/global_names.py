@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from score.errors import ScoreError
+from score.formats._io.members import is_tar
 from score.formats._io.source import Source
 from score.formats._pickle.inert import Restricted
 from score.formats._pickle.read import no_storages
@@ -62,7 +63,7 @@ def _of_bytes(data: Any, file: BinaryIO, depth: int) -> Iterator[str]:
     head = bytes(data[:4096])
     if depth and head.startswith(b"PK\x03\x04"):
         yield from _of_members(_zipped(file), depth)
-    elif depth and head[257:262] == b"ustar":
+    elif depth and is_tar(head):
         yield from _of_members(_tarred(file), depth)
     else:
         yield from _of_streams(data)

@@ -104,8 +104,8 @@ class Restricted:
         if path in ("copyreg.__newobj__", "copyreg.__newobj_ex__") and args:
             self._copying((args,))
             return self.new(args[0], tuple(args[1:]), {})
-        if path in _FX and args and isinstance(args[-2 if len(args) > 1 else 0], dict):
-            return OpaqueObject("torch.fx.graph_module.GraphModule", state=args[-2 if len(args) > 1 else 0])
+        if path in _FX and (state := next((each for each in args if isinstance(each, dict)), None)) is not None:
+            return OpaqueObject("torch.fx.graph_module.GraphModule", state=state)
         if path == LOAD_FROM_BYTES and len(args) == 1:
             return self._nested(args[0])
         if path == "torch._tensor._rebuild_from_type_v2" and len(args) > 2 and isinstance(args[2], tuple):
@@ -243,16 +243,13 @@ def _attribute(name: str) -> Any:
     return value if isinstance(value, (torch.dtype, torch.layout, torch.memory_format, torch.qscheme)) else None
 
 
-# Classes that a pickle brings along: what makes them, and where their name and the mapping with their module are.
-_MAKE_CLASS = {
-    "cloudpickle.cloudpickle._make_skeleton_class": (1, 3),
-    "dill._dill._create_type": (1, 3),
-}
+# What makes a class that a pickle brings along, of (its type, its name, its bases, a mapping with its module, ...).
+_MAKE_CLASS = frozenset(("cloudpickle.cloudpickle._make_skeleton_class", "dill._dill._create_type"))
 
 
 def _path(value: Any) -> str:
     if isinstance(value, OpaqueObject) and value.path in _MAKE_CLASS and len(value.args) > 3:
-        name, said = (value.args[at] for at in _MAKE_CLASS[value.path])
+        _, name, _, said = value.args[:4]
         module = said.get("__module__") if isinstance(said, dict) else None
         return f"{module or '__main__'}.{name}"
     return value.path if isinstance(value, GlobalName) else type(value).__name__

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile
-from score.formats.base import OpaqueObject, TensorRef
+from score.formats.base import OpaqueObject, TensorRef, computed
 
 _DTENSOR = ("torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor")
 _SHARDED = "torch.distributed._shard.sharded_tensor.api.ShardedTensor"
@@ -36,7 +36,7 @@ def is_cut(value: Any) -> bool:
 def cut(value: OpaqueObject, rank: int | None) -> Cut:
     """What the pickle of a rank holds of a tensor; `rank` is None where nothing says whose pickle it is. Raises
     `MalformedFile`."""
-    dtype, shape = value.args[0] if value.args else None, _sizes(value.args[1] if len(value.args) > 1 else None)
+    dtype, shape = value.args[0] if value.args else None, sizes(value.args[1] if len(value.args) > 1 else None)
     if not isinstance(dtype, torch.dtype):
         raise MalformedFile("a distributed tensor without its dtype")
     pieces = _shards(value) if value.path == _SHARDED else (_local(value, shape, rank),)
@@ -65,10 +65,11 @@ def joined(cuts: list[Cut]) -> TensorRef | None:
             whole[tuple(slice(at, at + size) for at, size in zip(start, ref.shape, strict=True))] = ref.load()
         return whole
 
-    return TensorRef(dtype, shape, math.prod(shape) * dtype.itemsize, object(), load)
+    return computed(dtype, shape, load)
 
 
-def _sizes(value: Any) -> tuple[int, ...]:
+def sizes(value: Any) -> tuple[int, ...]:
+    """A tensor's shape, as a trainer says it. Raises `MalformedFile`."""
     if isinstance(value, (tuple, list)) and all(isinstance(each, int) and 0 <= each < 1 << 40 for each in value):
         return tuple(value)
     raise MalformedFile("a distributed tensor's shape is none")
@@ -80,7 +81,7 @@ def _shards(value: OpaqueObject) -> tuple[tuple[tuple[int, ...], TensorRef], ...
     for shard in held if isinstance(held, list) else ():
         metadata = shard.attribute("metadata") if isinstance(shard, OpaqueObject) else None
         tensor = shard.attribute("tensor") if isinstance(shard, OpaqueObject) else None
-        start = _sizes(metadata.attribute("shard_offsets") if isinstance(metadata, OpaqueObject) else None)
+        start = sizes(metadata.attribute("shard_offsets") if isinstance(metadata, OpaqueObject) else None)
         if not isinstance(tensor, TensorRef):
             raise MalformedFile("a shard of a tensor without its elements")
         found.append((start, tensor))
@@ -137,7 +138,7 @@ def _mesh(value: Any) -> tuple[list[int], TensorRef]:
     layout, ranks = value.attribute("_layout"), value.attribute("_rank_map")
     if isinstance(layout, OpaqueObject):
         axes = layout.attribute("axes")
-        shape = [math.prod(_sizes(each.attribute("shape"))) for each in axes or () if isinstance(each, OpaqueObject)]
+        shape = [math.prod(sizes(each.attribute("shape"))) for each in axes or () if isinstance(each, OpaqueObject)]
     else:  # torch before 2.10
         ranks = value.attribute("mesh") if ranks is None else ranks
         shape = list(ranks.shape) if isinstance(ranks, TensorRef) else []

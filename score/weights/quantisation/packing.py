@@ -6,17 +6,14 @@ from typing import Any
 import torch
 
 from score.errors import QuantisedWeights
-from score.formats.base import TensorRef
+from score.formats.base import TensorRef, computed
 
 Tensors = Mapping[str, TensorRef]
 
 
 def made(shape: tuple[int, ...], load: Callable[[], torch.Tensor], dtype: torch.dtype) -> TensorRef:
     """A tensor that `load` computes; its bytes are those that it takes then."""
-    size = 1
-    for length in shape:
-        size *= length
-    return TensorRef(dtype, shape, size * dtype.itemsize, object(), lambda: load().to(dtype).contiguous())
+    return computed(dtype, shape, lambda: load().to(dtype).contiguous())
 
 
 def groups(tensors: Tensors, *parts: str) -> dict[str, dict[str, TensorRef]]:
