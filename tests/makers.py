@@ -328,6 +328,20 @@ def llama_consolidated(folder: Path) -> State:
     return state
 
 
+def gguf(folder: Path) -> State:
+    from gguf import GGUFWriter
+
+    state = net().state_dict()
+    writer = GGUFWriter(folder / "model.gguf", "net")
+    for name, value in state.items():
+        writer.add_tensor(name, value.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return state
+
+
 MAKERS: dict[str, Maker] = {
     "torch-zip": torch_zip,
     "torch-legacy": torch_legacy,
@@ -350,6 +364,7 @@ MAKERS: dict[str, Maker] = {
     "npz": npz,
     "pickle": pickled,
     "archive": archive,
+    "gguf": gguf,
 }
 
 

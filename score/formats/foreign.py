@@ -65,7 +65,6 @@ KINDS = (
         TruncatedFile.hint,
         TruncatedFile,
     ),
-    Foreign("a GGUF model (llama.cpp)", _starts(b"GGUF"), "Serve it with llama.cpp, or take the original safetensors."),
     Foreign("a GGML model (llama.cpp)", _starts(b"lmgg", b"tjgg", b"fmgg"), "Take the original safetensors."),
     Foreign(
         "an HDF5 file (Keras or TensorFlow weights)",

@@ -37,7 +37,6 @@ _OTHERS = (
     ("model.ckpt*.index", "TensorFlow 1", _AGAIN),
     ("flax_model*.msgpack", "Flax", _AGAIN),
     ("rust_model.ot", "rust-bert", _AGAIN),
-    ("*.gguf", "llama.cpp (GGUF)", _AGAIN),
 )
 _SHOWN = ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "quantization_config")
 
@@ -50,7 +49,10 @@ def detect(probe: Probe) -> bool:
     config = probe.path / "config.json"
     if not _is_file(config) or _is_file(probe.path / "MLmodel"):
         return False
-    return weights_in(probe.path) is not None or b'"model_type"' in config.read_bytes()[:1_000_000]
+    if weights_in(probe.path) is not None:
+        return True
+    others = any(probe.path.glob("*.gguf"))  # which say all of themselves
+    return not others and b'"model_type"' in config.read_bytes()[:1_000_000]
 
 
 def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:

@@ -81,7 +81,7 @@ def open(path: Path, read: str) -> Checkpoint:
         whole = _joined(parts, _cut(name, known[1], parts, dim), f"{path.name}: {name}")
         kind = name.split(".")[-2]
         if kind in pairs:
-            whole = _in_halves(whole, pairs[kind], name)
+            whole = in_halves(whole, pairs[kind], name)
         tree[f"model.layers.{layer[1]}.{known[0]}" if layer else known[0]] = whole
     model = ModelFactory("transformers.LlamaForCausalLM", partial(_build, params, dict(tree)))
     said = {"shards": len(shards), **params}
@@ -132,14 +132,14 @@ def _joined(parts: list[TensorRef], dimension: int | None, what: str) -> TensorR
     return computed(first.dtype, tuple(shape), lambda: torch.cat([part.load() for part in parts], dimension))
 
 
-def _in_halves(ref: TensorRef, heads: int, name: str) -> TensorRef:
+def in_halves(ref: TensorRef, heads: int, name: str) -> TensorRef:
     """The rows of each head with those of even number first: rotated are pairs of neighbours here, halves there."""
-    if len(ref.shape) != 2 or ref.shape[0] % (2 * heads):
+    if not ref.shape or ref.shape[0] % (2 * heads):
         raise MalformedFile(f"{name} has the shape {list(ref.shape)}, which {heads} heads do not divide")
 
     def load() -> torch.Tensor:
-        rows, columns = ref.shape
-        return ref.load().view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+        rows, *columns = ref.shape
+        return ref.load().view(heads, rows // heads // 2, 2, *columns).transpose(1, 2).reshape(ref.shape)
 
     return computed(ref.dtype, ref.shape, load)
 

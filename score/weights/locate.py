@@ -18,7 +18,7 @@ from score.errors import (
     SeveralCheckpoints,
     one_line,
 )
-from score.formats import archive, pickle, registry
+from score.formats import archive, gguf, pickle, registry
 from score.formats._io import unpacked
 from score.formats._io.folder import json_file
 from score.formats.base import Checkpoint
@@ -88,17 +88,22 @@ def _model_folder(settings: Settings) -> Path:
     return root
 
 
+_LATER = (gguf.NAME, pickle.NAME, archive.NAME)  # formats that count where no other does, in this order
+
+
 def _the_one(root: Path, read: str) -> Found:
-    """The one checkpoint in a folder. A pickle, which may be data as well, is one only where nothing else is; so is an
-    archive."""
+    """The one checkpoint in a folder. A copy for llama.cpp is one only where nothing else is; a pickle, which may be
+    data as well, where that isn't either; and an archive comes last."""
     if root.is_file():
         return _looked_into(Found(root, registry.detect(root) or _unknown(root, root), root.parent), read)
     found = list(checkpoints_in(root))
-    archives, pickles = (_of_format(found, name) for name in (archive.NAME, pickle.NAME))
-    direct = [each for each in found if registry.servable(each[1]) and each not in archives + pickles]
+    servable = [each for each in found if registry.servable(each[1])]
+    direct = [each for each in servable if each[1] not in _LATER]
+    copies, pickles, archives = (_of_format(found, name) for name in _LATER)
     opened: dict[Path, Checkpoint] = {}
-    ours = _with_weights(direct, read, opened, sure=not archives + pickles)
-    ours = ours or _with_weights(pickles, read, opened, sure=not archives + direct)
+    ours: list[Named] = []
+    for rank in (direct, copies, pickles):
+        ours = ours or _with_weights(rank, read, opened, sure=len(rank) == len(servable))
     if not ours and len(archives) > 1:
         ours = [each for each in archives if _holds_one(each[0])]
     ours = _adapter_on(ours, opened) or ours or archives or direct

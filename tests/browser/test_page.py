@@ -179,7 +179,7 @@ def test_numbers_files_and_labels(chromium: Any, tmp_path: Path) -> None:
 
 def test_a_model_that_could_not_be_loaded_says_why(chromium: Any, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "m.pt").write_bytes(b"GGUF" + bytes(40))
+    (tmp_path / "model" / "m.pt").write_bytes(b"lmgg" + bytes(40))
     with running(tmp_path / "model", tmp_path, SCORE_ON_LOAD_ERROR="serve") as server:
         tab = chromium.new_page()
         tab.goto(f"http://127.0.0.1:{server.port}/score")

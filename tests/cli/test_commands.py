@@ -69,14 +69,14 @@ def test_inspect_prints_one_object_with_the_designs_keys(tmp_path: Path) -> None
 
 
 def test_inspect_refuses_with_the_same_keys_each_time(tmp_path: Path) -> None:
-    (tmp_path / "model.pt").write_bytes(b"GGUF" + bytes(20))
+    (tmp_path / "model.pt").write_bytes(b"lmgg" + bytes(20))
     done = score("inspect", tmp_path, "--json")
     assert done.exit_code == 3
     found = json.loads(done.stdout)
     assert list(found) == ["path", "format", "error", "unsafe_globals"]
     assert found["format"] == "foreign"
     assert {"code", "message", "hint"} <= set(found["error"])
-    assert "GGUF" in found["error"]["message"]
+    assert "GGML" in found["error"]["message"]
 
 
 def test_a_digest_that_was_begun_early_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

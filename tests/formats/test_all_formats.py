@@ -85,7 +85,7 @@ def test_a_file_cut_short_is_refused_or_read_whole(made: Made, share: float) -> 
         )
         assert path.name in error.message
     else:  # only padding was lost
-        assert largest.suffix == ".pt"
+        assert largest.suffix in (".pt", ".gguf")
         assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 

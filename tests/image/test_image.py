@@ -151,7 +151,7 @@ def test_it_serves_a_mounted_model(
 
 def test_a_wrong_model_folder_ends_with_the_diagnosis(engine: tool.Engine, built: str, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights.gguf").write_bytes(b"GGUF" + bytes(64))
+    (tmp_path / "model" / "weights.bin").write_bytes(b"lmgg" + bytes(64))
     with container(engine, built, tmp_path / "model", tmp_path) as (server, process):
         assert process.wait(60) != 0
         assert "ERROR foreign_format" in server.log

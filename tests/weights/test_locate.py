@@ -23,6 +23,7 @@ from score.formats.registry import open_checkpoint
 from score.formats.search import size, tree
 from score.settings import Settings
 from score.weights.locate import find_checkpoint
+from tests import makers
 
 
 def save(path: Path) -> Path:
@@ -97,7 +98,14 @@ def test_the_choice_can_not_leave_the_folder(tmp_path: Path, name: str) -> None:
 
 def test_a_foreign_file_beside_a_checkpoint_is_no_rival(tmp_path: Path) -> None:
     path = save(tmp_path / "model.pt")
-    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(100))
+    (tmp_path / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert find_checkpoint(Settings.load(tmp_path)).path == path
+
+
+def test_a_copy_for_llama_cpp_counts_where_nothing_else_does(tmp_path: Path) -> None:
+    makers.gguf(tmp_path)
+    assert find_checkpoint(Settings.load(tmp_path)).path == tmp_path / "model.gguf"
+    path = save(tmp_path / "model.pt")
     assert find_checkpoint(Settings.load(tmp_path)).path == path
 
 
@@ -168,7 +176,7 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "html": (b"\n<!DOCTYPE html><html>404</html>", "HTML page"),
     "xml": (b"<?xml version='1.0'?><Error><Code>AuthenticationFailed</Code></Error>", "XML document"),
     "zeros": (bytes(5000), "a file of zeros"),
-    "gguf": (b"GGUF\x03\0\0\0" + bytes(50), "GGUF"),
+    "ggml": (b"lmgg\x03\0\0\0" + bytes(50), "GGML"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
     "tflite": (b"\x1c\0\0\0TFL3" + bytes(50), "TensorFlow Lite"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(50), "7z or Rar"),

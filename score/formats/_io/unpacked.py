@@ -99,6 +99,23 @@ def folder_of(path: Path, head: bytes, stays: Callable[[Path], bool]) -> Path:
     return content
 
 
+def made_of(source: Source, name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder that `fill` makes of a file: made once, shared and removed as an archive's."""
+    home = _home() / _key(source, name)
+    content = home / name
+
+    def make() -> None:
+        shutil.rmtree(home, ignore_errors=True)  # what a killed process began
+        content.mkdir(parents=True, mode=0o700)
+        fill(content)
+        (home / _COMPLETE).touch()
+
+    with _one_at_a_time:
+        if home not in _held:
+            _held[home] = _take(home, make)
+    return content
+
+
 _held: dict[Path, int] = {}  # the folders that this process uses, with the descriptors of their locks
 _one_at_a_time = threading.RLock()
 
@@ -107,11 +124,11 @@ def _on_disk(content: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in content.rglob("*") if file.is_file())
 
 
-def _key(source: Source) -> str:
+def _key(source: Source, what: str = "") -> str:
     """A name that is another one as soon as the archive is another one."""
     place = source.place
     found = place.path.stat()
-    said = (str(place.path.absolute()), source.name, place.start, place.size)
+    said = (str(place.path.absolute()), source.name, place.start, place.size, what)
     identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return hashlib.sha256(repr((*said, *identity)).encode()).hexdigest()[:24]
 
