@@ -17,7 +17,7 @@ from score.errors import (
     one_line,
     printable,
 )
-from score.formats._io import integrity
+from score.formats._io import integrity, parts
 from score.formats._pickle import global_names
 from score.formats.base import Checkpoint, Program
 from score.settings import Settings
@@ -66,7 +66,7 @@ def _describe(opened: Opened) -> dict[str, Any]:
     metadata = dict(checkpoint.metadata) | ({"quantised": quantised_by[0]} if quantised_by else {})
     inside = sorted(item for item in checkpoint.path.rglob("*") if item.is_file()) if checkpoint.path.is_dir() else []
     files = inside or [checkpoint.path]
-    origin = files if checkpoint.packed is None else [checkpoint.origin]
+    origin = files if checkpoint.packed is None else parts.of(checkpoint.origin) or [checkpoint.origin]
     architecture, kwargs = _architecture(checkpoint, weights)
     return {
         "path": printable(str(checkpoint.shown)),

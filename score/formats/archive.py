@@ -1,4 +1,5 @@
-"""`archive`: a checkpoint in a tar, a zip, or a file compressed as a whole (gzip, bzip2, xz, zstandard), or in several.
+"""`archive`: a checkpoint in a tar, a zip, or a file compressed as a whole (gzip, bzip2, xz, zstandard), in several,
+or cut into parts.
 
 SageMaker and AllenNLP keep `model.tar.gz`, NeMo `.nemo`, Stable-Baselines3 a zip. It is read as the folder that it
 holds: stored members where they are, others inflated once (`_io.unpacked`).
@@ -8,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from score.errors import NoCheckpoint, SeveralCheckpoints
-from score.formats._io import members, streams, unpacked
+from score.formats._io import members, parts, streams, unpacked
 from score.formats.base import Checkpoint, Packed
 from score.formats.probe import Probe
 
 NAME = "archive"
 PRIORITY = -200  # what is an archive of its own kind is read as that
 SERVABLE = True
-_STAYS = frozenset(("torch-zip", "torch-legacy", "safetensors", "npz", NAME))  # what is read through `Source` alone
+_STAYS = frozenset(
+    ("torch-zip", "torch-legacy", "safetensors", "npz", "gguf", NAME)
+)  # what is read through `Source` alone
 
 
 def detect(probe: Probe) -> bool:
@@ -45,9 +48,9 @@ def folder(path: Path) -> Path:
 
     head = Probe(path).head
     root = unpacked.folder_of(path, head, lambda member: detected(member) in _STAYS)
-    if streams.stream_of(head) is not None:
+    if streams.stream_of(head) is not None or parts.of(path):
         (only,) = root.iterdir()
-        if detected(only) == NAME and members.is_tar(Probe(only).head):
+        if detected(only) == NAME and (parts.of(path) or members.is_tar(Probe(only).head)):
             return folder(only)
     return root
 

@@ -60,6 +60,11 @@ KINDS = (
         TruncatedFile,
     ),
     Foreign(
+        "a part of a zip archive that was split (.z01, .z02 ...)",
+        _starts(b"PK\x07\x08", b"PK00PK"),
+        "Join it: zip -s 0 model.zip --out whole.zip; and register whole.zip.",
+    ),
+    Foreign(
         "a zip archive that is cut short or damaged",
         lambda probe: probe.head.startswith(b"PK\x03\x04") and not probe.names,
         TruncatedFile.hint,

@@ -14,8 +14,11 @@ from typing import Protocol
 
 import score.formats
 from score.errors import LoadError, ModelDirUnreadable, NoCheckpoint
+from score.formats._io import parts
 from score.formats.base import Checkpoint
 from score.formats.probe import Probe
+
+ARCHIVE = "archive"  # what a file that was cut into parts is read as
 
 
 class Format(Protocol):
@@ -53,11 +56,32 @@ def servable(name: str) -> bool:
 
 def detect(path: Path) -> str | None:
     """The name of the format that `path` is in, or None if it is plainly not a model of any kind."""
-    probe = Probe(path)
     try:
-        return next((name for name, format in formats().items() if format.detect(probe)), None)
+        first = parts.first_of(path)
+        if first is not None and _is_cut(first):
+            return None  # it belongs to the first
+        return ARCHIVE if _is_cut(path) else _of_content(path)
     except PermissionError as error:
         raise ModelDirUnreadable(f"this user (uid {os.getuid()}) may not read {error.filename}") from None
+
+
+def _of_content(path: Path) -> str | None:
+    probe = Probe(path)
+    return next((name for name, format in formats().items() if format.detect(probe)), None)
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a file is the first part of one that was cut, and no whole one by itself."""
+    if not parts.of(path):
+        return False
+    name = _of_content(path)
+    if name is None or not servable(name) or name == ARCHIVE:
+        return True
+    try:
+        formats()[name].open(path, "auto")
+    except LoadError:
+        return True
+    return False
 
 
 def open_checkpoint(path: Path, read: str = "auto", name: str | None = None) -> Checkpoint:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from score.errors import ChecksumMismatch
-from score.formats._io import placed
+from score.formats._io import parts, placed
 
 
 def file_sha256(path: Path) -> str:
@@ -25,15 +25,16 @@ def file_sha256(path: Path) -> str:
     return _digest(path, piece=1 << 18)
 
 
-def _digest(path: Path, piece: int) -> str:
+def _digest(*files: Path, piece: int) -> str:
     """Hash `piece` bytes at a time: few fit into the processor's cache, many leave the interpreter to other threads."""
-    left = path.stat().st_size
-    place, digest, buffer = placed.of(path), hashlib.sha256(), bytearray(min(piece, max(left, 1)))
-    with place.path.open("rb", buffering=0) as file:
-        file.seek(place.start)
-        while left > 0 and (count := file.readinto(memoryview(buffer)[:left])):
-            digest.update(memoryview(buffer)[:count])
-            left -= count
+    digest, buffer = hashlib.sha256(), bytearray(min(piece, max(1, *(file.stat().st_size for file in files))))
+    for path in files:
+        left, place = path.stat().st_size, placed.of(path)
+        with place.path.open("rb", buffering=0) as file:
+            file.seek(place.start)
+            while left > 0 and (count := file.readinto(memoryview(buffer)[:left])):
+                digest.update(memoryview(buffer)[:count])
+                left -= count
     return digest.hexdigest()
 
 
@@ -64,8 +65,12 @@ def begin_sha256(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """A file's digest; for a folder, that of the names, sizes and contents of all that is in it, links by where they
-    lead. Each part is preceded by its length, so that no two folders give the same bytes."""
+    """A file's digest, that of the whole for one that is cut into parts; for a folder, that of the names, sizes and
+    contents of all that is in it, links by where they lead. Each part is preceded by its length, so that no two folders give the same bytes."""
+    if cut := parts.of(path):
+        for each in cut:
+            _seen.setdefault(each, _identity(each))
+        return _digest(*cut, piece=1 << 18)
     if not path.is_dir():
         return file_sha256(path)
     whole = hashlib.sha256(b"folder 2\n")

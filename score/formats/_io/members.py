@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from score.errors import LoadError, MalformedFile, TruncatedFile, UnsupportedFormat
-from score.formats._io import streams
+from score.formats._io import parts, streams
 from score.formats._io.source import Source
 from score.formats._io.zip import Archive, directory
 
@@ -45,6 +45,9 @@ def members(source: Source, head: bytes) -> list[Member]:
     Raises `MalformedFile` for names and links that leave it, and for what is no file; `TruncatedFile`.
     """
     with damage(source.name):
+        if cut := parts.complete(source.path):
+            size = sum(each.stat().st_size for each in cut)
+            return [Member(parts.name_of(source.path), size, None, lambda: parts.joined(cut))]
         if is_tar(head):
             return _tarred(source)
         if head.startswith(ZIP):

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from score.errors import ArchiveTooLarge, MalformedFile, TruncatedFile
-from score.formats._io import members, placed
+from score.formats._io import members, parts, placed
 from score.formats._io.members import Member
 from score.formats._io.placed import Place
 from score.formats._io.source import Source
@@ -127,10 +127,10 @@ def _on_disk(content: Path) -> int:
 def _key(source: Source, what: str = "") -> str:
     """A name that is another one as soon as the archive is another one."""
     place = source.place
-    found = place.path.stat()
     said = (str(place.path.absolute()), source.name, place.start, place.size, what)
-    identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return hashlib.sha256(repr((*said, *identity)).encode()).hexdigest()[:24]
+    found = [each.stat() for each in (place.path, *parts.of(source.path))]
+    identity = [(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found]
+    return hashlib.sha256(repr((said, identity)).encode()).hexdigest()[:24]
 
 
 @cache
