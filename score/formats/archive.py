@@ -16,9 +16,8 @@ from score.formats.probe import Probe
 NAME = "archive"
 PRIORITY = -200  # what is an archive of its own kind is read as that
 SERVABLE = True
-_STAYS = frozenset(
-    ("torch-zip", "torch-legacy", "safetensors", "npz", "gguf", NAME)
-)  # what is read through `Source` alone
+# What is read through `Source` alone.
+_STAYS = frozenset(("torch-zip", "torch-legacy", "safetensors", "npz", "gguf", NAME))
 
 
 def detect(probe: Probe) -> bool:

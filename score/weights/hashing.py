@@ -66,7 +66,8 @@ def begin_sha256(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """A file's digest, that of the whole for one that is cut into parts; for a folder, that of the names, sizes and
-    contents of all that is in it, links by where they lead. Each part is preceded by its length, so that no two folders give the same bytes."""
+    contents of all that is in it, links by where they lead. Each part is preceded by its length, so that no two folders
+    give the same bytes."""
     if cut := parts.of(path):
         for each in cut:
             _seen.setdefault(each, _identity(each))
