@@ -63,9 +63,7 @@ def complete(path: Path) -> tuple[Path, ...]:
     for one, other in pairwise(found):
         before, after = _place(one.name), _place(other.name)
         if before and after and after.value() != before.value() + 1:
-            raise MalformedFile(
-                f"{path.name} is cut, and a part is missing between {one.name} and {other.name}"
-            )
+            raise MalformedFile(f"{path.name} is cut, and a part is missing between {one.name} and {other.name}")
     return found
 
 
