@@ -218,6 +218,22 @@ def onnx(folder: Path) -> State:
     return state
 
 
+def openvino(folder: Path) -> State:
+    """The same graph as OpenVINO writes it, in a folder with its two files."""
+    torch.manual_seed(3)
+    state = {"weight": torch.randn(3, 2), "bias": torch.randn(2)}
+    runtime = pytest.importorskip("openvino")
+    opset = runtime.opset13
+    x = opset.parameter([-1, 3], numpy.float32, name="x")
+    x.output(0).set_names({"x"})
+    weight, bias = (opset.constant(value.numpy(), name=name) for name, value in state.items())
+    y = opset.add(opset.matmul(x, weight, False, False), bias)
+    y.output(0).set_names({"y"})
+    (folder / "model").mkdir()
+    runtime.save_model(runtime.Model([y], [x], "net"), folder / "model" / "graph.xml", compress_to_fp16=False)
+    return state
+
+
 def aot_inductor(folder: Path) -> State:
     """The layout of a compiled package, with a library that is none: it is never loaded in a fast test."""
     with zipfile.ZipFile(folder / "model.pt2", "w") as archive:
@@ -361,6 +377,7 @@ MAKERS: dict[str, Maker] = {
     "rank-files": rank_files,
     "mar": mar,
     "onnx": onnx,
+    "openvino": openvino,
     "npz": npz,
     "pickle": pickled,
     "archive": archive,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import hf_config, local_code, torch_layers
+from score.architectures import hf_config, local_code, on_graph, torch_layers
 from score.architectures.hparams import arguments
 from score.architectures.import_string import named
 from score.architectures.meta_init import Architecture, Complete, Skeleton, shapes, skeleton, tied
@@ -52,6 +52,12 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
         if checkpoint.code:
             trust.require(
                 checkpoint.origin, what="torch would unpickle or evaluate parts of it", imports=checkpoint.code
+            )
+        described = on_graph.described_by(checkpoint)
+        if described is not None:
+            build = checkpoint.build
+            return Complete(
+                on_graph.name_of(described), checkpoint.format, lambda device: on_graph.built(build(device), described)
             )
         return Complete(checkpoint.class_path, checkpoint.format, checkpoint.build)
     assert weights is not None, "files without a program have weights"

@@ -6,11 +6,12 @@ none is ever left as transformers would initialise it.
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from score.errors import ArchitectureBroken, NoWeights
-from score.formats import safetensors, shards, torch_bin_sharded
+from score.formats import onnx, openvino, safetensors, shards, torch_bin_sharded
 from score.formats._io.folder import contained, json_file, within
 from score.formats._pickle.inert import settled
 from score.formats.base import Adapter, Checkpoint, DescribedWeights, HfConfig, StateDict, TensorRef
@@ -32,7 +33,7 @@ _AGAIN = "Save the model with transformers' save_pretrained under PyTorch, or do
 _OTHERS = (
     ("*.onnx", "ONNX", "Name the graph, as SCORE_CHECKPOINT=model.onnx: it is served where onnxruntime is installed."),
     ("onnx/*.onnx", "ONNX", "Name the graph, as SCORE_CHECKPOINT=onnx/model.onnx: it is served through onnxruntime."),
-    ("openvino_model.xml", "OpenVINO", _AGAIN),
+    ("*.xml", "OpenVINO", "Name the graph, as SCORE_CHECKPOINT=openvino_model.xml: it is served through openvino."),
     ("tf_model*.h5", "TensorFlow", _AGAIN),
     ("model.ckpt*.index", "TensorFlow 1", _AGAIN),
     ("flax_model*.msgpack", "Flax", _AGAIN),
@@ -65,6 +66,11 @@ def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:
     adapts = next((name for name in _ADAPTERS if _is_file(path / name)), None)
     if found is None and adapts:
         return _adapter(path, adapts, read)
+    if found is None and (graph := _graph(path)) is not None:
+        opener = openvino.open if graph.suffix == ".xml" else onnx.open
+        inner = opener(graph, read)
+        said = {"weights": graph.relative_to(path).as_posix(), **inner.metadata}
+        return replace(inner, format=NAME, path=path, metadata=said)
     if found is None:
         raise _no_weights(path)
     inner = open_weights(path, found, read)
@@ -80,6 +86,20 @@ def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:
         metadata={"weights": found, **shown, **_gptq(path), **inner.metadata},
         adapters=_adapter(path, adapts, read).adapters if adapts else (),
     )
+
+
+# A model in one graph, in full precision, as Optimum names it.
+_GRAPHS = ("model.onnx", "onnx/model.onnx", "openvino_model.xml", "openvino/openvino_model.xml")
+
+
+def _graph(folder: Path) -> Path | None:
+    """The graph of a folder without weights of PyTorch's; none of a model that takes several, one after the other."""
+    found = next((folder / name for name in _GRAPHS if _is_file(folder / name)), None)
+    several = found is not None and any(_is_file(found.with_name(name)) for name in _TOGETHER)
+    return None if several else found
+
+
+_TOGETHER = ("decoder_model.onnx", "decoder_model_merged.onnx", "encoder_model.onnx", "openvino_decoder_model.xml")
 
 
 def _gptq(folder: Path) -> dict[str, Any]:

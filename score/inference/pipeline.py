@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from score.architectures import key_conversions, resolve
+from score.architectures import key_conversions, on_graph, resolve
 from score.architectures.meta_init import Architecture, Skeleton
 from score.codecs import oip_v2, openai_embeddings
 from score.codecs import registry as codecs
@@ -66,8 +66,10 @@ def load_model(settings: Settings) -> Predictor:
             _add_versions(error, checkpoint.metadata)
             raise
     inputs = architecture.inputs if isinstance(architecture, Skeleton) else None
-    named = isinstance(checkpoint, DescribedWeights) and isinstance(checkpoint.model, HfConfig)
-    home = checkpoint.model.folder if named else None  # type: ignore[union-attr]
+    described = on_graph.described_by(checkpoint)
+    if isinstance(checkpoint, DescribedWeights) and isinstance(checkpoint.model, HfConfig):
+        described = checkpoint.model
+    home = described.folder if described else None
     own = hooks.of(getattr(architecture, "home", "") or hooks.module_of(module), settings.architecture)
     return Predictor(module, report, settings, inputs, checkpoint.neighbours, home, checkpoint.beside, own)
 

@@ -15,7 +15,7 @@ import torch
 from score import log
 from score.codecs import audio, image
 from score.codecs.base import Decoded, Items
-from score.errors import InternalError, InvalidItem, MalformedFile, RequestError, ScoreError
+from score.errors import InternalError, InvalidItem, InvalidSetting, MalformedFile, RequestError, ScoreError
 from score.formats.base import Beside
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Limits, Pass
@@ -33,6 +33,7 @@ _PICTURES = frozenset(
      "zero-shot-image-classification")
 )  # fmt: skip
 _RECORDINGS = frozenset(("automatic-speech-recognition", "audio-classification"))
+_GENERATE = frozenset(("text-generation", "summarization", "translation", "text2text-generation", "image-to-text"))
 _NEEDS_TOKENIZER = (
     frozenset(parameters.BY_TASK)
     - {"audio-classification"}
@@ -203,6 +204,11 @@ def of(
         task = find.of_class(name, embeds=embeds, ranks=ranks(folder), reads=reads)
         source = "the model's class"
     if task is None or task == find.TENSORS:
+        return None
+    can: Any = getattr(module, "can_generate", None)
+    if task in _GENERATE and can is not None and not can():
+        if said:
+            raise InvalidSetting(f"SCORE_TASK is {task!r}, and {name} as a graph of one pass generates nothing")
         return None
     found = parts.read(folder, beside)
     lacking = task in _NEEDS_TOKENIZER and found.tokenizer is None
