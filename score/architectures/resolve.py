@@ -21,7 +21,9 @@ from score.errors import (
     ClassNotImportable,
     UntrustedCode,
     WeightsMismatch,
+    one_line,
 )
+from score.formats import toolkits
 from score.formats.base import Adapter, Checkpoint, PickledObjects, Program
 from score.imports import models_folder
 from score.settings import Settings
@@ -84,9 +86,11 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
         trust.require(
             checkpoint.origin, what=f"its class is in {factory.name}, which it brings along", imports=factory.code
         )
+    written = toolkits.of(checkpoint.neighbours, checkpoint.metadata)
     raise ArchitectureNeeded(
         f"the weights were read ({len(weights.tensors)} tensors, {weights.parameters:,} parameters), "
-        "but no architecture fits them",
+        "but no architecture fits them" + (f"; they are {written.name}'s: {one_line(written.says)}" if written else ""),
+        hint=one_line(written.way_out) if written else None,
         detail="\n".join([nearest(weights), *local_code.untrusted(checkpoint, trust)]),
     )
 

@@ -18,7 +18,7 @@ from score.errors import (
     SeveralCheckpoints,
     one_line,
 )
-from score.formats import archive, gguf, pickle, registry
+from score.formats import archive, gguf, pickle, registry, toolkits
 from score.formats._io import unpacked
 from score.formats._io.folder import json_file
 from score.formats.base import Checkpoint
@@ -125,6 +125,8 @@ def _the_one(root: Path, read: str) -> Found:
 
 def _parts_of(root: Path) -> str:
     """What the models of a folder are parts of, where it says so."""
+    if (found := toolkits.of(root, {})) is not None:
+        return f", the parts of a model of {found.name} ({one_line(found.says)})"
     index = root / "model_index.json"
     if not index.is_file() or index.is_symlink():
         return ""
