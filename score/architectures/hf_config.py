@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import timm_config, whisper
+from score.architectures import timm_config
+from score.architectures.published import whisper
 from score.architectures.sentence_encoder import SentenceEncoder, Unknown, modules
 from score.errors import ArchitectureBroken
 from score.formats import hf_dir

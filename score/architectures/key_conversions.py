@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import computed, whisper
+from score.architectures import computed, published
 from score.errors import WeightsMismatch
 from score.formats.base import TensorRef
 from score.weights.select import Candidate
@@ -33,7 +33,7 @@ def converted(skeleton: nn.Module, weights: Candidate) -> Candidate:
     model = _of_transformers(skeleton)
     if model is None:
         return weights
-    weights = whisper.renamed(model, weights)
+    weights = published.renamed(model, weights)
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import hf_config, local_code, on_graph, torch_layers
+from score.architectures import hf_config, local_code, on_graph, published, recognition, torch_layers
 from score.architectures.hparams import arguments
 from score.architectures.import_string import named
 from score.architectures.meta_init import Architecture, Complete, Skeleton, shapes, skeleton, tied
@@ -67,6 +67,8 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
         return skeleton(factory.name, factory.build, {}, source=checkpoint.format)
     if weights.class_path and isinstance(checkpoint, PickledObjects) and trust.allows(checkpoint.origin):
         return _pickled_module(checkpoint, weights)
+    if (known := published.of(weights.shapes())) is not None:
+        return skeleton(known.name, known.build, kwargs, source=recognition.SOURCE)
     layers, why_not = _of_torch_layers(weights, kwargs)
     if layers is not None:
         return layers

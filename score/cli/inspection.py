@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from score.architectures import fingerprints, hf_config, recognition
+from score.architectures import published as published_models
 from score.architectures.suggest import nearest
 from score.cli.render_text import Screen, facts
 from score.errors import (
@@ -132,6 +133,8 @@ def _architecture(checkpoint: Checkpoint, weights: Candidate | None) -> tuple[st
         return None, {}
     if weights.class_path:
         return weights.class_path, {}
+    if (published := published_models.of(weights.shapes())) is not None:
+        return published.name, {}
     try:
         found = recognition.recognise(weights)
     except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing):

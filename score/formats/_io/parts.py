@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from score.errors import MalformedFile
-from score.formats._io.source import Source
+from score.formats._io import placed
 
 _NAME = re.compile(r"(.*?)((?:[._-]part[._-]?|\.)(?=\d)|[._-]part[._-]?|[._-]|(?<=\Ax))(\d{1,5}|[a-z]{2,4})\Z", re.I)
 
@@ -109,20 +109,34 @@ def joined(files: Sequence[Path]) -> BinaryIO:
 
 
 class _Joined(io.RawIOBase):
-    def __init__(self, parts: Sequence[Path]) -> None:
-        self._left = list(parts)
-        self._current: Any = None
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = list(files)
+        self._current: BinaryIO | None = None
+        self._left = 0
 
     def readable(self) -> bool:
         return True
 
+    def close(self) -> None:
+        if self._current is not None:
+            self._current.close()
+        super().close()
+
     def readinto(self, buffer: Any) -> int:
-        while True:
-            if self._current is None:
-                if not self._left:
-                    return 0
-                self._current = Source(self._left.pop(0)).file()
-            count: int = self._current.readinto(buffer)
-            if count:
-                return count
-            self._current = None
+        while not self._left and self._files:
+            self._open(self._files.pop(0))
+        if self._current is None:
+            return 0
+        piece = self._current.read(min(len(buffer), self._left))
+        if not piece and self._left:
+            raise EOFError("a part shrank while it was read")
+        buffer[: len(piece)] = piece
+        self._left -= len(piece)
+        return len(piece)
+
+    def _open(self, path: Path) -> None:
+        if self._current is not None:
+            self._current.close()
+        place, self._left = placed.of(path), path.stat().st_size
+        self._current = place.path.open("rb")
+        self._current.seek(place.start)

@@ -15,6 +15,7 @@ from score.errors import ArchitectureBroken
 from score.formats.base import Checkpoint, ModelFactory
 from score.weights.select import Candidate
 
+NAME = "WhisperForConditionalGeneration"
 _DIMS = (
     *("n_mels", "n_vocab", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
     *("n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
@@ -54,7 +55,7 @@ def factory_of(checkpoint: Checkpoint) -> ModelFactory | None:
         return None
     if importlib.util.find_spec("transformers") is None:
         return None
-    return ModelFactory("transformers.WhisperForConditionalGeneration", lambda: _build(dims))
+    return ModelFactory(f"transformers.{NAME}", lambda: _build(dims))
 
 
 def _build(dims: Mapping[str, Any]) -> nn.Module:
@@ -76,9 +77,9 @@ def _build(dims: Mapping[str, Any]) -> nn.Module:
     return module
 
 
-def renamed(skeleton: nn.Module, weights: Candidate) -> Candidate:
-    """The weights under transformers' names, where they are a Whisper's of OpenAI's; as they are for any other."""
-    if type(skeleton).__name__ != "WhisperForConditionalGeneration" or "encoder.ln_post.weight" not in weights.tensors:
+def renamed(weights: Candidate) -> Candidate:
+    """The weights under transformers' names, where they are OpenAI's; as they are for any other."""
+    if "encoder.ln_post.weight" not in weights.tensors:
         return weights
     return replace(weights, tensors={_name(name): ref for name, ref in weights.tensors.items()})
 
