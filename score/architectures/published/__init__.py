@@ -11,11 +11,11 @@ from types import ModuleType
 
 from torch import nn
 
-from score.architectures.published import clip, dinov2, sam, whisper
+from score.architectures.published import clip, dino, dinov2, sam, whisper
 from score.formats.base import ModelFactory, Shapes, TensorRef
 from score.weights.select import Candidate
 
-_MODELS: tuple[ModuleType, ...] = (clip, dinov2, sam)
+_MODELS: tuple[ModuleType, ...] = (clip, dino, dinov2, sam)
 
 
 def of(shapes: Shapes) -> ModelFactory | None:
