@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from score.architectures import fastai_blocks, torchvision_blocks
+from score.architectures.block import Block
 from score.architectures.yolo import network
-from score.architectures.yolo.blocks import Block
 from score.formats._pickle.inert import settled
 from score.formats.base import GlobalName, OpaqueObject, TensorRef
 
@@ -21,6 +22,7 @@ PACKAGE = "torch.nn.modules."
 MAX_DEPTH = 100
 MAX_VALUES = 1_000_000  # the same list may be met many times over
 _COUNTS, MAX_COUNT = ("num_layers",), 10_000  # what a layer makes as many of as it says
+_COMPUTES = frozenset(("forward", "_forward", "_forward_impl", "_call_impl", "__call__"))  # set on an instance
 _ACTIVATIONS = frozenset(
     {"relu", "gelu", "tanh", "sigmoid", "silu", "mish", "elu", "selu", "leaky_relu", "softplus", "hardswish"}
 )
@@ -51,6 +53,8 @@ class _Rebuilding:
         kept = _kept(cls, opaque)
         state: dict[str, Any] = {}
         for name, value in opaque.attributes().items():
+            if name in _COMPUTES:
+                raise NotPlain(f"a {opaque.path} with a {name} of its own")
             if kept is not None and name not in kept:
                 continue
             if name == "_backend" and isinstance(value, OpaqueObject) and value.path.startswith("torch.nn.backends."):
@@ -120,7 +124,9 @@ def _kept(cls: type[nn.Module], opaque: OpaqueObject) -> frozenset[str] | None:
     held = opaque.attribute("_modules")
     held = held.mapping if isinstance(held, OpaqueObject) else held
     parts = {str(name) for name, part in _dict(held).items() if part is not None}
-    if not cls.PARTS <= parts <= cls.PARTS | cls.MAY:
+    if lacking := sorted(name for name in cls.NEEDS if name not in opaque.attributes()):
+        raise NotPlain(f"a {opaque.path} without {', '.join(lacking)}")
+    if not cls.ANY and not cls.PARTS <= parts <= cls.PARTS | cls.MAY:
         odd = sorted(parts ^ cls.PARTS)
         raise NotPlain(f"a {opaque.path} of another kind than the one that is known: {', '.join(odd)}")
     return _OF_MODULES | cls.KEPT
@@ -129,7 +135,7 @@ def _kept(cls: type[nn.Module], opaque: OpaqueObject) -> frozenset[str] | None:
 def _layer(path: str) -> type[nn.Module]:
     """A class of `torch.nn.modules`, or what computes as a known library's, by its path. Nothing is imported: torch
     has done so itself."""
-    if (known := network.block(path)) is not None:
+    if (known := network.block(path) or torchvision_blocks.block(path) or fastai_blocks.block(path)) is not None:
         return known
     module, _, name = path.rpartition(".")
     cls = vars(sys.modules[module]).get(name) if path.startswith(PACKAGE) and module in sys.modules else None

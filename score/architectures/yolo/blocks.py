@@ -4,36 +4,18 @@ Each class says which parts a file's block of that name may have: one with other
 and is not computed with. All take and give [N, C, H, W]; those that say so take a list of them.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-
-class Block(nn.Module):
-    """A block rebuilt from a file: its parts are the file's, what it computes is the class's.
-
-    `PARTS` are its submodules, `MAY` those that it may lack (a fused block has lost some), `KEPT` its attributes.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        """A part, or a tensor, by its name in the file."""
-        return super().__getattr__(name)
-
-    PARTS: ClassVar[frozenset[str]] = frozenset()
-    MAY: ClassVar[frozenset[str]] = frozenset()
-    KEPT: ClassVar[frozenset[str]] = frozenset()
-
-
-def _parts(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+from score.architectures.block import Block, words
 
 
 class Conv(Block):
     """Convolution, batch normalisation, activation; the normalisation may have been folded into the convolution."""
 
-    PARTS, MAY = _parts("conv act"), _parts("bn")
+    PARTS, MAY = words("conv act"), words("bn")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv(x)
@@ -41,7 +23,7 @@ class Conv(Block):
 
 
 class ConvTranspose(Block):
-    PARTS, MAY = _parts("conv_transpose act"), _parts("bn")
+    PARTS, MAY = words("conv_transpose act"), words("bn")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv_transpose(x)
@@ -49,7 +31,7 @@ class ConvTranspose(Block):
 
 
 class LightConv(Block):
-    PARTS = _parts("conv1 conv2")
+    PARTS = words("conv1 conv2")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv2(self.conv1(x))
@@ -58,7 +40,7 @@ class LightConv(Block):
 class Focus(Block):
     """Every second pixel of every second line, four times, as channels."""
 
-    PARTS = _parts("conv")
+    PARTS = words("conv")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         corners = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
@@ -66,14 +48,14 @@ class Focus(Block):
 
 
 class Concat(Block):
-    KEPT = _parts("d")
+    KEPT = words("d")
 
     def forward(self, x: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(x, self.d)
 
 
 class Bottleneck(Block):
-    PARTS, KEPT = _parts("cv1 cv2"), _parts("add")
+    PARTS, KEPT = words("cv1 cv2"), words("add")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.cv2(self.cv1(x))
@@ -81,7 +63,7 @@ class Bottleneck(Block):
 
 
 class C2(Block):
-    PARTS = _parts("cv1 cv2 m")
+    PARTS = words("cv1 cv2 m")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         through, beside = self.cv1(x).chunk(2, 1)
@@ -91,7 +73,7 @@ class C2(Block):
 class C2f(Block):
     """All that the chain of bottlenecks gives on its way, together."""
 
-    PARTS = _parts("cv1 cv2 m")
+    PARTS = words("cv1 cv2 m")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = list(self.cv1(x).chunk(2, 1))
@@ -101,14 +83,14 @@ class C2f(Block):
 
 
 class C3(Block):
-    PARTS = _parts("cv1 cv2 cv3 m")
+    PARTS = words("cv1 cv2 cv3 m")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
 class BottleneckCSP(Block):
-    PARTS = _parts("cv1 cv2 cv3 cv4 bn act m")
+    PARTS = words("cv1 cv2 cv3 cv4 bn act m")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         both = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1)
@@ -118,7 +100,7 @@ class BottleneckCSP(Block):
 class SPP(Block):
     """The same features seen through windows of several sizes."""
 
-    PARTS = _parts("cv1 cv2 m")
+    PARTS = words("cv1 cv2 m")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.cv1(x)
@@ -128,7 +110,7 @@ class SPP(Block):
 class SPPF(Block):
     """The same with one small window applied several times, which grows."""
 
-    PARTS, KEPT = _parts("cv1 cv2 m"), _parts("n add")
+    PARTS, KEPT = words("cv1 cv2 m"), words("n add")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = [self.cv1(x)]
@@ -139,7 +121,7 @@ class SPPF(Block):
 
 
 class SPPELAN(Block):
-    PARTS = _parts("cv1 cv2 cv3 cv4 cv5")
+    PARTS = words("cv1 cv2 cv3 cv4 cv5")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = [self.cv1(x)]
@@ -151,7 +133,7 @@ class SPPELAN(Block):
 class Attention(Block):
     """Self-attention among all positions, with a convolution of the values in place of a positional encoding."""
 
-    PARTS, KEPT = _parts("qkv proj pe"), _parts("num_heads head_dim key_dim scale")
+    PARTS, KEPT = words("qkv proj pe"), words("num_heads head_dim key_dim scale")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, channels, high, wide = x.shape
@@ -164,7 +146,7 @@ class Attention(Block):
 
 
 class PSABlock(Block):
-    PARTS, KEPT = _parts("attn ffn"), _parts("add")
+    PARTS, KEPT = words("attn ffn"), words("add")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(x) if self.add else self.attn(x)
@@ -174,7 +156,7 @@ class PSABlock(Block):
 class PSA(Block):
     """Attention for one half of the channels."""
 
-    PARTS = _parts("cv1 cv2 attn ffn")
+    PARTS = words("cv1 cv2 attn ffn")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         beside, through = self.cv1(x).chunk(2, 1)
@@ -184,7 +166,7 @@ class PSA(Block):
 
 
 class C2PSA(Block):
-    PARTS = _parts("cv1 cv2 m")
+    PARTS = words("cv1 cv2 m")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         beside, through = self.cv1(x).chunk(2, 1)
@@ -194,7 +176,7 @@ class C2PSA(Block):
 class AAttn(Block):
     """Self-attention within each of `area` equal parts of the picture (Tian et al. 2025)."""
 
-    PARTS, KEPT = _parts("qkv proj pe"), _parts("area num_heads head_dim")
+    PARTS, KEPT = words("qkv proj pe"), words("area num_heads head_dim")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, _, high, wide = x.shape
@@ -211,7 +193,7 @@ class AAttn(Block):
 
 
 class ABlock(Block):
-    PARTS = _parts("attn mlp")
+    PARTS = words("attn mlp")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(x)
@@ -219,7 +201,7 @@ class ABlock(Block):
 
 
 class A2C2f(Block):
-    PARTS, KEPT = _parts("cv1 cv2 m"), _parts("gamma")
+    PARTS, KEPT = words("cv1 cv2 m"), words("gamma")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = [self.cv1(x)]
@@ -231,7 +213,7 @@ class A2C2f(Block):
 
 
 class TransformerLayer(Block):
-    PARTS = _parts("q k v ma fc1 fc2")
+    PARTS = words("q k v ma fc1 fc2")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.ma(self.q(x), self.k(x), self.v(x))[0]
@@ -241,7 +223,7 @@ class TransformerLayer(Block):
 class TransformerBlock(Block):
     """Positions as a sequence, each encoded by a layer of its own values."""
 
-    PARTS, MAY, KEPT = _parts("linear tr"), _parts("conv"), _parts("c2")
+    PARTS, MAY, KEPT = words("linear tr"), words("conv"), words("c2")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv(x) if self._modules.get("conv") is not None else x
@@ -252,14 +234,14 @@ class TransformerBlock(Block):
 class InTurn(Block):
     """Two convolutions, one after the other."""
 
-    PARTS = _parts("cv1 cv2")
+    PARTS = words("cv1 cv2")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.cv2(self.cv1(x))
 
 
 class CIB(Block):
-    PARTS, KEPT = _parts("cv1"), _parts("add")
+    PARTS, KEPT = words("cv1"), words("add")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.cv1(x)
@@ -269,7 +251,7 @@ class CIB(Block):
 class RepVGGDW(Block):
     """Two depthwise convolutions of different sizes, added; or the one that they were folded into."""
 
-    PARTS, MAY = _parts("conv act"), _parts("conv1")
+    PARTS, MAY = words("conv act"), words("conv1")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv(x)
@@ -280,7 +262,7 @@ class RepConv(Block):
     """A large and a small convolution and perhaps the input itself, added (Ding et al. 2021); or what they were folded
     into."""
 
-    PARTS, MAY = _parts("act"), _parts("conv conv1 conv2 bn")
+    PARTS, MAY = words("act"), words("conv conv1 conv2 bn")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if "conv" in self._modules:
@@ -293,7 +275,7 @@ class RepConv(Block):
 class ELAN(Block):
     """Two branches, each of what the one before it gave (Wang et al. 2024)."""
 
-    PARTS = _parts("cv1 cv2 cv3 cv4")
+    PARTS = words("cv1 cv2 cv3 cv4")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = list(self.cv1(x).chunk(2, 1))
@@ -303,7 +285,7 @@ class ELAN(Block):
 
 
 class AConv(Block):
-    PARTS = _parts("cv1")
+    PARTS = words("cv1")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.cv1(F.avg_pool2d(x, 2, 1, 0, False, True))
@@ -312,7 +294,7 @@ class AConv(Block):
 class ADown(Block):
     """Half the size: one half of the channels by a convolution, the other by the largest of each window."""
 
-    PARTS = _parts("cv1 cv2")
+    PARTS = words("cv1 cv2")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         convolved, pooled = F.avg_pool2d(x, 2, 1, 0, False, True).chunk(2, 1)
@@ -320,7 +302,7 @@ class ADown(Block):
 
 
 class CBLinear(Block):
-    PARTS, KEPT = _parts("conv"), _parts("c2s")
+    PARTS, KEPT = words("conv"), words("c2s")
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.conv(x).split(list(self.c2s), dim=1)
@@ -329,7 +311,7 @@ class CBLinear(Block):
 class CBFuse(Block):
     """Of each earlier part one of its pieces, brought to the last one's size; their sum."""
 
-    KEPT = _parts("idx")
+    KEPT = words("idx")
 
     def forward(self, x: list[Any]) -> torch.Tensor:
         *parts, last = x
@@ -341,7 +323,7 @@ class CBFuse(Block):
 
 
 class GhostConv(Block):
-    PARTS = _parts("cv1 cv2")
+    PARTS = words("cv1 cv2")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.cv1(x)
@@ -349,21 +331,21 @@ class GhostConv(Block):
 
 
 class GhostBottleneck(Block):
-    PARTS = _parts("conv shortcut")
+    PARTS = words("conv shortcut")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x) + self.shortcut(x)
 
 
 class ResNetBlock(Block):
-    PARTS = _parts("cv1 cv2 cv3 shortcut")
+    PARTS = words("cv1 cv2 cv3 shortcut")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.cv3(self.cv2(self.cv1(x))) + self.shortcut(x))
 
 
 class ResNetLayer(Block):
-    PARTS, KEPT = _parts("layer"), _parts("is_first")
+    PARTS, KEPT = words("layer"), words("is_first")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from score.architectures.yolo.blocks import Block, _parts
+from score.architectures.block import Block, words
 
 Maps = list[torch.Tensor]
 
@@ -34,7 +34,7 @@ class Raw:
 class DFL(Block):
     """A distance as the mean of a distribution over whole numbers (Li et al. 2020)."""
 
-    PARTS, KEPT = _parts("conv"), _parts("c1")
+    PARTS, KEPT = words("conv"), words("c1")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, _, places = x.shape
@@ -45,7 +45,7 @@ class DFL(Block):
 class Proto(Block):
     """Masks of which each thing's is a mixture."""
 
-    PARTS = _parts("cv1 upsample cv2 cv3")
+    PARTS = words("cv1 upsample cv2 cv3")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.cv3(self.cv2(self.upsample(self.cv1(x))))
@@ -54,7 +54,7 @@ class Proto(Block):
 class Proto26(Block):
     """The same, from all feature maps. `semseg` is for training."""
 
-    PARTS, MAY = _parts("cv1 upsample cv2 cv3 feat_refine feat_fuse"), _parts("semseg")
+    PARTS, MAY = words("cv1 upsample cv2 cv3 feat_refine feat_fuse"), words("semseg")
 
     def forward(self, x: Maps) -> torch.Tensor:
         found = x[0]
@@ -63,9 +63,9 @@ class Proto26(Block):
         return self.cv3(self.cv2(self.upsample(self.cv1(self.feat_fuse(found)))))
 
 
-_DETECT = _parts("dfl")
-_ONE = _parts("cv2 cv3 one2one_cv2 one2one_cv3")
-_KEPT = _parts("nc nl reg_max no stride")
+_DETECT = words("dfl")
+_ONE = words("cv2 cv3 one2one_cv2 one2one_cv3")
+_KEPT = words("nc nl reg_max no stride")
 
 
 class Detect(Block):
@@ -98,8 +98,8 @@ class Detect(Block):
 
 
 class Segment(Detect):
-    PARTS = _DETECT | _parts("proto")
-    MAY, KEPT = _ONE | _parts("cv4 one2one_cv4"), _KEPT | _parts("nm npr")
+    PARTS = _DETECT | words("proto")
+    MAY, KEPT = _ONE | words("cv4 one2one_cv4"), _KEPT | words("nm npr")
 
     def forward(self, x: Maps) -> Raw:
         found = super().forward(x)
@@ -111,7 +111,7 @@ class Pose(Detect):
     """Keypoints from each place, with how visible they are where there are three numbers a point."""
 
     PARTS = _DETECT
-    MAY, KEPT = _ONE | _parts("cv4 one2one_cv4"), _KEPT | _parts("kpt_shape nk")
+    MAY, KEPT = _ONE | words("cv4 one2one_cv4"), _KEPT | words("kpt_shape nk")
 
     def forward(self, x: Maps) -> Raw:
         return _with(super().forward(x), keypoints=self._points(_over(self._branch("cv4"), x), x, 2.0, 0.5))
@@ -129,8 +129,8 @@ class Pose26(Pose):
     """The same from features of their own; `flow_model` and the spread (`sigma`) are for training."""
 
     PARTS = _DETECT
-    MAY = _ONE | _parts("cv4 cv4_kpts one2one_cv4 one2one_cv4_kpts flow_model cv4_sigma one2one_cv4_sigma")
-    KEPT = _KEPT | _parts("kpt_shape nk nk_sigma")
+    MAY = _ONE | words("cv4 cv4_kpts one2one_cv4 one2one_cv4_kpts flow_model cv4_sigma one2one_cv4_sigma")
+    KEPT = _KEPT | words("kpt_shape nk nk_sigma")
 
     def forward(self, x: Maps) -> Raw:
         branch: Any = self._branch("cv4")
@@ -142,14 +142,14 @@ class Pose26(Pose):
 class RealNVP(Block):
     """What the spread of keypoints is trained with; nothing is computed with it."""
 
-    PARTS = _parts("s t")
+    PARTS = words("s t")
 
 
 class OBB(Detect):
     """Boxes that are turned: the distances count along the box's own axes."""
 
     PARTS = _DETECT
-    MAY, KEPT = _ONE | _parts("cv4 one2one_cv4"), _KEPT | _parts("ne")
+    MAY, KEPT = _ONE | words("cv4 one2one_cv4"), _KEPT | words("ne")
 
     def forward(self, x: Maps) -> Raw:
         places, strides = _places(x, self.stride)
@@ -175,7 +175,7 @@ class AnchoredDetect(Block):
     """Boxes as corrections of three given sizes a place: YOLOv3 to v5 (`anchors` in strides), with one score that
     anything is there, by which the classes' are multiplied."""
 
-    PARTS, KEPT = _parts("m"), _parts("nc no nl na stride")
+    PARTS, KEPT = words("m"), words("nc no nl na stride")
     overlap = 0.45
 
     def forward(self, x: Maps) -> Raw:
@@ -197,7 +197,7 @@ class AnchoredDetect(Block):
 
 
 class Classify(Block):
-    PARTS = _parts("conv pool drop linear")
+    PARTS = words("conv pool drop linear")
 
     def forward(self, x: Any) -> torch.Tensor:
         x = torch.cat(x, 1) if isinstance(x, list) else x

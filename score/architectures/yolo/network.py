@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
+from score.architectures.block import Block, words
 from score.architectures.yolo import heads, suppression
-from score.architectures.yolo.blocks import BLOCKS, Block, _parts
+from score.architectures.yolo.blocks import BLOCKS
 from score.architectures.yolo.heads import HEADS, Raw
 from score.architectures.yolo.suppression import Limits
 from score.errors import InvalidSetting
@@ -21,8 +22,8 @@ DEFAULT_SIZE, MOST_SIZE = 640, 4096
 class Network(Block):
     """The layers in their order, each with what earlier ones gave: its `f` says which, -1 being the one before."""
 
-    PARTS = _parts("model")
-    KEPT = _parts("save names stride kpt_shape")
+    PARTS = words("model")
+    KEPT = words("save names stride kpt_shape")
     takes: ClassVar[str] = "float32[N, 3, ?, ?]"
     recipe_of_images: ClassVar[str] = "pixels"
 

@@ -1,0 +1,65 @@
+"""Pickled networks of torchvision's own, of every family: rebuilt, they compute what torchvision computes.
+
+`make test-blocks` installs torchvision beside, into build/torchvision. It is imported without its compiled operators,
+which no network for classifying needs.
+"""
+
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.architectures.test_torchvision_blocks import rebuilt
+
+pytestmark = pytest.mark.torchvision
+LIBRARY = Path(__file__).parents[2] / "build" / "torchvision"
+NAMES = (
+    *("alexnet", "convnext_tiny", "convnext_small", "densenet121", "densenet161", "densenet169", "densenet201"),
+    *("efficientnet_b0", "efficientnet_b3", "efficientnet_b5", "efficientnet_v2_s", "efficientnet_v2_m"),
+    *("mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3", "mobilenet_v2", "mobilenet_v3_large"),
+    *("mobilenet_v3_small", "regnet_x_400mf", "regnet_x_3_2gf", "regnet_y_400mf", "regnet_y_3_2gf", "resnet18"),
+    *("resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"),
+    *("shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "squeezenet1_0", "squeezenet1_1", "vgg11", "vgg11_bn", "vgg13"),
+    *("vgg16_bn", "vit_b_16", "vit_b_32"),
+)
+
+
+@pytest.fixture
+def library() -> Iterator[Any]:
+    if not (LIBRARY / "torchvision").is_dir():
+        pytest.skip("make test-blocks installs the library")
+    package, extension = types.ModuleType("torchvision"), types.ModuleType("torchvision.extension")
+    package.__path__, package.__version__ = [str(LIBRARY / "torchvision")], "0.28.0"  # type: ignore[attr-defined]
+    extension._assert_has_ops = extension._has_ops = lambda: False  # type: ignore[attr-defined]
+    package.extension = extension  # type: ignore[attr-defined]
+    sys.modules |= {"torchvision": package, "torchvision.extension": extension}
+    import torchvision.models
+
+    yield torchvision.models
+    _forget()
+
+
+def _forget() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_computes_what_torchvision_does(tmp_path: Path, library: Any, name: str) -> None:
+    torch.manual_seed(3)
+    net = library.get_model(name, weights=None, num_classes=7).eval()
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            part.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    torch.save(net, tmp_path / "net.pt")
+    pixels = torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        wanted = net(pixels)
+        _forget()
+        torch.testing.assert_close(rebuilt(tmp_path / "net.pt")(pixels), wanted, rtol=0, atol=0)
