@@ -30,6 +30,8 @@ _GUARDS = frozenset(
         "max_body_mb",
         "max_held_mb",
         "max_batch",
+        "tolerance",
+        "tune_seconds",
         "max_queue",
         "max_new_tokens",
         "max_text_characters",
@@ -265,6 +267,21 @@ class Settings(BaseSettings):
         1000, gt=0, description="Megabytes of request bodies in memory at a time; above that, requests get 429."
     )
     max_batch: int = Field(64, ge=1, description="The most rows that run as one forward pass.")
+    backend: str | None = Field(
+        None,
+        description="How the model is run: `eager`, torch as it is; `auto`, the quickest way whose answers agree, "
+        "tried at the start; or one by its name (`score tune` lists them). Otherwise as a `tuned.json` beside the "
+        "checkpoint says.",
+    )
+    tolerance: float = Field(
+        1e-3,
+        ge=0,
+        description="How far the answers of another backend may be from torch's, as a share of the largest number in "
+        "an answer; of classes, the best one has to be the same too.",
+    )
+    tune_seconds: float = Field(
+        120, gt=0, description="Seconds that trying backends may take, at the start (`auto`) or in `score tune`."
+    )
     max_queue: int = Field(256, ge=1, description="The most requests that wait for the model; above that they get 429.")
     scoring_timeout_ms: int = Field(
         60_000,

@@ -16,9 +16,10 @@ from score.cli.inspect import inspect
 from score.cli.package import package
 from score.cli.predict import predict
 from score.cli.serve import serve
+from score.cli.tune import tune
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for command in (inspect, check, serve, predict, convert, package, explain):
+for command in (inspect, check, serve, predict, tune, convert, package, explain):
     app.command()(command)
 
 

@@ -18,12 +18,15 @@ def check(path: Model, given: Given) -> None:
             from score.codecs.base import Body
             from score.inference import infer_signature
             from score.inference.pipeline import infer, load_model
+            from score.inference.running import EAGER
             from score.weights import versions
 
             settings = guarded(Settings.load(path, **given))
             served = load_model(settings)
         for line in served.report.lines():
             out.print(escape(line))
+        if served.running is not EAGER:
+            out.print(escape(f"run by {served.running}"))
         for difference in versions.differences(served.report.metadata):
             if difference.here is not None:
                 advice = f"; to have the same, pin {difference.pin}" if difference.newer else ""

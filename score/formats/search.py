@@ -17,6 +17,7 @@ _SKIPPED_SUFFIXES = frozenset(
 )
 # KServe's storage initializer links what is on a volume (pvc://) into the folder that it serves: from where, to where.
 PLATFORM_LINKS = {Path("/mnt/models"): Path("/mnt/pvc")}
+_TUNED = "tuned.json"  # in a folder of what was made of a checkpoint beside it
 _SKIPPED_FOLDERS = frozenset(("__pycache__", "node_modules", "site-packages", "venv"))
 
 
@@ -36,7 +37,7 @@ def checkpoints_in(folder: Path, root: Path | None = None) -> Iterator[tuple[Pat
         if entry.name.startswith(".") or leaves(entry, root) or _loops(entry):
             continue
         if entry.is_dir():
-            if entry.name not in _SKIPPED_FOLDERS:
+            if entry.name not in _SKIPPED_FOLDERS and not (entry / _TUNED).is_file():
                 yield from checkpoints_in(entry, root)
         elif entry.is_file() and entry.suffix.lower() not in _SKIPPED_SUFFIXES:
             format = registry.detect(entry)

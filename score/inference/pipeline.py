@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from score import log
 from score.architectures import key_conversions, on_graph, resolve
 from score.architectures.meta_init import Architecture, Skeleton
 from score.codecs import oip_v2, openai_embeddings
@@ -35,6 +36,8 @@ from score.inference import device, hooks, load
 from score.inference.batching.queue import Pass
 from score.inference.predictor import Predictor
 from score.inference.preprocess import labels
+from score.inference.running import EAGER
+from score.inference.tuning import apply
 from score.settings import Settings
 from score.weights import hashing, versions
 from score.weights.opened import Opened, open_weights
@@ -71,7 +74,13 @@ def load_model(settings: Settings) -> Predictor:
         described = checkpoint.model
     home = described.folder if described else None
     own = hooks.of(getattr(architecture, "home", "") or hooks.module_of(module), settings.architecture)
-    return Predictor(module, report, settings, inputs, checkpoint.neighbours, home, checkpoint.beside, own)
+    predictor = Predictor(module, report, settings, inputs, checkpoint.neighbours, home, checkpoint.beside, own)
+    running = apply.applied(predictor, checkpoint.origin)
+    if running is EAGER:
+        return predictor
+    log.info("the model is run by %s", running)
+    predictor.close()
+    return replace(predictor, running=running)
 
 
 def weights_of(settings: Settings, opened: Opened) -> Candidate | None:

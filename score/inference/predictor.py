@@ -28,6 +28,7 @@ from score.inference.load import LoadReport
 from score.inference.preprocess import labels, tables
 from score.inference.preprocess.task import Task
 from score.inference.preprocess.task import find as find_task
+from score.inference.running import EAGER, Running
 from score.inference.signature import Signature, validate
 from score.inference.tasks import find as find_name
 from score.inference.tasks import runner
@@ -53,6 +54,7 @@ class Predictor:
     beside: Beside = NOTHING_BESIDE
     hooks: Hooks = NO_HOOKS
     turns: Turns | None = None  # of all models in this process, where there are several
+    running: Running = EAGER  # how the module is run
 
     @cached_property
     def signature(self) -> Signature:
@@ -158,7 +160,8 @@ class Predictor:
     @property
     def _limits(self) -> Limits:
         settings = self.settings
-        return Limits(settings.max_batch, settings.max_queue, settings.scoring_timeout_ms / 1000, self.turns)
+        rows = min(settings.max_batch, self.running.most_rows or settings.max_batch)
+        return Limits(rows, settings.max_queue, settings.scoring_timeout_ms / 1000, self.turns)
 
     def close(self) -> None:
         """End what runs for it, once what was submitted has been answered."""
@@ -284,6 +287,7 @@ class Predictor:
         return {
             "model": self.report.as_dict(),
             "signature": self.signature.as_dict(),
+            "backend": self.running.as_dict(),
             "problem": self.problem,
             "task": self.task.card() | (self.runner.card() if self.runner else {}) | {"example": self.example()},
             "versions": {

@@ -18,7 +18,7 @@ import torch
 from score import log
 from score.codecs import registry as codecs
 from score.errors import LoadError, ModelStuck, NoTemporaryFolder, SeveralCheckpoints, WarmUpFailed, one_line
-from score.inference import infer_signature, remedies, watchdog
+from score.inference import cores, infer_signature, remedies, watchdog
 from score.inference.batching.turns import Turns
 from score.inference.confine import confine, limit_memory
 from score.inference.pipeline import load_model
@@ -52,6 +52,7 @@ def started() -> Models:
     `SCORE_ON_LOAD_ERROR=serve`, it stays up instead, and requests are answered with the diagnosis.
     """
     wanted = os.environ.get("SCORE_ON_LOAD_ERROR")  # for an error in the settings themselves
+    use_cores()
     try:
         settings = Settings.load()
         wanted = settings.on_load_error
@@ -68,6 +69,19 @@ def started() -> Models:
     log.info("%s", invitation(models.only.predictor, port) if models.only else invitation_of_several(models, port))
     _ready.set()
     return models
+
+
+def use_cores() -> None:
+    """Compute with the cores that this worker may really use; OMP_NUM_THREADS goes over that."""
+    workers = os.environ.get("WORKER_COUNT", "1")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores.threads(int(workers) if workers.isdigit() and int(workers) else 1))
+    log.info("computing with %d threads (%d cores%s)", torch.get_num_threads(), cores.physical(), _quota())
+
+
+def _quota() -> str:
+    allowed = cores.quota()
+    return f", a quota of {allowed:.4g}" if allowed is not None else ""
 
 
 def _mended(error: LoadError) -> str:

@@ -1,6 +1,6 @@
 // The card, and the charts of the last minutes with their axes.
 function showCard() {
-  const { model, signature, versions, task } = card, name = model.path.split("/").pop();
+  const { model, signature, versions, task, backend } = card, name = model.path.split("/").pop();
   $("name").textContent = `${model.architecture.split("/").pop()} · ${name}`; document.title = `${name} · Loadstone`;
   $("about").textContent = `${model.parameters.toLocaleString()} parameters on ${model.device}`;
   const rows = {
@@ -8,12 +8,28 @@ function showCard() {
     architecture: `${model.architecture} (${model.source})`, dtypes: Object.entries(model.dtypes).map(([k, v]) => `${k} × ${v}`).join(", "),
     size: bytes(model.bytes), "load time": `${(model.seconds * 1e3).toFixed(1)} ms, ${model.gb_per_s.toFixed(1)} GB/s`,
     inputs: Object.entries(signature.inputs).map(([k, v]) => `${k}: ${v}`).join(", ") + ` (${signature.guessed ? "a guess, " : ""}${signature.source})`,
+    backend: `${backend.name} (${backend.source}${backend.speedup ? `, ${backend.speedup} × torch` : ""}${backend.error != null ? `, answers ${backend.error.toExponential(0)} apart` : ""})`,
     task: task.name && `${task.name} (${task.source})`, labels: task.labels && task.labels.slice(0, 12).join(", ") + (task.labels.length > 12 ? ` … ${task.labels.length} in all` : ""),
     "image preprocessing": task.images, "unused tensors": model.ignored.join(", "), versions: Object.entries(versions).map(([k, v]) => `${k} ${v}`).join(", "),
   };
   if (card.problem) $("problem").replaceChildren(el("strong", "No request has been answered yet"), el("p", card.problem));
   $("problem").hidden = !card.problem;
   $("card").replaceChildren(...Object.entries(rows).filter(([, v]) => v).flatMap(([k, v]) => [el("dt", k), el("dd", v)]));
+  if (backend.tried.length) $("card").append(el("dt", "backends tried"), triedTable(backend.tried));
+}
+
+// What `score tune` measured, the quickest first.
+function triedTable(tried) {
+  const rows = Object.keys(tried[0].rows_per_second), many = rows.at(-1), holder = el("dd"), table = el("table");
+  const line = (cells, tag) => { const tr = el("tr"); for (const each of cells) tr.append(el(tag, each)); return tr; };
+  table.append(line(["backend", ...rows.map(n => `rows/s, ${n} a pass`), "answers"], "th"));
+  for (const each of [...tried].sort((a, b) => (b.rows_per_second[many] || 0) - (a.rows_per_second[many] || 0))) {
+    const top = each.top_1 ? `, best class of ${each.top_1.same} of ${each.top_1.rows}` : "";
+    const answers = each.refused || (each.error == null ? "differ" : `${each.error.toExponential(0)} apart${top}`);
+    table.append(line([each.backend, ...rows.map(n => each.rows_per_second[n] ? each.rows_per_second[n].toFixed(0) : ""), answers], "td"));
+  }
+  holder.append(table);
+  return holder;
 }
 
 const NS = "http://www.w3.org/2000/svg";

@@ -1,0 +1,26 @@
+"""The ways to run a model, a file each: `NAME`, `missing(device)`, `build(subject)`.
+
+To add one, add its file to `BACKENDS`. `missing` says why it can't be here, or None; `build` gives what runs the
+tensors of the inputs, or raises `NotPossible`. What its `keep(folder)` writes, a later start loads by `load(folder)`.
+"""
+
+from collections.abc import Mapping
+from types import ModuleType
+
+from score.inference.tuning.backends import (
+    bfloat16,
+    bfloat16_autocast,
+    channels_last,
+    eager,
+    int8_dynamic,
+    onnxruntime,
+    openvino,
+    openvino_bfloat16,
+)
+
+BACKENDS: Mapping[str, ModuleType] = {
+    each.NAME: each
+    for each in (
+        eager, channels_last, openvino, onnxruntime, bfloat16, bfloat16_autocast, openvino_bfloat16, int8_dynamic,
+    )
+}  # fmt: skip

@@ -1,0 +1,54 @@
+"""What a backend is given and what it gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from score.inference.tuning.samples import Samples
+from score.inference.tuning.swap import Flat, Run
+
+
+class NotPossible(Exception):
+    """The model can't be run in this way; the text says why."""
+
+
+@dataclass(eq=False)
+class Subject:
+    """A model that is to be run in another way, with inputs to try."""
+
+    module: nn.Module
+    samples: Samples
+    device: torch.device
+    threads: int
+
+    @cached_property
+    def flat(self) -> Flat:
+        return Flat(self.module, self.samples.order).eval()
+
+    @cached_property
+    def exported(self) -> Any:
+        """The model as a graph whose sizes are free where the samples' differ: `torch.export`, which refuses what
+        depends on values. Raises `NotPossible`."""
+        free = self.samples.free
+        example = max(self.samples.all, key=lambda each: sum(value.numel() for value in each.values()))
+        shapes = tuple(dict.fromkeys(free[name], torch.export.Dim.DYNAMIC) for name in self.samples.order)
+        given = tuple(example[name] for name in self.samples.order)
+        try:
+            with torch.no_grad():
+                return torch.export.export(self.flat, given, dynamic_shapes=(shapes,))
+        except Exception as error:  # noqa: BLE001  # torch.export raises anything
+            said = str(error).strip().splitlines()
+            raise NotPossible(f"torch.export: {said[0][:200] if said else type(error).__name__}") from None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A way to run a model. `keep` writes what a later start can load into a folder, where there is something."""
+
+    run: Run
+    keep: Callable[[Path], None] | None = field(default=None, repr=False)

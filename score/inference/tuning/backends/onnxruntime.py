@@ -1,0 +1,64 @@
+"""`onnxruntime`: the exported graph as ONNX, run by onnxruntime. Writing it takes the packages onnx and onnxscript."""
+
+import importlib.util
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from score.inference.tuning.backends.base import Built, NotPossible, Subject
+
+NAME = "onnxruntime"
+FILE = "graph.onnx"
+
+
+def missing(device: torch.device) -> str | None:
+    lacking = [name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if device.type != "cpu":
+        return "it is for CPUs here"
+    return f"{', '.join(lacking)} not installed" if lacking else None
+
+
+def build(subject: Subject) -> Built:
+    try:
+        program = torch.onnx.export(subject.exported, dynamo=True, verbose=False, optimize=True)
+        assert program is not None
+        with tempfile.TemporaryDirectory() as place:
+            program.save(str(Path(place) / FILE), external_data=False)
+            session = _session(Path(place) / FILE, subject.threads)
+    except NotPossible:
+        raise
+    except Exception as error:  # noqa: BLE001  # the exporter raises anything
+        said = str(error).strip().splitlines()
+        raise NotPossible(f"ONNX: {said[0][:200] if said else type(error).__name__}") from None
+    return Built(_running(session), partial(_keep, program))
+
+
+def _keep(program: Any, folder: Path) -> None:
+    program.save(str(folder / FILE), external_data=False)
+
+
+def load(folder: Path, threads: int) -> Built:
+    return Built(_running(_session(folder / FILE, threads)))
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _running(session: Any) -> Any:
+    names = [each.name for each in session.get_inputs()]
+
+    def run(inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        given = {name: value.contiguous().numpy() for name, value in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(value) for value in session.run(None, given)]
+
+    return run

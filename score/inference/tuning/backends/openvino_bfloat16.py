@@ -1,0 +1,18 @@
+"""`openvino-bf16`: the same graph in bfloat16, where the processor has instructions for it."""
+
+from functools import partial
+from pathlib import Path
+
+from score.inference.tuning.backends import openvino
+from score.inference.tuning.backends.base import Built, Subject
+
+NAME, PRECISION = "openvino-bf16", "bf16"
+missing = openvino.missing
+build = partial(openvino.build, precision=PRECISION)
+
+
+def load(folder: Path, threads: int) -> Built:
+    return openvino.load(folder, threads, PRECISION)
+
+
+__all__ = ["NAME", "Subject", "build", "load", "missing"]

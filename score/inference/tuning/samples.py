@@ -1,0 +1,144 @@
+"""Inputs to try a model with: what a request would give it, in several numbers of rows and lengths."""
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from score.errors import RequestError
+from score.inference.predictor import Predictor
+from score.inference.signature import InputSpec
+
+Inputs = Mapping[str, torch.Tensor]
+ROWS = (1, 2, 3, 5, 8, 16, 32, 64, 128, 256)
+FEW = (1, 2)
+LONG_PASS = 1.5  # seconds; larger ones are not tried
+_WORDS = ("the", "weights", "are", "never", "unavailable", "nothing", "from", "a", "file", "runs", "an", "answer", "is")
+_LENGTHS = (1, 4, 9, 17, 40, 90)  # words of a made-up text
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs by name, of one set of names; `order` are the names as `forward` has them."""
+
+    order: tuple[str, ...]
+    all: tuple[Inputs, ...]
+
+    @property
+    def free(self) -> dict[str, dict[int, tuple[int, int]]]:
+        """By input and dimension, the least and the largest size, where it differs from sample to sample."""
+        found: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in self.order}
+        for name in self.order:
+            shapes = [each[name].shape for each in self.all]
+            for dimension in range(len(shapes[0])):
+                sizes = {shape[dimension] for shape in shapes}
+                if len(sizes) > 1:
+                    found[name][dimension] = (min(sizes), max(sizes))
+        return found
+
+
+def of(predictor: Predictor, bodies: Sequence[Callable[[], Any]] = (), *, few: bool = False) -> Samples | None:
+    """What a model is given for some requests, or for made-up ones, a `few` or in all sizes; None where that is not
+    known, or where it is not tensors by name of the same ranks and types each time."""
+    recorded: list[Inputs] = []
+    with _recording(predictor.module, recorded):
+        for ask in bodies or _made_up(predictor, FEW if few else ROWS):
+            start = time.monotonic()
+            try:
+                ask()
+            except RequestError:
+                continue
+            if not bodies and time.monotonic() - start > LONG_PASS:
+                break
+    if not recorded:
+        return None
+    order = tuple(recorded[0])
+    alike = {tuple((name, each[name].dtype, each[name].dim()) for name in each) for each in recorded}
+    if len(alike) != 1 or not order:
+        return None
+    return Samples(order, tuple(recorded))
+
+
+@contextmanager
+def _recording(module: nn.Module, into: list[Inputs]) -> Iterator[None]:
+    """Keep what the module is called with, where it is tensors alone."""
+    own = module.forward
+    names = names_of(own)
+
+    def forward(*positional: Any, **named: Any) -> Any:
+        given = {**dict(zip(names, positional, strict=False)), **named}
+        held = {name: value for name, value in given.items() if value is not None}
+        known = held.keys() <= set(names) and len(positional) <= len(names)
+        if known and all(isinstance(value, torch.Tensor) for value in held.values()):
+            into.append({name: held[name].detach().clone() for name in names if name in held})
+        return own(*positional, **named)
+
+    forward.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
+    module.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def names_of(forward: Callable[..., Any]) -> list[str]:
+    """The inputs that can be given by name, in order."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, each in inspect.signature(forward).parameters.items() if each.kind in kinds]
+
+
+def _made_up(predictor: Predictor, sizes: Sequence[int]) -> Iterator[Any]:
+    runner = predictor.runner
+    if runner is not None:
+        yield from (lambda items=items: runner(items, {}) for items in _items(predictor, sizes))  # type: ignore[misc]
+        return
+    if not predictor.signature.known:
+        return
+    generator = torch.Generator().manual_seed(1)
+    specs = [spec for spec in predictor.signature.inputs if spec.required]
+    free = all(spec.shape is None or (spec.shape and spec.shape[0] is None) for spec in specs if not spec.scalar)
+    words = min(
+        (part.num_embeddings for part in predictor.module.modules() if isinstance(part, nn.Embedding)), default=2
+    )
+    most = predictor.settings.max_batch
+    several = sorted({rows for rows in (*sizes, *((most,) if sizes is ROWS else ())) if rows <= most})
+    for rows in several if free and predictor.batcher.separable else (1, 1, 1):
+        inputs = {spec.name: _value(spec, rows, words, generator) for spec in specs if not spec.scalar}
+        yield lambda inputs=inputs: predictor.predict(inputs)
+
+
+def _value(spec: InputSpec, rows: int, words: int, generator: torch.Generator) -> torch.Tensor:
+    shape = spec.example or tuple(1 if size is None else size for size in spec.shape or (1,))
+    if spec.shape is None or (spec.shape and spec.shape[0] is None):
+        shape = (rows, *shape[1:])
+    if spec.torch_dtype.is_floating_point:
+        return torch.rand(shape, generator=generator).to(spec.torch_dtype)
+    if spec.name.endswith("mask") or spec.torch_dtype == torch.bool:
+        return torch.ones(shape, dtype=spec.torch_dtype)
+    return torch.randint(0, words, shape, generator=generator).to(spec.torch_dtype)
+
+
+def _items(predictor: Predictor, sizes: Sequence[int]) -> Iterator[Any]:
+    """Items of a task: alone and several at once, short and long."""
+    assert predictor.runner is not None
+    one = predictor.runner.made_up()
+    first = one.values[0]
+    if not isinstance(first, str) or "mask" in predictor.runner.task:
+        for count in (1, 2, 4):
+            yield replace(one, values=one.values * count, single=False)
+        return
+    lengths = _LENGTHS if sizes is ROWS else _LENGTHS[1:3]
+    texts = [" ".join(_WORDS[at % len(_WORDS)] for at in range(length)) for length in lengths]
+    for text in texts:
+        yield replace(one, values=(text,))
+    for start in range(2):
+        yield replace(one, values=tuple(texts[start:]), single=False)
+    for rows in sizes:
+        if rows > predictor.settings.max_batch:
+            return
+        yield replace(one, values=tuple(texts[at % min(3, len(texts))] for at in range(rows)), single=False)
