@@ -137,7 +137,7 @@ soak: $(READY)  ## twice the load that the server can carry; bounded by SECONDS 
 	$(VENV)/bin/python -m tests.soak --seconds $(or $(SECONDS),300)
 
 test-quantised: $(READY)  ## compare quantised weights with the libraries that write them, which are installed into build/quantised
-	$(VENV)/bin/$(PIP) --upgrade --target build/quantised --no-deps compressed-tensors==0.20.0 bitsandbytes==0.50.2 loguru
+	$(VENV)/bin/$(PIP) --upgrade --target build/quantised --no-deps compressed-tensors==0.20.0 bitsandbytes==0.50.2 torchao==0.18.0 loguru
 	$(VENV)/bin/python -m pytest -m quantised tests/weights/test_quantisation_libraries.py
 
 test-deepspeed: $(READY)  ## compare DeepSpeed's folders with its own zero_to_fp32, installed into build/deepspeed

@@ -39,6 +39,7 @@ def tune(
             from score.inference.tuning import apply
             from score.inference.tuning.backends import BACKENDS
             from score.weights import checksums
+            from score.weights.hashing import file_sha256
             from score.weights.locate import find_checkpoint
 
             names = backends.replace(",", " ").split()
@@ -66,6 +67,9 @@ def tune(
         out.print(f"[green]{escape(outcome.best.name)}[/]: {speed:.1f} x as quick as torch as it is")
         if written:
             out.print(f"written to {escape(str(written))}: served so from now on; SCORE_BACKEND=eager goes over it")
+            for name in getattr(BACKENDS[outcome.best.name], "CODE", ()):
+                digest = file_sha256(written.with_name(name))
+                out.print(f"{escape(name)} is native code: serve it with [bold]SCORE_TRUST_SHA256={digest}[/]")
             lists = [folder / checksums.NAME for folder in written.parents if (folder / checksums.NAME).is_file()]
             for each in lists[:1]:
                 out.print(f"[yellow]{escape(str(each))} does not list the new files: write it again[/]")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from score.errors import NoWeights, QuantisedWeights
+from score.formats._pickle import torchao
 from score.formats._pickle.inert import settled
 from score.formats.base import Checkpoint, OpaqueObject, Program, TensorRef
 from score.weights import select
@@ -136,6 +137,7 @@ def _packed(tree: Any) -> Iterator[str]:
     seen: set[int] = set()
     while waiting and len(seen) < MAX_VISITED:
         path, value = waiting.pop()
+        value = settled(value) if torchao.is_one(value) else value
         if isinstance(value, TensorRef):
             if value.layout == "quantized":
                 yield path

@@ -109,6 +109,23 @@ def test_the_card_says_what_is_served(page: Any) -> None:
     assert "85,452 parameters on cpu" in page.text_content("#about")
 
 
+def test_what_was_tuned_is_a_table(chromium: Any, tmp_path: Path) -> None:
+    from torch import nn
+
+    (tmp_path / "model").mkdir()
+    torch.save(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1)), tmp_path / "model" / "model.pt")
+    said = {"SCORE_INPUTS": "float32[N, 6]", "SCORE_BACKEND": "bf16-autocast", "SCORE_TOLERANCE": "0.1"}
+    with running(tmp_path / "model", tmp_path, **said) as server:
+        tab = chromium.new_page()
+        tab.goto(f"http://127.0.0.1:{server.port}/score")
+        table = tab.wait_for_selector("#card table")
+        assert "bf16-autocast (SCORE_BACKEND" in tab.text_content("#card")
+        rows = [row.text_content() for row in table.query_selector_all("tr")]
+        assert len(rows) == 3 and rows[0].startswith("backend") and any("apart" in row for row in rows)
+        tab.screenshot(path=tmp_path / "tuned.png")
+        tab.close()
+
+
 def test_broken_input_shows_the_error_with_its_hint(page: Any) -> None:
     page.get_by_role("tab", name="JSON").click()
     page.fill("#json", '{"data": [[1, 2, 3]]}')

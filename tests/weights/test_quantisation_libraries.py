@@ -33,6 +33,53 @@ def refs(state: dict[str, torch.Tensor]) -> dict[str, TensorRef]:
     }
 
 
+@pytest.mark.parametrize("block", [None, 32])
+@pytest.mark.parametrize(
+    "config",
+    ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig", "Float8WeightOnlyConfig", "IntxWeightOnlyConfig"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torchao(tmp_path: Path, config: str, block: int | None, dtype: torch.dtype) -> None:
+    import score
+
+    quantization = pytest.importorskip("torchao.quantization")
+    said = {}
+    if block is not None:
+        if config != "IntxWeightOnlyConfig":
+            pytest.skip("its blocks are rows")
+        said = {"weight_dtype": torch.int4, "granularity": quantization.PerGroup(block)}
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 32)).to(dtype)
+    quantization.quantize_(net, getattr(quantization, config)(**said))
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    found = score.open_weights(tmp_path / "model.pt")
+    for name, value in net.state_dict().items():
+        wanted = value.dequantize() if name.endswith("weight") else value
+        assert found[name].dtype == dtype and torch.equal(found[name], wanted)
+
+
+def test_what_is_not_known_of_torchao_is_refused(tmp_path: Path) -> None:
+    import score
+    from score.errors import QuantisedWeights
+
+    quantization = pytest.importorskip("torchao.quantization")
+    from torchao.quantization.quantize_.workflows.int4.int4_plain_int32_tensor import Int4PlainInt32Tensor
+
+    net = nn.Sequential(nn.Linear(64, 96))
+    made = Int4PlainInt32Tensor(
+        torch.zeros(96, 8, dtype=torch.int32),
+        torch.ones(2, 96),
+        torch.zeros(2, 96, dtype=torch.int8),
+        [1, 32],
+        (96, 64),
+    )
+    net[0].weight = nn.Parameter(made, requires_grad=False)
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    with pytest.raises(QuantisedWeights, match="torch"):
+        score.open_weights(tmp_path / "model.pt")
+    assert quantization
+
+
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("shape", [(64, 128), (8, 192), (300, 640)])

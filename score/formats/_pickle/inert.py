@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile
-from score.formats._pickle import joblib_arrays, numpy_arrays, pieces, rebuild
+from score.formats._pickle import joblib_arrays, numpy_arrays, pieces, rebuild, torchao
 from score.formats._pickle.vm import hashable
 from score.formats.base import GlobalName, OpaqueObject, TensorRef
 
@@ -196,6 +196,8 @@ def settled(value: Any, depth: int = 3) -> Any:
         return value.ref
     if isinstance(value, numpy_arrays.ArrayShell):
         return value.ref() or value.objects
+    if torchao.is_one(value):
+        return torchao.numbers(value) or value
     if pieces.is_cut(value):
         return _whole(value)
     if (

@@ -17,6 +17,7 @@ from score.inference.tuning.backends.base import Built
 from score.inference.tuning.swap import Fits, swap
 from score.inference.tuning.trial import Outcome
 from score.inference.tuning.tuned_file import Tuned
+from score.weights.trust import Trust
 
 AUTO = "auto"
 
@@ -80,8 +81,17 @@ def _loaded(predictor: Predictor, tuned: Tuned) -> str | None:
     threads = torch.get_num_threads()
     if (missing := backend.missing(device_of(predictor.module))) is not None:
         return str(missing)
-    built: Built | None = backend.load(tuned.folder, threads) if tuned.kept and hasattr(backend, "load") else None
-    found = trial.verified(predictor.module, given, device_of(predictor.module), threads, tuned.backend, built)
+    for name in getattr(backend, "CODE", ()):
+        trust = Trust(predictor.settings.trust_code, predictor.settings.trust_sha256)
+        if not trust.allows(tuned.folder / name):
+            digest = tuned.values["files"].get(name)
+            return f"{name} is native code, and not trusted: SCORE_TRUST_SHA256={digest}"
+    try:
+        built: Built | None = backend.load(tuned.folder, threads) if tuned.kept and hasattr(backend, "load") else None
+        found = trial.verified(predictor.module, given, device_of(predictor.module), threads, tuned.backend, built)
+    except Exception as error:  # noqa: BLE001  # a backend raises anything, and torch runs the model all the same
+        said = str(error).strip().splitlines()
+        return f"{tuned.backend} can't be put together again: {said[0][:200] if said else type(error).__name__}"
     if found is None:
         return "its answers can't be compared"
     if not found.agreement.holds(predictor.settings.tolerance):
@@ -101,14 +111,13 @@ def _tried_now(predictor: Predictor, wanted: str) -> Running:
             log.warning("nothing is known of what the model takes, so nothing was tuned")
             return EAGER
         raise InvalidSetting(f"SCORE_BACKEND={wanted}: nothing is known of what the model takes: set SCORE_INPUTS")
-    chosen = next((each for each in outcome.tried if each.name == wanted), outcome.best)
-    if wanted != AUTO and outcome.best.name != wanted:
-        why = chosen.refused or f"its answers are {chosen.agreement} from torch's"
-        if not chosen.counts(predictor.settings.tolerance):
-            raise InvalidSetting(
-                f"SCORE_BACKEND={wanted}: {why}",
-                hint="Choose another (score tune shows all), or allow more with SCORE_TOLERANCE.",
-            )
+    if by_hand is not None and outcome.best.name != by_hand:
+        refused = next(each for each in outcome.tried if each.name == by_hand)
+        why = refused.refused or f"its answers are {refused.agreement} from torch's"
+        raise InvalidSetting(
+            f"SCORE_BACKEND={wanted}: {why}",
+            hint="Choose another (score tune shows all), or allow more with SCORE_TOLERANCE.",
+        )
     log.info("tried %d ways to run the model in %.1f s", len(outcome.tried), time.monotonic() - start)
     return put(predictor, outcome, "SCORE_BACKEND")
 

@@ -1,6 +1,7 @@
 """Ways to run a model: only those whose answers agree are used, for inputs that were tried, and as long as all is the
 same as when they were found."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -56,7 +57,9 @@ def answers(predictor: Predictor) -> torch.Tensor:
     return torch.from_numpy(np.asarray(predictor.predict({"input": ROWS})))
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS if name not in ("eager", "channels-last", "int8-dynamic")])
+@pytest.mark.parametrize(
+    "name", [name for name in BACKENDS if name not in ("eager", "channels-last", "int8-dynamic", "inductor")]
+)
 def test_each_backend_gives_torchs_answers(tmp_path: Path, name: str) -> None:
     if (why := BACKENDS[name].missing(torch.device("cpu"))) is not None:
         pytest.skip(why)
@@ -258,6 +261,36 @@ def test_a_file_that_would_lead_out_is_refused(found: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         assert loaded(found.parents[1] / "model.pt").running.backend == "eager"
     assert "not in the folder" in caplog.text
+
+
+def test_native_code_is_loaded_only_where_it_is_trusted(found: Path, caplog: pytest.LogCaptureFixture) -> None:
+    package = found.with_name("graph.pt2")
+    package.write_bytes(b"whatever was compiled")
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    force(found, backend="inductor", files={"graph.pt2": digest})
+    path = found.parents[1] / "model.pt"
+    with caplog.at_level(logging.WARNING):
+        assert loaded(path).running.backend == "eager"
+    assert f"SCORE_TRUST_SHA256={digest}" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):  # trusted, it is loaded, and is none
+        assert loaded(path, trust_sha256=digest).running.backend == "eager"
+    assert "not trusted" not in caplog.text and "not used" in caplog.text
+
+
+@pytest.mark.slow
+def test_what_inductor_compiled_is_served(tmp_path: Path) -> None:
+    if (why := BACKENDS["inductor"].missing(torch.device("cpu"))) is not None:
+        pytest.skip(why)
+    path = saved(tmp_path)
+    written = kept(path, ["inductor"])
+    digest = json.loads(written.read_text())["files"].get("graph.pt2")
+    if digest is None:
+        pytest.skip("torch was quicker")
+    served = loaded(path, trust_sha256=digest)
+    assert served.running.backend == "inductor"
+    with torch.inference_mode():
+        torch.testing.assert_close(answers(served), network()(ROWS), rtol=1e-4, atol=1e-5)
 
 
 def test_answers_are_compared_again_at_the_start(found: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """The ways to run a model, a file each: `NAME`, `missing(device)`, `build(subject)`.
 
 To add one, add its file to `BACKENDS`. `missing` says why it can't be here, or None; `build` gives what runs the
-tensors of the inputs, or raises `NotPossible`. What its `keep(folder)` writes, a later start loads by `load(folder)`.
+tensors of the inputs, or raises `NotPossible`. What its `keep(folder)` writes, a later start loads by `load(folder)`;
+`CODE` names those of these files that are native code, and are loaded only where they are trusted.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from score.inference.tuning.backends import (
     bfloat16_autocast,
     channels_last,
     eager,
+    inductor,
     int8_dynamic,
     onnxruntime,
     openvino,
@@ -22,5 +24,6 @@ BACKENDS: Mapping[str, ModuleType] = {
     each.NAME: each
     for each in (
         eager, channels_last, openvino, onnxruntime, bfloat16, bfloat16_autocast, openvino_bfloat16, int8_dynamic,
+        inductor,
     )
 }  # fmt: skip
