@@ -215,15 +215,18 @@ def _compared(subject: Subject, built: Built, scores: Sequence[int]) -> Agreemen
     generator = torch.Generator().manual_seed(2)
     whole, ends = Agreement(), time.monotonic() + 1
     while whole.rows < MOST_COMPARED and time.monotonic() < ends:
-        inputs = [
-            torch.randn(value.shape, generator=generator).to(value.dtype)
-            if value.is_floating_point()
-            else value.flatten()[torch.randperm(value.numel(), generator=generator).to(value.device)].view(value.shape)
-            for value in largest.values()
-        ]
+        inputs = [_drawn(name, value, generator) for name, value in largest.items()]
         inputs = [value.to(subject.device) for value in inputs]
         whole += agreement.between(subject.flat(*inputs), built.run(inputs), scores)
     return whole
+
+
+def _drawn(name: str, value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if value.is_floating_point():
+        return torch.randn(value.shape, generator=generator).to(value.dtype)
+    if name.endswith("mask"):  # another one could leave nothing of a row
+        return value
+    return value.flatten()[torch.randperm(value.numel(), generator=generator).to(value.device)].view(value.shape)
 
 
 def _to_measure(samples: Samples) -> Iterator[tuple[int, Inputs]]:
