@@ -42,6 +42,9 @@ Forward = Callable[[Inputs], Arrays]
 Deliver = Callable[[Sequence["Ticket"]], None]
 
 
+LONG_PASS = 0.05  # seconds
+
+
 @dataclass(frozen=True)
 class Limits:
     """`rows` in one forward pass, `requests` that may wait, and for how many seconds; `turns` that passes of several
@@ -260,8 +263,9 @@ class Batcher:
 
     def _share_cores(self, crowded: bool) -> None:
         """All cores for a lone request; under load, one is left to reading and writing requests, which would otherwise
-        take turns with a thread that all others of the forward pass wait for."""
-        wanted = max(self._cores - 1, 1) if crowded else self._cores
+        take turns with a thread that all others of the forward pass wait for. A long pass has few of them beside it."""
+        short = self.costs.of(self.running) < LONG_PASS
+        wanted = max(self._cores - 1, 1) if crowded and short else self._cores
         if wanted != self._used_cores:
             self._used_cores = wanted
             torch.set_num_threads(wanted)
