@@ -1,6 +1,6 @@
 """What a backend is given and what it gives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.inference.tuning.samples import Samples
+from score.inference.tuning.samples import Inputs, Samples
 from score.inference.tuning.swap import Flat, Run
 
 
@@ -35,7 +35,9 @@ class Subject:
         """The model as a graph whose sizes are free where the samples' differ: `torch.export`, which refuses what
         depends on values. Raises `NotPossible`."""
         free = self.samples.free
-        example = max(self.samples.all, key=lambda each: sum(value.numel() for value in each.values()))
+        example = max(
+            self.samples.all, key=lambda each: (_least(each, free), sum(value.numel() for value in each.values()))
+        )
         shapes = tuple(dict.fromkeys(free[name], torch.export.Dim.DYNAMIC) for name in self.samples.order)
         given = tuple(example[name] for name in self.samples.order)
         try:
@@ -44,6 +46,11 @@ class Subject:
         except Exception as error:  # noqa: BLE001  # torch.export raises anything
             said = str(error).strip().splitlines()
             raise NotPossible(f"torch.export: {said[0][:200] if said else type(error).__name__}") from None
+
+
+def _least(inputs: Inputs, free: Mapping[str, Mapping[int, Any]]) -> bool:
+    """Whether all free sizes are 2 or more: of 0 and 1, torch.export takes it that they are always so."""
+    return all(inputs[name].shape[at] > 1 for name, dimensions in free.items() for at in dimensions)
 
 
 @dataclass(frozen=True)
