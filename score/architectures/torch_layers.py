@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import fastai_blocks, torchvision_blocks
+from score.architectures import fastai_blocks, inception_blocks, torchvision_blocks
 from score.architectures.block import Block
 from score.architectures.yolo import network
 from score.formats._pickle.inert import settled
@@ -132,10 +132,14 @@ def _kept(cls: type[nn.Module], opaque: OpaqueObject) -> frozenset[str] | None:
     return _OF_MODULES | cls.KEPT
 
 
+# What says which of our classes computes as a library's, by its path.
+_LIBRARIES = (network.block, torchvision_blocks.block, inception_blocks.block, fastai_blocks.block)
+
+
 def _layer(path: str) -> type[nn.Module]:
     """A class of `torch.nn.modules`, or what computes as a known library's, by its path. Nothing is imported: torch
     has done so itself."""
-    if (known := network.block(path) or torchvision_blocks.block(path) or fastai_blocks.block(path)) is not None:
+    if (known := next((found for each in _LIBRARIES if (found := each(path)) is not None), None)) is not None:
         return known
     module, _, name = path.rpartition(".")
     cls = vars(sys.modules[module]).get(name) if path.startswith(PACKAGE) and module in sys.modules else None

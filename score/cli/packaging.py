@@ -20,6 +20,7 @@ from score.cli.conversion import to_safetensors
 from score.inference import infer_signature
 from score.inference.pipeline import load_model
 from score.inference.predictor import Predictor
+from score.inference.tuning import tuned_file
 from score.settings import TOML_NAME, Settings, variable
 from score.weights import checksums
 from score.weights.progress import Track
@@ -56,13 +57,16 @@ def package(settings: Settings, output: Path, endpoint: str, image: str | None, 
     named = _architecture(served, settings)
     if named is None:
         _copy(source, model)  # it brings its own class or graph: as it is
+        packaged = model / source.name
     else:
-        to_safetensors(settings, model / "model.safetensors", track)
+        packaged = model / "model.safetensors"
+        to_safetensors(settings, packaged, track)
         variables |= _bring_code(settings, model)
         recipe = source.parent / "preprocessor_config.json"
         if recipe.is_file():
             shutil.copyfile(recipe, model / recipe.name)
     (model / TOML_NAME).write_text(_toml(served, settings, named))
+    _bring_tuned(served, source, packaged)
     checksums.write(model, [file for file in model.rglob("*") if file.is_file()])
     name = deployment.model_name(settings.model_dir or source)
     given = {"endpoint": endpoint or name, "deployment": "blue", "model": name, "path": "model"}
@@ -76,6 +80,18 @@ def package(settings: Settings, output: Path, endpoint: str, image: str | None, 
     if "SCORE_TRUST_CODE" in variables:
         notes.append("deployment.yml trusts all code in the folder, as SCORE_TRUST_CODE=true said")
     return Package(output, tuple(sorted(file for file in output.rglob("*") if file.is_file())), tuple(notes))
+
+
+def _bring_tuned(served: Predictor, source: Path, packaged: Path) -> None:
+    """What was tuned for the checkpoint, bound to what it is packaged as: the same weights."""
+    found = tuned_file.folder_of(source)
+    if served.running.source != tuned_file.NAME or not found.is_dir():
+        return
+    folder = tuned_file.folder_of(packaged)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(found, folder)
+    said = json.loads((folder / tuned_file.NAME).read_text())
+    tuned_file.write(folder, packaged, infer_signature.device_of(served.module), said)
 
 
 def sample_request(served: Predictor) -> bytes:

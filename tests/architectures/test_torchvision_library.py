@@ -25,7 +25,7 @@ NAMES = (
     *("mobilenet_v3_small", "regnet_x_400mf", "regnet_x_3_2gf", "regnet_y_400mf", "regnet_y_3_2gf", "resnet18"),
     *("resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"),
     *("shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "squeezenet1_0", "squeezenet1_1", "vgg11", "vgg11_bn", "vgg13"),
-    *("vgg16_bn", "vit_b_16", "vit_b_32"),
+    *("vgg16_bn", "vit_b_16", "vit_b_32", "googlenet", "inception_v3"),
 )
 
 
@@ -52,7 +52,8 @@ def _forget() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_computes_what_torchvision_does(tmp_path: Path, library: Any, name: str) -> None:
     torch.manual_seed(3)
-    net = library.get_model(name, weights=None, num_classes=7).eval()
+    extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    net = library.get_model(name, weights=None, num_classes=7, **extra).eval()
     for part in net.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]

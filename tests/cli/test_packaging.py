@@ -76,6 +76,19 @@ def test_a_program_is_packaged_as_it_is(
     same_answers(digits_folder / name, output)
 
 
+def test_what_was_tuned_goes_along_and_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from score.inference.tuning import tuned_file
+
+    torch.save(SimpleModel().state_dict(), tmp_path / "model.pt")
+    done = score("tune", tmp_path / "model.pt", "--only", "bf16-autocast", "--tolerance", "0.5", "--max-batch", "4")
+    assert done.exit_code == 0, done.output
+    output = packaged(tmp_path / "model.pt", tmp_path / "out", monkeypatch)
+    assert (output / "model" / "model.safetensors.tuned" / tuned_file.NAME).is_file()
+    served = load_model(Settings.load(output / "model"))
+    assert served.running.source == "tuned.json" and served.report.format == "safetensors"
+    same_answers(tmp_path / "model.pt", output)
+
+
 def test_a_pickled_module_of_torchs_layers_keeps_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"best": nn.Sequential(nn.Linear(4, 2), nn.Tanh()), "last": nn.Linear(4, 3)}, tmp_path / "m.pt")
     output = packaged(tmp_path / "m.pt", tmp_path / "out", monkeypatch, SCORE_WEIGHTS="best")
