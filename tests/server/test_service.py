@@ -33,7 +33,7 @@ def test_everything_but_a_prediction(service: Service) -> None:
     options = card.answer_to(models, head("OPTIONS"), "")
     assert (options.status, options.headers["allow"]) == (200, "GET, POST, HEAD, OPTIONS")
     shown = card.answer_to(models, head("GET"), "")
-    assert list(json.loads(shown.body)) == ["model", "signature", "problem", "task", "serving", "versions"]
+    assert list(json.loads(shown.body)) == ["model", "signature", "backend", "problem", "task", "serving", "versions"]
     page = card.answer_to(models, head("GET", accept="text/html,application/xhtml+xml,*/*;q=0.8"), "")
     assert (page.body, page.headers) == (PAGE, HEADERS)
     assert card.answer_to(models, head("DELETE"), "").status == 405
