@@ -23,6 +23,7 @@ from score.inference.tuning.swap import Answer, answer_of, tensors_of
 
 LEAST_RUNS, MOST_RUNS = 3, 200
 MEASURED = 0.6  # seconds, for each number of rows
+COMPARED = 1.0  # seconds, of further rows
 MOST_COMPARED = 1024  # rows
 MANY = 16
 
@@ -210,10 +211,10 @@ def _try(
 
 
 def _compared(subject: Subject, built: Built, scores: Sequence[int]) -> Agreement:
-    """Further rows, of the largest sample's shape, for a second: floats drawn anew, whole numbers in another order."""
+    """Further rows, of the largest sample's shape, for a while: floats drawn anew, whole numbers in another order."""
     largest = max(subject.samples.all, key=lambda each: sum(value.numel() for value in each.values()))
     generator = torch.Generator().manual_seed(2)
-    whole, ends = Agreement(), time.monotonic() + 1
+    whole, ends = Agreement(), time.monotonic() + COMPARED
     while whole.rows < MOST_COMPARED and time.monotonic() < ends:
         inputs = [_drawn(name, value, generator) for name, value in largest.items()]
         inputs = [value.to(subject.device) for value in inputs]
