@@ -162,6 +162,8 @@ bench: $(READY)  ## what bench/README.md reports
 	$(VENV)/bin/python bench/load.py
 	$(VENV)/bin/python bench/serve.py
 	$(VENV)/bin/python bench/scale.py
+	$(VENV)/bin/python bench/start.py
+	$(VENV)/bin/python bench/networks.py
 
 bench-recognise: $(LIBRARIES)/.ready  ## what bench/recognise.md reports
 	HF_HUB_OFFLINE=1 $(LIBRARIES)/bin/python bench/recognise.py
