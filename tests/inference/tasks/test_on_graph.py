@@ -93,10 +93,22 @@ def close(found: Any, wanted: Any) -> None:
         assert found == pytest.approx(wanted, abs=1e-4) if isinstance(wanted, float) else found == wanted
 
 
-@pytest.mark.parametrize("export", [to_onnx, to_openvino])
+TASKS = (
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "feature-extraction",
+    "image-classification",
+)
+
+
 @pytest.mark.parametrize(
-    "task",
-    ["text-classification", "token-classification", "question-answering", "feature-extraction", "image-classification"],
+    ("task", "export"),
+    [
+        *((task, to_onnx) for task in TASKS),
+        (TASKS[0], to_openvino),
+        *(pytest.param(task, to_openvino, marks=pytest.mark.slow) for task in TASKS[1:]),
+    ],
 )
 def test_a_graph_answers_as_its_weights(tmp_path: Path, task: str, export: Callable[[Path], Path]) -> None:
     folder = tiny.made(task, tmp_path / "model")

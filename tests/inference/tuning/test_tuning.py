@@ -64,8 +64,12 @@ def answers(predictor: Predictor) -> torch.Tensor:
     return torch.from_numpy(np.asarray(predictor.predict({"input": ROWS})))
 
 
+SLOW = ("onnxruntime", "openvino-bf16")
+
+
 @pytest.mark.parametrize(
-    "name", [name for name in BACKENDS if name not in ("eager", "channels-last", "int8-dynamic", "inductor")]
+    "name",
+    [*("openvino", "bf16", "bf16-autocast"), *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
 )
 def test_each_backend_gives_torchs_answers(tmp_path: Path, name: str) -> None:
     if (why := BACKENDS[name].missing(torch.device("cpu"))) is not None:
