@@ -5,7 +5,6 @@ The two differ in their activation, and no tensor tells: it has to be said. Sour
 """
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -24,24 +23,21 @@ _BESIDE = frozenset(("input_resolution", "context_length", "vocab_size", "attn_m
 # By the width of a vision transformer, its heads: those of OpenAI's and open_clip's sizes.
 _HEADS = {512: 8, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 _TEXT_HEAD = 64
-_NAMES = tuple(
-    (re.compile(theirs), ours)
-    for theirs, ours in (
-        (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
-        (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
-        (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
-        (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
-        (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
-        (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
-        (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
-        (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
-        (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
-        (r"^ln_final\.", "text_model.final_layer_norm."),
-        (r"\.ln_([12])\.", r".layer_norm\1."),
-        (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-        (r"\.mlp\.c_proj\.", ".mlp.fc2."),
-        (r"\.attn\.", ".self_attn."),
-    )
+_NAMES = parts.patterns(
+    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
+    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
+    (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
+    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
+    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
+    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
+    (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
+    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
+    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
+    (r"^ln_final\.", "text_model.final_layer_norm."),
+    (r"\.ln_([12])\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+    (r"\.attn\.", ".self_attn."),
 )
 _TURNED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
 
@@ -106,12 +102,9 @@ def renamed(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
         if theirs in _TURNED:
             found[_TURNED[theirs]] = parts.turned(ref)
             continue
-        name = theirs
-        for pattern, ours in _NAMES:
-            name = pattern.sub(ours, name)
+        name = parts.named(theirs, _NAMES)
         if ".in_proj_" in name:
-            for kind, part in zip("qkv", parts.thirds(ref), strict=True):
-                found[name.replace(".in_proj_", f".{kind}_proj.")] = part
+            found |= parts.queries(name, ref, ".in_proj_", ".{}_proj.")
         else:
             found[name] = ref
     return found

@@ -22,17 +22,15 @@ _OF_LAYERS = frozenset(
     for kind in ("weight", "bias")
 )
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}  # of the sizes that have been published
-_NAMES = (
-    ("cls_token", "embeddings.cls_token"),
-    ("pos_embed", "embeddings.position_embeddings"),
-    ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
-    ("blocks.", "layers."),
-    ("norm.", "layernorm."),
-)
-_IN_LAYERS = (
-    (".norm1.", ".layernorm_before."),
-    (".norm2.", ".layernorm_after."),
-    (".attn.proj.", ".attention.o_proj."),
+_NAMES = parts.patterns(
+    (r"^cls_token", "embeddings.cls_token"),
+    (r"^pos_embed", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^blocks\.", "layers."),
+    (r"^norm\.", "layernorm."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.proj\.", ".attention.o_proj."),
 )
 
 
@@ -71,17 +69,13 @@ def renamed(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     prefix = _prefix(tensors)
     found: dict[str, TensorRef] = {}
     for theirs, ref in tensors.items():
-        name = theirs.removeprefix(prefix)
-        start = next((pair for pair in _NAMES if name.startswith(pair[0])), None) if theirs.startswith(prefix) else None
-        if start is None:
+        own = theirs.removeprefix(prefix)
+        name = parts.named(own, _NAMES)
+        if not theirs.startswith(prefix) or name == own:
             found[theirs] = ref  # a head of the training, which answers nothing
             continue
-        name = start[1] + name[len(start[0]) :]
-        for one, other in _IN_LAYERS:
-            name = name.replace(one, other)
         if ".attn.qkv." in name:
-            for kind, part in zip("qkv", parts.thirds(ref), strict=True):
-                found[name.replace(".attn.qkv.", f".attention.{kind}_proj.")] = part
+            found |= parts.queries(name, ref, ".attn.qkv.", ".attention.{}_proj.")
         else:
             found[name] = ref
     return found

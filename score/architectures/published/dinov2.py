@@ -17,20 +17,18 @@ NAMES = ("Dinov2Model", "Dinov2WithRegistersModel")
 _MARKS = frozenset(("cls_token", "pos_embed", "mask_token", "patch_embed.proj.weight", "blocks.0.ls1.gamma"))
 _HEAD = 64  # numbers of each head, in all sizes
 _CHUNK = re.compile(r"^blocks\.\d+\.(\d+\.)")  # layers in groups, as they were trained
-_NAMES = (
-    ("cls_token", "embeddings.cls_token"),
-    ("mask_token", "embeddings.mask_token"),
-    ("register_tokens", "embeddings.register_tokens"),
-    ("pos_embed", "embeddings.position_embeddings"),
-    ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
-    ("blocks.", "encoder.layer."),
-    ("norm.", "layernorm."),
-)
-_IN_LAYERS = (
-    (".attn.proj.", ".attention.o_proj."),
-    (".ls1.gamma", ".layer_scale1.lambda1"),
-    (".ls2.gamma", ".layer_scale2.lambda1"),
-    (".mlp.w3.", ".mlp.down_proj."),
+_NAMES = parts.patterns(
+    (_CHUNK.pattern, r"blocks.\1"),
+    (r"^cls_token", "embeddings.cls_token"),
+    (r"^mask_token", "embeddings.mask_token"),
+    (r"^register_tokens", "embeddings.register_tokens"),
+    (r"^pos_embed", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^blocks\.", "encoder.layer."),
+    (r"^norm\.", "layernorm."),
+    (r"\.attn\.proj\.", ".attention.o_proj."),
+    (r"\.ls([12])\.gamma", r".layer_scale\1.lambda1"),
+    (r"\.mlp\.w3\.", ".mlp.down_proj."),
 )
 
 
@@ -72,14 +70,9 @@ def factory(shapes: Shapes) -> ModelFactory | None:
 def renamed(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     found: dict[str, TensorRef] = {}
     for theirs, ref in tensors.items():
-        name = _CHUNK.sub(r"blocks.\1", theirs)
-        start = next((pair for pair in _NAMES if name.startswith(pair[0])), ("", ""))
-        name = start[1] + name[len(start[0]) :]
-        for one, other in _IN_LAYERS:
-            name = name.replace(one, other)
+        name = parts.named(theirs, _NAMES)
         if ".attn.qkv." in name:
-            for kind, part in zip("qkv", parts.thirds(ref), strict=True):
-                found[name.replace(".attn.qkv.", f".attention.{kind}_proj.")] = part
+            found |= parts.queries(name, ref, ".attn.qkv.", ".attention.{}_proj.")
         elif ".mlp.w12." in name:
             for at, kind in enumerate(("gate", "up")):
                 found[name.replace(".w12.", f".{kind}_proj.")] = parts.slices(ref, 2, at)

@@ -1,4 +1,7 @@
-"""Parts of tensors, and tensors turned, as they are brought in."""
+"""What all files here rename by: names by patterns, and parts of tensors as they are brought in."""
+
+import re
+from collections.abc import Iterable
 
 import torch
 
@@ -22,19 +25,31 @@ def turned(ref: TensorRef) -> TensorRef:
     return computed(ref.dtype, ref.shape[::-1], lambda: ref.load().t().contiguous())
 
 
-def shaped(ref: TensorRef, shape: tuple[int, ...]) -> TensorRef:
-    return computed(ref.dtype, shape, lambda: ref.load().reshape(shape))
-
-
 def as_float32(ref: TensorRef) -> TensorRef:
     return ref if ref.dtype == torch.float32 else computed(torch.float32, ref.shape, lambda: ref.load().float())
 
 
-def layers(shapes: object, start: str) -> int:
+def layers(names: Iterable[str], start: str) -> int:
     """How many numbered layers there are: the highest number after `start`, and one."""
-    numbers = {int(name[len(start) :].partition(".")[0]) for name in shapes if _numbered(name, start)}  # type: ignore[attr-defined]
+    places = [name[len(start) :].partition(".")[0] for name in names if name.startswith(start)]
+    numbers = {int(place) for place in places if place.isdigit()}
     return len(numbers) if numbers == set(range(len(numbers))) else 0
 
 
-def _numbered(name: str, start: str) -> bool:
-    return name.startswith(start) and name[len(start) :].partition(".")[0].isdigit()
+Names = tuple[tuple[re.Pattern[str], str], ...]
+"""What a publisher's names hold, and what transformers has in its place, in the order in which they are looked at."""
+
+
+def patterns(*pairs: tuple[str, str]) -> Names:
+    return tuple((re.compile(theirs), ours) for theirs, ours in pairs)
+
+
+def named(name: str, names: Names) -> str:
+    for theirs, ours in names:
+        name = theirs.sub(ours, name)
+    return name
+
+
+def queries(name: str, ref: TensorRef, together: str, apart: str) -> dict[str, TensorRef]:
+    """Query, key and value under names of their own: `apart`, such as `.{}_proj.`, in the place of `together`."""
+    return {name.replace(together, apart.format(kind)): part for kind, part in zip("qkv", thirds(ref), strict=True)}

@@ -3,7 +3,6 @@
 Source: Kirillov et al. 2023, and the names and shapes in the files.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,31 +16,28 @@ _POINTS = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _MARKS = frozenset(
     (_POINTS, "image_encoder.pos_embed", "image_encoder.patch_embed.proj.weight", "mask_decoder.mask_tokens.weight")
 )
-_NAMES = tuple(
-    (re.compile(theirs), ours)
-    for theirs, ours in (
-        (r"^image_encoder\.blocks\.", "vision_encoder.layers."),
-        (r"^image_encoder\.patch_embed\.proj\.", "vision_encoder.patch_embed.projection."),
-        (r"^image_encoder\.neck\.0\.", "vision_encoder.neck.conv1."),
-        (r"^image_encoder\.neck\.1\.", "vision_encoder.neck.layer_norm1."),
-        (r"^image_encoder\.neck\.2\.", "vision_encoder.neck.conv2."),
-        (r"^image_encoder\.neck\.3\.", "vision_encoder.neck.layer_norm2."),
-        (r"^image_encoder\.", "vision_encoder."),
-        (r"\.mask_downscaling\.0\.", ".mask_embed.conv1."),
-        (r"\.mask_downscaling\.1\.", ".mask_embed.layer_norm1."),
-        (r"\.mask_downscaling\.3\.", ".mask_embed.conv2."),
-        (r"\.mask_downscaling\.4\.", ".mask_embed.layer_norm2."),
-        (r"\.mask_downscaling\.6\.", ".mask_embed.conv3."),
-        (r"\.point_embeddings\.", ".point_embed."),
-        (r"\.norm(\d)\.", r".layer_norm\1."),
-        (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
-        (r"\.output_upscaling\.0\.", ".upscale_conv1."),
-        (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
-        (r"\.output_upscaling\.3\.", ".upscale_conv2."),
-        (r"(_mlps\.\d+|prediction_head)\.layers\.0\.", r"\1.proj_in."),
-        (r"(_mlps\.\d+|prediction_head)\.layers\.1\.", r"\1.layers.0."),
-        (r"(_mlps\.\d+|prediction_head)\.layers\.2\.", r"\1.proj_out."),
-    )
+_NAMES = parts.patterns(
+    (r"^image_encoder\.blocks\.", "vision_encoder.layers."),
+    (r"^image_encoder\.patch_embed\.proj\.", "vision_encoder.patch_embed.projection."),
+    (r"^image_encoder\.neck\.0\.", "vision_encoder.neck.conv1."),
+    (r"^image_encoder\.neck\.1\.", "vision_encoder.neck.layer_norm1."),
+    (r"^image_encoder\.neck\.2\.", "vision_encoder.neck.conv2."),
+    (r"^image_encoder\.neck\.3\.", "vision_encoder.neck.layer_norm2."),
+    (r"^image_encoder\.", "vision_encoder."),
+    (r"\.mask_downscaling\.0\.", ".mask_embed.conv1."),
+    (r"\.mask_downscaling\.1\.", ".mask_embed.layer_norm1."),
+    (r"\.mask_downscaling\.3\.", ".mask_embed.conv2."),
+    (r"\.mask_downscaling\.4\.", ".mask_embed.layer_norm2."),
+    (r"\.mask_downscaling\.6\.", ".mask_embed.conv3."),
+    (r"\.point_embeddings\.", ".point_embed."),
+    (r"\.norm(\d)\.", r".layer_norm\1."),
+    (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
+    (r"\.output_upscaling\.0\.", ".upscale_conv1."),
+    (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
+    (r"\.output_upscaling\.3\.", ".upscale_conv2."),
+    (r"(_mlps\.\d+|prediction_head)\.layers\.0\.", r"\1.proj_in."),
+    (r"(_mlps\.\d+|prediction_head)\.layers\.1\.", r"\1.layers.0."),
+    (r"(_mlps\.\d+|prediction_head)\.layers\.2\.", r"\1.proj_out."),
 )
 
 
@@ -87,8 +83,6 @@ def renamed(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
             found["shared_image_embedding.positional_embedding"] = ref
             found["prompt_encoder.shared_embedding.positional_embedding"] = ref
             continue
-        name = theirs
-        for pattern, ours in _NAMES:
-            name = pattern.sub(ours, name)
+        name = parts.named(theirs, _NAMES)
         found[name] = ref
     return found

@@ -4,13 +4,13 @@ Source: Radford et al. 2022, and the names and shapes in the files.
 """
 
 import importlib.util
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from score.architectures.published import parts
 from score.errors import ArchitectureBroken
 from score.formats.base import Checkpoint, ModelFactory
 from score.weights.select import Candidate
@@ -22,27 +22,24 @@ _DIMS = (
 )
 _MOST = 1 << 20
 # In this order: what a name of OpenAI's begins with, ends with or holds, and what transformers has for it.
-_NAMES = tuple(
-    (re.compile(theirs), ours)
-    for theirs, ours in (
-        (r"\.blocks\.", ".layers."),
-        (r"\.cross_attn_ln\.", ".encoder_attn_layer_norm."),
-        (r"\.attn_ln\.", ".self_attn_layer_norm."),
-        (r"\.mlp_ln\.", ".final_layer_norm."),
-        (r"\.mlp\.0\.", ".fc1."),
-        (r"\.mlp\.2\.", ".fc2."),
-        (r"\.cross_attn\.", ".encoder_attn."),
-        (r"\.attn\.", ".self_attn."),
-        (r"_attn\.query\.", "_attn.q_proj."),
-        (r"_attn\.key\.", "_attn.k_proj."),
-        (r"_attn\.value\.", "_attn.v_proj."),
-        (r"_attn\.out\.", "_attn.out_proj."),
-        (r"^encoder\.ln_post\.", "encoder.layer_norm."),
-        (r"^decoder\.ln\.", "decoder.layer_norm."),
-        (r"^decoder\.token_embedding\.", "decoder.embed_tokens."),
-        (r"positional_embedding$", "embed_positions.weight"),
-        (r"^", "model."),
-    )
+_NAMES = parts.patterns(
+    (r"\.blocks\.", ".layers."),
+    (r"\.cross_attn_ln\.", ".encoder_attn_layer_norm."),
+    (r"\.attn_ln\.", ".self_attn_layer_norm."),
+    (r"\.mlp_ln\.", ".final_layer_norm."),
+    (r"\.mlp\.0\.", ".fc1."),
+    (r"\.mlp\.2\.", ".fc2."),
+    (r"\.cross_attn\.", ".encoder_attn."),
+    (r"\.attn\.", ".self_attn."),
+    (r"_attn\.query\.", "_attn.q_proj."),
+    (r"_attn\.key\.", "_attn.k_proj."),
+    (r"_attn\.value\.", "_attn.v_proj."),
+    (r"_attn\.out\.", "_attn.out_proj."),
+    (r"^encoder\.ln_post\.", "encoder.layer_norm."),
+    (r"^decoder\.ln\.", "decoder.layer_norm."),
+    (r"^decoder\.token_embedding\.", "decoder.embed_tokens."),
+    (r"positional_embedding$", "embed_positions.weight"),
+    (r"^", "model."),
 )
 
 
@@ -81,10 +78,4 @@ def renamed(weights: Candidate) -> Candidate:
     """The weights under transformers' names, where they are OpenAI's; as they are for any other."""
     if "encoder.ln_post.weight" not in weights.tensors:
         return weights
-    return replace(weights, tensors={_name(name): ref for name, ref in weights.tensors.items()})
-
-
-def _name(name: str) -> str:
-    for theirs, ours in _NAMES:
-        name = theirs.sub(ours, name)
-    return name
+    return replace(weights, tensors={parts.named(name, _NAMES): ref for name, ref in weights.tensors.items()})

@@ -13,7 +13,7 @@ from score.inference.predictor import Predictor
 from score.inference.running import EAGER, Running
 from score.inference.tuning import samples, trial, tuned_file
 from score.inference.tuning.backends import BACKENDS, eager
-from score.inference.tuning.backends.base import Built
+from score.inference.tuning.backends.base import Built, in_short
 from score.inference.tuning.swap import Fits, swap
 from score.inference.tuning.trial import Outcome
 from score.inference.tuning.tuned_file import Tuned
@@ -90,8 +90,7 @@ def _loaded(predictor: Predictor, tuned: Tuned) -> str | None:
         built: Built | None = backend.load(tuned.folder, threads) if tuned.kept and hasattr(backend, "load") else None
         found = trial.verified(predictor.module, given, device_of(predictor.module), threads, tuned.backend, built)
     except Exception as error:  # noqa: BLE001  # a backend raises anything, and torch runs the model all the same
-        said = str(error).strip().splitlines()
-        return f"{tuned.backend} can't be put together again: {said[0][:200] if said else type(error).__name__}"
+        return f"{tuned.backend} can't be put together again: {in_short(error)}"
     if found is None:
         return "its answers can't be compared"
     if not found.agreement.holds(predictor.settings.tolerance):

@@ -17,6 +17,12 @@ class NotPossible(Exception):
     """The model can't be run in this way; the text says why."""
 
 
+def in_short(error: Exception, line: int = 0) -> str:
+    """One line of what a library raised, the first or the last; its class where it says nothing."""
+    said = str(error).strip().splitlines()
+    return said[line][:200] if said else type(error).__name__
+
+
 @dataclass(eq=False)
 class Subject:
     """A model that is to be run in another way, with inputs to try."""
@@ -44,8 +50,7 @@ class Subject:
             with torch.no_grad():
                 return torch.export.export(self.flat, given, dynamic_shapes=(shapes,))
         except Exception as error:  # noqa: BLE001  # torch.export raises anything
-            said = str(error).strip().splitlines()
-            raise NotPossible(f"torch.export: {said[0][:200] if said else type(error).__name__}") from None
+            raise NotPossible(f"torch.export: {in_short(error)}") from None
 
 
 def _least(inputs: Inputs, free: Mapping[str, Mapping[int, Any]]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from score.inference.tuning.backends.base import Built, NotPossible, Subject
+from score.inference.tuning.backends.base import Built, NotPossible, Subject, in_short
 
 NAME = "inductor"
 FILE = "graph.pt2"
@@ -36,8 +36,7 @@ def build(subject: Subject) -> Built:
     except NotPossible:
         raise
     except Exception as error:  # noqa: BLE001  # the compiler raises anything
-        said = str(error).strip().splitlines()
-        raise NotPossible(f"Inductor: {said[0][:200] if said else type(error).__name__}") from None
+        raise NotPossible(f"Inductor: {in_short(error)}") from None
     return Built(run, partial(_keep, held))
 
 

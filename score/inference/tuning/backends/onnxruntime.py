@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from score.inference.tuning.backends.base import Built, NotPossible, Subject
+from score.inference.tuning.backends.base import Built, NotPossible, Subject, in_short
 
 NAME = "onnxruntime"
 FILE = "graph.onnx"
@@ -32,8 +32,7 @@ def build(subject: Subject) -> Built:
     except NotPossible:
         raise
     except Exception as error:  # noqa: BLE001  # the exporter raises anything
-        said = str(error).strip().splitlines()
-        raise NotPossible(f"ONNX: {said[0][:200] if said else type(error).__name__}") from None
+        raise NotPossible(f"ONNX: {in_short(error)}") from None
     return Built(_running(session), partial(_keep, program))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from score.inference.tuning.backends.base import Built, NotPossible, Subject
+from score.inference.tuning.backends.base import Built, NotPossible, Subject, in_short
 
 NAME, PRECISION = "openvino", "f32"
 FILE = "graph.xml"
@@ -29,8 +29,7 @@ def build(subject: Subject, precision: str = PRECISION) -> Built:
     except NotPossible:
         raise
     except Exception as error:  # noqa: BLE001  # OpenVINO's converter raises anything
-        said = str(error).strip().splitlines()
-        raise NotPossible(f"OpenVINO: {said[-1][:200] if said else type(error).__name__}") from None
+        raise NotPossible(f"OpenVINO: {in_short(error, -1)}") from None
     return Built(run, partial(_keep, graph))
 
 

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from score.inference.tuning.backends import openvino
-from score.inference.tuning.backends.base import Built, Subject
+from score.inference.tuning.backends.base import Built
 
 NAME, PRECISION = "openvino-bf16", "bf16"
 missing = openvino.missing
@@ -13,6 +13,3 @@ build = partial(openvino.build, precision=PRECISION)
 
 def load(folder: Path, threads: int) -> Built:
     return openvino.load(folder, threads, PRECISION)
-
-
-__all__ = ["NAME", "Subject", "build", "load", "missing"]
