@@ -3,8 +3,6 @@
 `make test-blocks` holds all of them against torchvision itself.
 """
 
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from score.architectures import torch_layers
 from score.architectures.torch_layers import NotPlain
 from score.formats import registry
 from score.weights import select
+from tests.architectures.stand_ins import StandIns, normalised
 
 
 class BasicBlock(nn.Module):
@@ -76,38 +75,28 @@ class Learner:
         self.model, self.lr, self.loss_func = model, 1e-3, nn.CrossEntropyLoss()
 
 
-_PLACES: dict[str, tuple[type, ...]] = {
-    "torchvision.models.resnet": (BasicBlock, ResNet),
-    "torchvision.models.densenet": (DenseLayer,),
-    "fastai.layers": (AdaptiveConcatPool2d, Flatten),
-    "fastai.learner": (Learner,),
-}
-_PARENTS = ("torchvision", "torchvision.models", "fastai")
+STAND_INS = StandIns(
+    {
+        "torchvision.models.resnet": (BasicBlock, ResNet),
+        "torchvision.models.densenet": (DenseLayer,),
+        "fastai.layers": (AdaptiveConcatPool2d, Flatten),
+        "fastai.learner": (Learner,),
+    }
+)
 
 
 @pytest.fixture(autouse=True)
 def _in_their_packages() -> Iterator[None]:
     """The stand-ins under the libraries' names, for as long as they are pickled."""
     DenseLayer.__name__ = DenseLayer.__qualname__ = "_DenseLayer"
-    for package in _PARENTS:
-        sys.modules[package] = types.ModuleType(package)
-    for module, classes in _PLACES.items():
-        sys.modules[module] = types.ModuleType(module)
-        for each in classes:
-            each.__module__ = module
-            setattr(sys.modules[module], each.__name__, each)
+    STAND_INS.put()
     yield
-    _forget()
-
-
-def _forget() -> None:
-    for module in (*_PLACES, *_PARENTS):
-        sys.modules.pop(module, None)
+    STAND_INS.forget()
 
 
 def saved(value: Any, path: Path) -> Path:
     torch.save(value, path)
-    _forget()
+    STAND_INS.forget()
     return path
 
 
@@ -120,10 +109,7 @@ def rebuilt(path: Path) -> nn.Module:
 def made() -> ResNet:
     torch.manual_seed(7)
     net = ResNet()
-    for part in net.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
-            part.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    normalised(net)
     return net
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
+from tests.architectures.stand_ins import normalised
 from tests.architectures.test_torchvision_blocks import rebuilt
 
 pytestmark = pytest.mark.torchvision
@@ -54,10 +54,7 @@ def test_it_computes_what_torchvision_does(tmp_path: Path, library: Any, name: s
     torch.manual_seed(3)
     extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     net = library.get_model(name, weights=None, num_classes=7, **extra).eval()
-    for part in net.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
-            part.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    normalised(net)
     torch.save(net, tmp_path / "net.pt")
     pixels = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():

@@ -6,7 +6,6 @@ itself is compared with in test_yolo_library.py.
 
 import io
 import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from score.architectures.yolo.suppression import Limits
 from score.errors import ClassNotImportable, InvalidSetting
 from score.formats import registry
 from score.weights import select
+from tests.architectures.stand_ins import StandIns, normalised
 
 
 class Conv(nn.Module):
@@ -134,42 +134,28 @@ class DetectionModel(nn.Module):
         return x
 
 
-_PLACES = {
-    "ultralytics.nn.modules.conv": (Conv, Concat),
-    "ultralytics.nn.modules.block": (Bottleneck, C2f, SPPF, DFL),
-    "ultralytics.nn.modules.head": (Detect,),
-    "ultralytics.nn.tasks": (DetectionModel,),
-}
-
-_PARENTS = ("ultralytics", "ultralytics.nn", "ultralytics.nn.modules")
+STAND_INS = StandIns(
+    {
+        "ultralytics.nn.modules.conv": (Conv, Concat),
+        "ultralytics.nn.modules.block": (Bottleneck, C2f, SPPF, DFL),
+        "ultralytics.nn.modules.head": (Detect,),
+        "ultralytics.nn.tasks": (DetectionModel,),
+    }
+)
 
 
 @pytest.fixture(autouse=True)
 def _in_their_packages() -> Iterator[None]:
     """The stand-ins under the library's names, for as long as they are pickled; nothing else sees them."""
-    for package in _PARENTS:
-        sys.modules[package] = types.ModuleType(package)
-    for module, classes in _PLACES.items():
-        sys.modules[module] = types.ModuleType(module)
-        for each in classes:
-            each.__module__ = module
-            setattr(sys.modules[module], each.__name__, each)
+    STAND_INS.put()
     yield
-    _forget()
-
-
-def _forget() -> None:
-    for module in (*_PLACES, *_PARENTS):
-        sys.modules.pop(module, None)
+    STAND_INS.forget()
 
 
 def made(seed: int = 0) -> DetectionModel:
     torch.manual_seed(seed)
     model = DetectionModel().eval()
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
-            part.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    normalised(model)
     for branch in model.model[-1].cv3:  # type: ignore[union-attr]
         branch[-1].weight.data.normal_(0, 1.5)
     return model
@@ -177,7 +163,7 @@ def made(seed: int = 0) -> DetectionModel:
 
 def saved(path: Path, model: nn.Module, **more: Any) -> Path:
     torch.save({"model": model, "ema": None, "epoch": -1, **more}, path)
-    _forget()
+    STAND_INS.forget()
     return path
 
 
