@@ -12,7 +12,6 @@ without HTTP, with as many rows a pass as connections. Needs wrk.
 import argparse
 import dataclasses
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 
 from contenders import CACHE, OURS, Case, contenders
 from serve import first_answer, load, serving
-from texts import LABELS, WORDS
+from texts import LABELS, save_tokenizer, write_script
 
 CONNECTIONS = (1, 16)
 HERE = Path(sys.executable).parent
@@ -62,22 +61,11 @@ def vit(folder: Path) -> None:
 
 
 def minilm(folder: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertForSequenceClassification
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
-    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=made, model_max_length=512, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
-        sep_token="[SEP]", model_input_names=["input_ids", "attention_mask"],
-    ).save_pretrained(folder)  # fmt: skip
     config = BertConfig(
-        vocab_size=len(words), hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536,
-        id2label=LABELS,
+        vocab_size=save_tokenizer(folder), hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
+        intermediate_size=1536, id2label=LABELS,
     )  # fmt: skip
     BertForSequenceClassification(config).save_pretrained(folder)
 
@@ -123,15 +111,7 @@ def script(name: str, model: Model) -> Path:
 
     place = CACHE / "tuned" / f"{name}.json.lua"
     if not model.shape:
-        texts = random.Random(0)
-        bodies = [json.dumps({"inputs": " ".join(texts.choices(WORDS, k=texts.randint(4, 40)))}) for _ in range(64)]
-        place.with_suffix("").write_text(bodies[0])
-        listed = ",\n".join(f"  {json.dumps(body)}" for body in bodies)
-        place.write_text(
-            f'local bodies = {{\n{listed}\n}}\nlocal at = 0\nwrk.method = "POST"\n'
-            'wrk.headers["Content-Type"] = "application/json"\n'
-            "request = function()\n  at = at % #bodies + 1\n  return wrk.format(nil, nil, nil, bodies[at])\nend\n"
-        )
+        write_script(place)
         return place
     body = place.with_suffix(".npy")
     rows = np.random.default_rng(0).random(model.shape)

@@ -26,8 +26,19 @@ WORDS = [first + second for first in "bcdfghklmnprstvw" for second in ("a", "e",
 def make_model(folder: Path) -> None:
     """The folder, and wrk's script with all bodies."""
     import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    words = save_tokenizer(folder)
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=words, id2label=LABELS)
+    DistilBertForSequenceClassification(config).save_pretrained(folder)
+    write_script(folder.parent / "texts.json.lua")
+
+
+def save_tokenizer(folder: Path) -> int:
+    """A tokenizer of `WORDS`, saved into a model's folder; how many words it knows."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
@@ -39,14 +50,16 @@ def make_model(folder: Path) -> None:
         tokenizer_object=made, model_max_length=512, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
         sep_token="[SEP]", model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder)  # fmt: skip
-    torch.manual_seed(0)
-    config = DistilBertConfig(vocab_size=len(words), id2label=LABELS)
-    DistilBertForSequenceClassification(config).save_pretrained(folder)
+    return len(words)
+
+
+def write_script(script: Path) -> None:
+    """wrk's script with 64 texts in turns, and beside it, without `.lua`, the body of the first."""
     texts = random.Random(0)
     bodies = [json.dumps({"inputs": " ".join(texts.choices(WORDS, k=texts.randint(4, 40)))}) for _ in range(64)]
-    (folder.parent / "texts.json").write_text(bodies[0])
+    script.with_suffix("").write_text(bodies[0])
     listed = ",\n".join(f"  {json.dumps(body)}" for body in bodies)
-    (folder.parent / "texts.json.lua").write_text(
+    script.write_text(
         f'local bodies = {{\n{listed}\n}}\nlocal at = 0\nwrk.method = "POST"\n'
         'wrk.headers["Content-Type"] = "application/json"\n'
         "request = function()\n  at = at % #bodies + 1\n  return wrk.format(nil, nil, nil, bodies[at])\nend\n"
