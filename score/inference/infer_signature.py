@@ -68,9 +68,7 @@ def _made_up(spec: InputSpec, rows: int, generator: torch.Generator) -> Any:
     if spec.scalar:
         return {"py_int": 1, "py_float": 1.0, "py_bool": False}[spec.dtype]
     dtype = spec.torch_dtype
-    shape = spec.example or tuple(1 if size is None else size for size in spec.shape or (1,))
-    if spec.shape is None or (spec.shape and spec.shape[0] is None):
-        shape = (rows, *shape[1:])
+    shape = sized(spec, rows)
     if math.prod(shape) * dtype.itemsize > LARGEST_MADE_UP:
         raise InvalidSetting(
             f"{spec.name}: {spec} takes {math.prod(shape) * dtype.itemsize / 1e9:,.0f} GB a request",
@@ -79,6 +77,12 @@ def _made_up(spec: InputSpec, rows: int, generator: torch.Generator) -> Any:
     if dtype.is_floating_point or dtype.is_complex:
         return torch.rand(shape, generator=generator).to(dtype)
     return torch.zeros(shape, dtype=dtype)
+
+
+def sized(spec: InputSpec, rows: int) -> tuple[int, ...]:
+    """A shape of an input with so many rows: its example's, or the smallest that it may have."""
+    shape = spec.example or tuple(1 if size is None else size for size in spec.shape or (1,))
+    return (rows, *shape[1:]) if spec.shape is None or (spec.shape and spec.shape[0] is None) else shape
 
 
 def input_names(module: nn.Module) -> list[str]:

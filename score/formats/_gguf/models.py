@@ -45,7 +45,7 @@ _KNOWN = frozenset(
 @dataclass(frozen=True)
 class Class:
     """A class of transformers. `pairs` says that its queries and keys are rotated in pairs of neighbours in the file,
-    where transformers rotates halves; `says` is what else its configuration needs."""
+    where transformers rotates halves."""
 
     name: str
     pairs: bool = False

@@ -118,18 +118,18 @@ def _tried_now(predictor: Predictor, wanted: str) -> Running:
             hint="Choose another (score tune shows all), or allow more with SCORE_TOLERANCE.",
         )
     log.info("tried %d ways to run the model in %.1f s", len(outcome.tried), time.monotonic() - start)
-    return put(predictor, outcome, "SCORE_BACKEND")
+    return _put(predictor, outcome)
 
 
-def put(predictor: Predictor, outcome: Outcome, source: str) -> Running:
+def _put(predictor: Predictor, outcome: Outcome) -> Running:
     """Have a model run in the best way that was found."""
     if outcome.best.name != eager.NAME:
         swap(predictor.module, outcome.built.run, Fits.of(outcome.samples), outcome.answer)
     found = outcome.best.agreement
     tried = tuple(each.as_dict() for each in outcome.tried)
     return Running(
-        outcome.best.name, source, round(outcome.best.speedup(outcome.base), 2), found.error if found else None, tried,
-        outcome.most_rows,
+        outcome.best.name, "SCORE_BACKEND", round(outcome.best.speedup(outcome.base), 2),
+        found.error if found else None, tried, outcome.most_rows,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from score.errors import RequestError
+from score.inference.infer_signature import sized
 from score.inference.predictor import Predictor
 from score.inference.signature import InputSpec
 
@@ -74,11 +75,9 @@ def _recording(module: nn.Module, into: list[Inputs]) -> Iterator[None]:
     names = names_of(own)
 
     def forward(*positional: Any, **named: Any) -> Any:
-        given = {**dict(zip(names, positional, strict=False)), **named}
-        held = {name: value for name, value in given.items() if value is not None}
-        known = held.keys() <= set(names) and len(positional) <= len(names)
-        if known and all(isinstance(value, torch.Tensor) for value in held.values()):
-            into.append({name: held[name].detach().clone() for name in names if name in held})
+        held = by_name(names, positional, named)
+        if held is not None and all(isinstance(value, torch.Tensor) for value in held.values()):
+            into.append({name: value.detach().clone() for name, value in held.items()})
         return own(*positional, **named)
 
     forward.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
@@ -93,6 +92,14 @@ def names_of(forward: Callable[..., Any]) -> list[str]:
     """The inputs that can be given by name, in order."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [name for name, each in inspect.signature(forward).parameters.items() if each.kind in kinds]
+
+
+def by_name(names: Sequence[str], positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a call gives but None, in the order of the `names`; None for one that gives something else too."""
+    given = {**dict(zip(names, positional, strict=False)), **named}
+    held = {name: given[name] for name in names if given.get(name) is not None}
+    whole = len(positional) <= len(names) and len(held) == sum(value is not None for value in given.values())
+    return held if whole else None
 
 
 def _made_up(predictor: Predictor, sizes: Sequence[int]) -> Iterator[Any]:
@@ -116,9 +123,7 @@ def _made_up(predictor: Predictor, sizes: Sequence[int]) -> Iterator[Any]:
 
 
 def _value(spec: InputSpec, rows: int, words: int, generator: torch.Generator) -> torch.Tensor:
-    shape = spec.example or tuple(1 if size is None else size for size in spec.shape or (1,))
-    if spec.shape is None or (spec.shape and spec.shape[0] is None):
-        shape = (rows, *shape[1:])
+    shape = sized(spec, rows)
     if spec.torch_dtype.is_floating_point:
         return torch.rand(shape, generator=generator).to(spec.torch_dtype)
     if spec.name.endswith("mask") or spec.torch_dtype == torch.bool:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from score.inference.tuning.samples import Inputs, Samples, names_of
+from score.inference.tuning.samples import Samples, by_name, names_of
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 """From the inputs' tensors, in their order, to the outputs' tensors, in theirs."""
@@ -113,10 +113,8 @@ def swap(module: nn.Module, run: Run, fits: Fits, answer: Answer) -> None:
     names = names_of(own)
 
     def forward(*positional: Any, **named: Any) -> Any:
-        given = {**dict(zip(names, positional, strict=False)), **named}
-        inputs: Inputs = {name: given[name] for name in names if given.get(name) is not None}
-        others = sum(value is not None for value in given.values()) > len(inputs) or len(positional) > len(names)
-        if others or inputs not in fits:
+        inputs = by_name(names, positional, named)
+        if inputs is None or inputs not in fits:
             return own(*positional, **named)
         return answer.of(run(list(inputs.values())))
 
