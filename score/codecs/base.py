@@ -34,7 +34,7 @@ class Records(Mapping[str, np.ndarray]):
         return sum(map(len, self.rows))
 
 
-_JSON_TYPES = ("", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded")
+JSON_TYPES = ("", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded")
 
 
 PARAMETERS = ("top_k",)  # what a request may ask for beside its inputs
@@ -76,7 +76,7 @@ class Body:
     def is_json(self) -> bool:
         """JSON is told by how it begins: `curl -d` calls everything form-urlencoded. A body that says it is JSON, or
         text, is judged as JSON, so that what is wrong with it can be said."""
-        if self.json_length is not None or self.content_type in _JSON_TYPES:
+        if self.json_length is not None or self.content_type in JSON_TYPES:
             return True
         return self.data[:64].lstrip()[:1] in (b"{", b"[")
 

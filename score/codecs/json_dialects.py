@@ -42,6 +42,7 @@ PREDICTIONS = "predictions"  # as MLflow answers everything
 TF_ROWS, TF_COLUMNS = "tf-rows", "tf-columns"  # as TensorFlow Serving answers `instances`, and `inputs`
 BESIDE = ("parameters", "params")
 WRAPPED = ("data", "inputs", "instances")
+_DIALECTS = (*WRAPPED, *BARE, RECORDS)
 _UNSIGNED = 2.0**63  # integers from here on have no signed type
 MAX_DEPTH = 32  # tensors of more dimensions do not exist in practice; numpy stops at 64
 
@@ -61,7 +62,7 @@ def decode(body: Body) -> Decoded:
     document = body.document
     if not isinstance(document, dict):
         raise UnknownBody(f"the body is a JSON {_kind(document)}, not an object", hint=_hint_for(document))
-    found = [dialect for dialect in (*WRAPPED, *BARE, RECORDS) if dialect in document]
+    found = [key for key in document if key in _DIALECTS]
     if len(found) > 1:
         raise UnknownBody(f"the body has {' and '.join(map(repr, found))}, which are different ways to say the same")
     if found:
@@ -69,7 +70,8 @@ def decode(body: Body) -> Decoded:
         if _may_have_booleans(body.data):
             for where, value in _sources(found[0], document[found[0]]):
                 refuse_mixed(value, where)
-        return Decoded(arrays, found[0], top_k=_asked(document).get("top_k"), columns=columns)
+        most = _asked(document).get("top_k") if len(document) > 1 else None
+        return Decoded(arrays, found[0], top_k=most, columns=columns)
     keys = ", ".join(map(repr, list(document)[:6])) or "no keys"
     raise UnknownBody(
         f"the body has {keys}, and none of 'data', 'inputs', 'instances', 'input_data', 'dataframe_split'"
@@ -92,7 +94,7 @@ def _asked(document: dict[str, Any]) -> dict[str, Any]:
 def refuse_misplaced(document: Mapping[str, Any]) -> None:
     """Raise `UnknownParameter` for a parameter that stands outside of `parameters`, or a misspelt one of these."""
     for name in document:
-        if name not in (*BESIDE, *WRAPPED, *BARE, RECORDS) and difflib.get_close_matches(
+        if name not in (*BESIDE, *_DIALECTS) and difflib.get_close_matches(
             name, (*BESIDE, *PARAMETERS), n=1
         ):
             refuse_unknown((name,), BESIDE)
@@ -143,7 +145,7 @@ def _arrays(dialect: str, value: Any) -> tuple[Arrays, tuple[str, ...]]:
         return _table(value)
     if isinstance(value, dict):
         return {name: array(item, name) for name, item in value.items()}, ()
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+    if isinstance(value, list) and value and isinstance(value[0], dict) and all(isinstance(item, dict) for item in value):
         return _records(dialect, value), ()
     return array(value, dialect), ()
 

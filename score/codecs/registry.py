@@ -14,8 +14,8 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 import score.codecs
-from score.codecs import json_items, json_lines, oip_v2, openai_embeddings
-from score.codecs.base import Body, Codec, Decoded, Encoded
+from score.codecs import json_dialects, json_items, json_lines, oip_v2, openai_embeddings
+from score.codecs.base import JSON_TYPES, Body, Codec, Decoded, Encoded
 from score.errors import EmptyBody, NotAcceptable, UnsupportedMediaType
 
 _OF_ANSWERS: dict[str, Callable[[Any, Decoded], Encoded]] = {
@@ -36,13 +36,20 @@ def codecs() -> dict[str, Codec]:
     return {module.NAME: module for module in found}
 
 
+@cache
+def of_objects() -> list[Codec]:
+    """Those that take JSON's objects: the only ones to ask for a body that begins as one, and says nothing else."""
+    return [codecs()[module.NAME] for module in (oip_v2, json_items, json_dialects)]
+
+
 def choose(body: Body) -> Codec:
     """The codec for a body, told by its content first. Raises `EmptyBody` or `UnsupportedMediaType`."""
     if not body.data:
         raise EmptyBody("the body is empty")
     if body.codec:
         return codecs()[body.codec]
-    for codec in codecs().values():
+    an_object = body.content_type in JSON_TYPES and body.data.startswith(b"{")
+    for codec in of_objects() if an_object else codecs().values():
         if codec.accepts(body):
             return codec
     raise UnsupportedMediaType(f"the body is {body.content_type or 'of no stated type'}; accepted are {_types()}")

@@ -69,7 +69,7 @@ class Application:
             *(Route(row.path, _Endpoint(partial(self._row, row))) for row in rows),
         ]
         # Starlette tries one regular expression after the other; most requests are for a path that has none.
-        self._exact: dict[str, Any] = {route.path: route.app for route in routes if not route.param_convertors}
+        self._exact: dict[str, Any] = {route.path: route.app.run for route in routes if not route.param_convertors}
         self._router = Router(routes, redirect_slashes=False, default=self._behind)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -262,10 +262,10 @@ class _Endpoint:
     """A coroutine as Starlette takes an ASGI application."""
 
     def __init__(self, run: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self._run = run
+        self.run = run
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._run(scope, receive, send)
+        await self.run(scope, receive, send)
 
 
 async def _read(intake: Intake, scope: Scope, receive: Receive) -> None:

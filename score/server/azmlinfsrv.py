@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from azureml_inference_server_http.api.aml_request import rawhttp
@@ -86,16 +87,23 @@ def _fit(request_id: str) -> bool:
 
 def stamp(found: Answer, head: Head, seconds: float) -> dict[str, str]:
     """The answer's headers, with those that azmlinfsrv adds: ids, its version, and the time that it took."""
-    headers = {**found.headers, "x-ms-run-fn-exec-ms": f"{seconds * 1e3:.3f}"}
-    headers[FAILED] = str(found.status >= 500)
-    if version := os.environ.get("HTTP_X_MS_SERVER_VERSION"):
-        headers["x-ms-server-version"] = version
     client = head.headers.get("x-ms-client-request-id", "")
-    headers["x-request-id"] = head.request_id
-    headers["x-ms-request-id"] = client or head.request_id
-    if client:
-        headers["x-ms-client-request-id"] = client
-    return headers
+    return {
+        **found.headers,
+        "x-ms-run-fn-exec-ms": f"{seconds * 1e3:.3f}",
+        FAILED: "True" if found.status >= 500 else "False",
+        **_version(),
+        "x-request-id": head.request_id,
+        "x-ms-request-id": client or head.request_id,
+        **({"x-ms-client-request-id": client} if client else {}),
+    }
+
+
+@cache
+def _version() -> Mapping[str, str]:
+    """The header with azmlinfsrv's version, which it leaves in the environment when it starts."""
+    version = os.environ.get("HTTP_X_MS_SERVER_VERSION")
+    return {"x-ms-server-version": version} if version else {}
 
 
 def respond(request: Request) -> Response:

@@ -5,6 +5,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from score.codecs.base import Body
 from score.codecs.oip_v2 import LENGTH_HEADER, SIZE_PARAMETER
 from score.errors import BodyTooLarge, InvalidGzip, InvalidTable, InvalidTensor, QueueFull, UnsupportedMediaType
@@ -35,6 +37,8 @@ held = Held()
 
 def nbytes(values: Any) -> int:
     """What arrays or tensors take, one or by name."""
+    if isinstance(values, np.ndarray):
+        return values.nbytes
     arrays = values.values() if isinstance(values, Mapping) else (values,)
     return sum(getattr(array, "nbytes", 8) for array in arrays)
 

@@ -71,12 +71,21 @@ class RequestRecord:
 
 
 class _Line(logging.LogRecord):
-    """A line of the log, made from another: logging would look up the caller, the thread, the process and the task for
-    each, which takes as long as all of the request's head."""
+    """A line of the log that takes what it needs from another once it is written: logging would look up the caller, the
+    thread, the process and the task for each, which takes as long as all of the request's head."""
+
+    levelno, name, exc_info = logging.INFO, log.name, None  # what is asked of it on the way
 
     def __init__(self, message: str, args: tuple[Any, ...]) -> None:
         now = time.time()
-        self.__dict__.update(_of_process(os.getpid()), msg=message, args=args, created=now, msecs=now % 1 * 1000)
+        self.msg, self.args, self.created, self.msecs = message, args, now, now % 1 * 1000
+
+    def __getattr__(self, name: str) -> Any:
+        return _of_process(os.getpid())[name] if name in _of_process(os.getpid()) else self.__getattribute__(name)
+
+    def getMessage(self) -> str:  # noqa: N802  # what a formatter calls before it looks at all the rest
+        self.__dict__ = _of_process(os.getpid()) | self.__dict__
+        return super().getMessage()
 
 
 @cache
@@ -100,6 +109,9 @@ class Histogram:
         return sum(self.counts)
 
 
+_Seen = tuple[float, float, int, str, Pass | None]  # when, how long it took, its status, error and pass
+
+
 class Observer:
     """Counts exchanges. From any thread."""
 
@@ -118,50 +130,45 @@ class Observer:
             "batch_rows": Histogram(ROWS),
         }
         self._failed_seconds = 0.0
-        self._latencies: list[float] = []  # that are in no histogram yet
-        self._took: list[Pass] = []
+        self._fresh: deque[_Seen] = deque()  # requests that are counted nowhere yet
         self._batches: Counter[int] = Counter()  # requests by rows in their pass, in powers of two
-        self._recent: deque[tuple[float, float, Pass | None]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[float, float, Pass]] = deque(maxlen=RECENT)
         self._seconds: deque[list[int]] = deque()  # [second, requests, rows], for the last WINDOW
 
     def saw(self, exchange: RequestRecord) -> None:
         """Take note of a request that has been answered, and log it."""
         now = time.perf_counter()
-        took, rows = exchange.took, exchange.took.rows if exchange.took else 0
         exchange.total = now - exchange.began
-        with self._lock:
-            self._statuses[exchange.status] += 1
-            self._rows += rows
-            if exchange.error:
-                self._codes[exchange.status, exchange.error] += 1
-                self._failed_seconds += exchange.total
-            else:
-                self._latencies.append(exchange.total)
-            if took is not None:
-                self._recent.append((now, exchange.total, took))
-                self._batches[1 << (took.batch_rows - 1).bit_length()] += 1
-                self._took.append(took)
-                if len(self._took) >= FOLD:
-                    self._fold()
+        self._fresh.append((now, exchange.total, exchange.status, exchange.error, exchange.took))
+        if len(self._fresh) >= FOLD:
+            with self._lock:
+                self._fold()
+        if self._log_requests and log.isEnabledFor(logging.INFO):
+            log.handle(_Line(*exchange.line()))
+
+    def _fold(self) -> None:
+        """Count what has gathered: many at a time take a fraction of what each by itself would."""
+        fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
+        passes = [took for _, _, _, _, took in fresh if took is not None]
+        self._statuses.update(status for _, _, status, _, _ in fresh)
+        self._codes.update((status, error) for _, _, status, error, _ in fresh if error)
+        self._failed_seconds += sum(total for _, total, _, error, _ in fresh if error)
+        self._recent.extend((now, total, took) for now, total, _, _, took in fresh if took is not None)
+        self._batches.update(1 << (took.batch_rows - 1).bit_length() for took in passes)
+        self._rows += sum(took.rows for took in passes)
+        self._passes += sum(took.passes for took in passes)
+        self._histograms["latency"].add([total for _, total, _, error, _ in fresh if not error])
+        self._histograms["queue"].add([took.queued for took in passes])
+        self._histograms["compute"].add([took.computed for took in passes])
+        self._histograms["batch_rows"].add([took.batch_rows for took in passes])
+        for now, _, _, _, took in fresh:
             second = int(now)
             if not self._seconds or self._seconds[-1][0] != second:
                 self._seconds.append([second, 0, 0])
                 while self._seconds[0][0] < second - WINDOW:
                     self._seconds.popleft()
             self._seconds[-1][1] += 1
-            self._seconds[-1][2] += rows
-        if self._log_requests and log.isEnabledFor(logging.INFO):
-            log.handle(_Line(*exchange.line()))
-
-    def _fold(self) -> None:
-        """Put what has gathered into the histograms: many at a time take a fraction of what each by itself would."""
-        took, latencies = self._took, self._latencies
-        self._took, self._latencies = [], []
-        self._passes += sum(each.passes for each in took)
-        self._histograms["latency"].add(latencies)
-        self._histograms["queue"].add([each.queued for each in took])
-        self._histograms["compute"].add([each.computed for each in took])
-        self._histograms["batch_rows"].add([each.batch_rows for each in took])
+            self._seconds[-1][2] += took.rows if took else 0
 
     def totals(self) -> dict[str, Any]:
         """All counts since the start, as JSON has them: of several workers, they can be added."""
@@ -205,12 +212,13 @@ class Observer:
     def snapshot(self) -> dict[str, Any]:
         """The counters since the start, rates over the last minute, and percentiles over the last answered requests."""
         with self._lock:
+            self._fold()
             recent, now = list(self._recent), time.perf_counter()
             statuses, batches = dict(self._statuses), dict(self._batches)
             last = [entry for entry in self._seconds if entry[0] >= now - WINDOW]
             rows = self._rows
         span = min(WINDOW, max(time.time() - self._since, 1.0))
-        passes = [took for _, _, took in recent if took is not None]
+        passes = [took for _, _, took in recent]
         return {
             "uptime_s": round(time.time() - self._since, 1),
             "requests": sum(statuses.values()),

@@ -61,13 +61,12 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         from score.server import azmlinfsrv
         from score.server.app import Application
-        from score.server.protocol import KEEPALIVE, Gate
+        from score.server.protocol import Gate
         from score.server.routes import every_row, prometheus
 
         prometheus.share(azmlinfsrv.models())
         if self.grpc is not None:
             self.grpc.start(azmlinfsrv.models())
-        self.config.timeout_keep_alive = KEEPALIVE
         self.config.app = Application(
             azmlinfsrv.models(), every_row(), self.wsgi, self.decoder, hooked=azmlinfsrv.has_hooks()
         )

@@ -29,6 +29,7 @@ def test_which_requests_go_through_flask(headers: dict[str, str], wanted: bool) 
 
 def test_the_headers_that_azmlinfsrv_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_X_MS_SERVER_VERSION", "azmlinfsrv/1.5.1")
+    monkeypatch.setattr(azmlinfsrv, "_version", azmlinfsrv._version.__wrapped__)
     head = Head.of("POST", b"", {"x-request-id": "r1", "x-ms-client-request-id": "c1"})
     found = azmlinfsrv.stamp(Answer(503, {"retry-after": "1"}), head, 0.0123)
     assert found == {
