@@ -2,8 +2,8 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import orjson
@@ -117,8 +117,7 @@ class Served:
     tokens: Callable[[Sequence[str]], int] | None = None
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A request's arrays (one, or by input name) or its items, the dialect that the answer mirrors, what else it asked
     for, and how many classes of each row, as it said it; of a table the names of its columns."""
 
@@ -132,13 +131,12 @@ class Decoded:
     served: Served = Served()
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """An answer's body, its content type, and headers of its format."""
 
     body: bytes
     content_type: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
 
 
 class Codec(Protocol):

@@ -216,13 +216,14 @@ def _refuse_texts(value: Any, where: str) -> None:
 
 def array(value: Any, where: str) -> np.ndarray:
     """Nested lists of numbers as an array. Raises `NotNumeric` or `RaggedRows`, saying where."""
-    _refuse_depth(value, where)
+    first = _first_leaf(value, where)
     _refuse_texts(value, where)
     try:
         found = np.asarray(value)
     except ValueError:
         raise RaggedRows(f"{where}: {_first_ragged(value, where)}") from None
-    if found.dtype == np.float64 and found.size and np.maximum.reduce(found, axis=None) >= _UNSIGNED:
+    # Of integers alone: those of a list that begins with a float are floats.
+    if type(first) is int and found.dtype == np.float64 and np.maximum.reduce(found, axis=None) >= _UNSIGNED:
         return _whole(value, found)
     if found.dtype.kind in "biuf":
         return found
@@ -269,12 +270,14 @@ def refuse_mixed(value: Any, where: str) -> None:
             )
 
 
-def _refuse_depth(value: Any, where: str) -> None:
+def _first_leaf(value: Any, where: str) -> Any:
+    """What is no list, or an empty one, at the first place. Raises `NotNumeric` for what is nested too deep."""
     depth, item = 0, value
     while isinstance(item, list) and item:
         depth, item = depth + 1, item[0]
     if depth > MAX_DEPTH:
         raise NotNumeric(f"{where}: lists nested {depth} deep; a tensor has at most {MAX_DEPTH} dimensions here")
+    return item
 
 
 def _first_ragged(value: Any, where: str) -> str:

@@ -36,23 +36,27 @@ def codecs() -> dict[str, Codec]:
     return {module.NAME: module for module in found}
 
 
-@cache
-def of_objects() -> list[Codec]:
-    """Those that take JSON's objects: the only ones to ask for a body that begins as one, and says nothing else."""
-    return [codecs()[module.NAME] for module in (oip_v2, json_items, json_dialects)]
-
-
 def choose(body: Body) -> Codec:
     """The codec for a body, told by its content first. Raises `EmptyBody` or `UnsupportedMediaType`."""
     if not body.data:
         raise EmptyBody("the body is empty")
     if body.codec:
         return codecs()[body.codec]
-    an_object = body.content_type in JSON_TYPES and body.data.startswith(b"{")
-    for codec in of_objects() if an_object else codecs().values():
+    for codec in _of_an_object(body) or codecs().values():
         if codec.accepts(body):
             return codec
     raise UnsupportedMediaType(f"the body is {body.content_type or 'of no stated type'}; accepted are {_types()}")
+
+
+_QUOTES = 4  # around the shortest key and the shortest text
+
+
+def _of_an_object(body: Body) -> tuple[Codec, ...]:
+    """Those that can take a JSON object, in their order: one without any text is of numbers alone. None for a body that
+    does not begin as one, or says that it is something else."""
+    if body.content_type not in JSON_TYPES or body.json_length is not None or not body.data.startswith(b"{"):
+        return ()
+    return (json_dialects,) if body.data.count(b'"') < _QUOTES else (oip_v2, json_items, json_dialects)
 
 
 def effort(body: Body) -> int:

@@ -6,7 +6,7 @@ do each where it belongs: decoding large bodies elsewhere, and waiting for the m
 
 import contextlib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -113,8 +113,7 @@ def _add_versions(error: LoadError, metadata: Any) -> None:
         error.detail = "\n".join([*error.detail.splitlines(), *versions.advice(metadata)])
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A request, read: its codec, what was decoded, what the model is given, and how many classes of each row were
     asked for; `items` where it is for the model's task."""
 
@@ -159,7 +158,7 @@ def decode(predictor: Predictor, codec: Codec, body: Body) -> Decoded:
 def prepare(predictor: Predictor, codec: Codec, decoded: Decoded, top_k: Any = None) -> Prepared:
     """From what a codec has decoded to what the model takes."""
     if codec.NAME in _SAY_WHO:
-        decoded = replace(decoded, served=predictor.served)
+        decoded = decoded._replace(served=predictor.served)
     if codec.NAME == openai_embeddings.NAME and predictor.runner is None:
         raise ModelNotForRoute(f"{predictor.served.name} does not answer texts with embeddings")
     most = labels.how_many(decoded.top_k, top_k)

@@ -32,7 +32,7 @@ class InputSpec:
     example: tuple[int, ...] | None = None
     required: bool = True
 
-    @property
+    @cached_property
     def scalar(self) -> bool:
         return self.dtype in _SCALARS
 
@@ -176,6 +176,8 @@ def _cast(spec: InputSpec, array: np.ndarray) -> torch.Tensor:
     """The array in the model's dtype. Values may lose precision, never their meaning: no fraction is cut from a number
     meant for an integer, and nothing finite becomes infinite."""
     dtype = spec.torch_dtype
+    if dtype == torch.float32 and _plainly_fits(array):
+        return torch.from_numpy(array.astype(np.float32, order="C"))
     if array.dtype.kind == "b" and dtype != torch.bool:
         raise WrongDtype(f"{spec.name}: expected {spec.dtype}, received booleans")
     if array.dtype.kind == "f" and not dtype.is_floating_point and not dtype.is_complex:
@@ -190,8 +192,6 @@ def _cast(spec: InputSpec, array: np.ndarray) -> torch.Tensor:
             raise WrongDtype(f"{spec.name}: values from {array.min()} to {array.max()} do not fit into {spec.dtype}")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64) if not array.size or array.max() < 1 << 63 else array.astype(np.float64)
-    if dtype == torch.float32 and _plainly_fits(array):
-        return torch.from_numpy(array.astype(np.float32, order="C"))
     if dtype == torch.float32:  # what nearly all models take: numpy is quicker at it
         with np.errstate(over="ignore", invalid="ignore"):
             made = array.astype(np.float32, order="C")
@@ -205,15 +205,14 @@ def _cast(spec: InputSpec, array: np.ndarray) -> torch.Tensor:
     return tensor
 
 
-_FEW = 4096  # numbers, which are looked through twice in less time than a context for numpy's errors takes
-_LARGEST = 3.4e38  # a float32
+_FEW = 64  # numbers: Python looks through them while numpy gets ready to
+_LARGEST = 3.4e38  # a float32, about
+_DOUBLE = np.dtype(np.float64)
 
 
 def _plainly_fits(array: np.ndarray) -> bool:
-    """Whether a few doubles are sure to be finite as float32."""
-    if array.dtype != np.float64 or not 0 < array.size <= _FEW:
-        return False
-    return bool(np.maximum.reduce(array, axis=None) <= _LARGEST and np.minimum.reduce(array, axis=None) >= -_LARGEST)
+    """Whether a few doubles are sure to be finite as float32: none is larger than the root of the sum of all squares."""
+    return array.dtype is _DOUBLE and array.size <= _FEW and math.hypot(*array.ravel().tolist()) <= _LARGEST
 
 
 def _lost(tensor: torch.Tensor, array: np.ndarray) -> bool:

@@ -5,9 +5,8 @@ import gzip
 import re
 import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from werkzeug.http import parse_accept_header
@@ -22,12 +21,11 @@ WORTH_COMPRESSING = 16_384  # bytes; below it, a packet or two are saved for a m
 _SENDABLE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A body as a whole, or in `pieces` as they come to be."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     body: bytes = b""
     pieces: AsyncGenerator[bytes, None] | None = None
 

@@ -63,7 +63,7 @@ class Api:
     def mirrored(self, decoded: Decoded) -> Decoded:
         """What was decoded, with the dialect that its answer is to have."""
         wanted = self.dialects.get(decoded.dialect) or self.dialects.get(ANY)
-        return decoded if wanted is None else replace(decoded, dialect=wanted)
+        return decoded if wanted is None else decoded._replace(dialect=wanted)
 
     def accepted(self, accept: str | None) -> str | None:
         """What a client takes, by its Accept header."""

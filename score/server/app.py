@@ -33,7 +33,7 @@ from score.server.metrics import RequestRecord
 from score.server.models import Models
 from score.server.prediction import Prediction, asked_for, named_in, top_k
 from score.server.routes.table import Asked, Page, Row
-from score.server.sending import AT_ONCE, gone, respond
+from score.server.sending import AT_ONCE, AtOnce, gone, respond
 from score.server.service import Head, Service
 
 SMALL = 256 << 10  # bytes that are decoded, or encoded, on the event loop: a few milliseconds at most
@@ -270,6 +270,10 @@ class _Endpoint:
 
 async def _read(intake: Intake, scope: Scope, receive: Receive) -> None:
     """Take in the whole body. Raises what `Intake.add` does, `ClientGone`, or what is wrong with its framing."""
+    at_once: AtOnce | None = scope.get("extensions", {}).get(AT_ONCE)
+    if at_once is not None and (whole := at_once.body()) is not None:
+        intake.add(whole)
+        return
     more = True
     while more:
         message = await receive()

@@ -3,14 +3,25 @@
 import contextlib
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Protocol
 
 from starlette.types import Receive, Send
 
 from score.server.answer import Answer
 
-AT_ONCE = "loadstone.at_once"  # among the extensions in the scope: the server's way to send a whole answer at once
+AT_ONCE = "loadstone.at_once"  # among the extensions in the scope: an `AtOnce`
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+class AtOnce(Protocol):
+    """The server's own way to take a whole body and to give a whole answer, each in one piece, without waiting."""
+
+    def body(self) -> bytes | None:
+        """All of the request's body; None where it has yet to arrive."""
+
+    def send(self, head: str, body: bytes) -> bool:
+        """Send a whole answer, `head` being its status and headers, all known to be fit for it. False, and nothing is
+        sent, where the client has yet to take what was sent before."""
 
 
 def head_of(found: Answer, headers: Mapping[str, str]) -> str:
@@ -21,11 +32,11 @@ def head_of(found: Answer, headers: Mapping[str, str]) -> str:
 
 
 async def respond(
-    send: Send, found: Answer, headers: dict[str, str], receive: Receive, at_once: Mapping[str, Any] | None = None
+    send: Send, found: Answer, headers: dict[str, str], receive: Receive, at_once: AtOnce | None = None
 ) -> None:
     """Send an answer: as a whole, by the server's own way where it has one, or piece by piece as they come, each as
     soon as it is there. What makes the pieces is closed once the client has left."""
-    if found.pieces is None and at_once is not None and at_once["send"](head_of(found, headers), found.body):
+    if found.pieces is None and at_once is not None and at_once.send(head_of(found, headers), found.body):
         return
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     if found.pieces is None:

@@ -3,8 +3,8 @@
 import os
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 from score.inference import pipeline
 from score.inference.predictor import Predictor
@@ -22,8 +22,7 @@ class Watcher(Protocol):
     def saw(self, record: RequestRecord) -> None: ...
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """A request without its body; header names in lower case. Its id is the one that it came with, or its own."""
 
     method: str
@@ -92,6 +91,6 @@ class Service:
     def encode(self, prepared: pipeline.Prepared, outputs: Any, head: Head, api: Api) -> Answer:
         """The answer to a request that the model has answered, as the protocol has it."""
         if api.dialects:
-            prepared = replace(prepared, decoded=api.mirrored(prepared.decoded))
+            prepared = prepared._replace(decoded=api.mirrored(prepared.decoded))
         encoded = pipeline.encode(self.predictor, prepared, outputs, api.accepted(head.headers.get("accept")))
         return answer.of_encoded(encoded, head.headers.get("accept-encoding", ""))

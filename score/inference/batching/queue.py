@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -56,8 +56,7 @@ class Limits:
     turns: Turns | None = None
 
 
-@dataclass(frozen=True)
-class Pass:
+class Pass(NamedTuple):
     """What a request's forward pass was: seconds in the queue and in the model, and the rows it ran with. `passes` are
     those in which it was the first, so that each is counted once."""
 
