@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
