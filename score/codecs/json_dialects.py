@@ -94,9 +94,7 @@ def _asked(document: dict[str, Any]) -> dict[str, Any]:
 def refuse_misplaced(document: Mapping[str, Any]) -> None:
     """Raise `UnknownParameter` for a parameter that stands outside of `parameters`, or a misspelt one of these."""
     for name in document:
-        if name not in (*BESIDE, *_DIALECTS) and difflib.get_close_matches(
-            name, (*BESIDE, *PARAMETERS), n=1
-        ):
+        if name not in (*BESIDE, *_DIALECTS) and difflib.get_close_matches(name, (*BESIDE, *PARAMETERS), n=1):
             refuse_unknown((name,), BESIDE)
 
 
@@ -145,7 +143,12 @@ def _arrays(dialect: str, value: Any) -> tuple[Arrays, tuple[str, ...]]:
         return _table(value)
     if isinstance(value, dict):
         return {name: array(item, name) for name, item in value.items()}, ()
-    if isinstance(value, list) and value and isinstance(value[0], dict) and all(isinstance(item, dict) for item in value):
+    if (
+        isinstance(value, list)
+        and value
+        and isinstance(value[0], dict)
+        and all(isinstance(item, dict) for item in value)
+    ):
         return _records(dialect, value), ()
     return array(value, dialect), ()
 

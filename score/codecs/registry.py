@@ -49,14 +49,16 @@ def choose(body: Body) -> Codec:
 
 
 _QUOTES = 4  # around the shortest key and the shortest text
+_OF_NUMBERS: tuple[Any, ...] = (json_dialects,)
+_OF_OBJECTS: tuple[Any, ...] = (oip_v2, json_items, json_dialects)
 
 
 def _of_an_object(body: Body) -> tuple[Codec, ...]:
     """Those that can take a JSON object, in their order: one without any text is of numbers alone. None for a body that
-    does not begin as one, or says that it is something else."""
+    does not begin as one, or says that it is something else: all have to be asked then."""
     if body.content_type not in JSON_TYPES or body.json_length is not None or not body.data.startswith(b"{"):
         return ()
-    return (json_dialects,) if body.data.count(b'"') < _QUOTES else (oip_v2, json_items, json_dialects)
+    return _OF_NUMBERS if body.data.count(b'"') < _QUOTES else _OF_OBJECTS
 
 
 def effort(body: Body) -> int:

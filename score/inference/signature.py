@@ -211,7 +211,7 @@ _DOUBLE = np.dtype(np.float64)
 
 
 def _plainly_fits(array: np.ndarray) -> bool:
-    """Whether a few doubles are sure to be finite as float32: none is larger than the root of the sum of all squares."""
+    """Whether a few doubles are sure to be finite as float32: none is larger than the root of the sum of squares."""
     return array.dtype is _DOUBLE and array.size <= _FEW and math.hypot(*array.ravel().tolist()) <= _LARGEST
 
 

@@ -45,6 +45,7 @@ LOADING = 64  # requests that wait for a model to be loaded at a time
 MOST_ASKED = 64 << 10  # bytes of a body that is no prediction
 
 Made = TypeVar("Made")
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 REFUSAL = "loadstone.refusal"  # in the scope of a request whose body turned out to be malformed, or too slow: the error
 
 
@@ -60,16 +61,17 @@ class Application:
         self._tasks = ThreadPoolExecutor(TASK_THREADS, thread_name_prefix="answer")
         self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
         self._loads = ThreadPoolExecutor(LOADING, thread_name_prefix="load")
-        routes = [
-            Route("/score", _Endpoint(self._score)),
-            Route("/score/{model}", _Endpoint(self._score)),
-            Route("/", _Endpoint(self._root)),
-            Route(api_page.PATH, _Endpoint(self._api)),
-            Route(api_page.PATH + "/{name}", _Endpoint(self._api)),
-            *(Route(row.path, _Endpoint(partial(self._row, row))) for row in rows),
+        endpoints: list[tuple[str, Endpoint]] = [
+            ("/score", self._score),
+            ("/score/{model}", self._score),
+            ("/", self._root),
+            (api_page.PATH, self._api),
+            (api_page.PATH + "/{name}", self._api),
+            *((row.path, partial(self._row, row)) for row in rows),
         ]
         # Starlette tries one regular expression after the other; most requests are for a path that has none.
-        self._exact: dict[str, Any] = {route.path: route.app.run for route in routes if not route.param_convertors}
+        self._exact = {path: endpoint for path, endpoint in endpoints if "{" not in path}
+        routes = [Route(path, _App(endpoint)) for path, endpoint in endpoints]
         self._router = Router(routes, redirect_slashes=False, default=self._behind)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -258,14 +260,14 @@ def _prepare_hooked(predictor: Predictor, codec: Codec, body: Body, asked: Any) 
     return pipeline.prepare(predictor, codec, pipeline.decode(predictor, codec, body), asked)
 
 
-class _Endpoint:
-    """A coroutine as Starlette takes an ASGI application."""
+class _App:
+    """A coroutine as Starlette tells an ASGI application from a function of its own kind."""
 
-    def __init__(self, run: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self.run = run
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.run(scope, receive, send)
+        await self._endpoint(scope, receive, send)
 
 
 async def _read(intake: Intake, scope: Scope, receive: Receive) -> None:

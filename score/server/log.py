@@ -1,7 +1,8 @@
 """The log, written by a thread of its own: no request waits for it, not even where nobody reads the pipe.
 
 What does not fit into the queue is dropped, and the log says how much that was. At the end, all that is there is
-written, if anybody takes it.
+written, if anybody takes it. Lines of which there is one for each request are `said`: not even their records are made
+where they come from, since logging takes as long for one as a small model's forward pass.
 """
 
 import contextlib
@@ -10,7 +11,10 @@ import queue
 import sys
 import threading
 import time
-from itertools import groupby
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
+from typing import Any
 
 from score import log
 
@@ -19,11 +23,31 @@ GATHER = 0.02  # seconds in which lines gather
 PATIENCE = 2.0  # seconds for the last lines to be taken, at the end
 
 
+Made = Callable[..., tuple[str, tuple[Any, ...]]]
+"""Makes a line's text, with what to put into it."""
+_Said = tuple[float, Made, tuple[Any, ...]]  # when, and what the line is made of
+_ODD = "a \"text\" 'with' \\ % \u00e9"  # comes out as it is from what only writes something before it
+
+
+def say(made: Made, *given: Any) -> None:
+    """A line at INFO of the project's own logger: what `made` makes of what is given, once it is written."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    if _running is not None:
+        _running.say(made, given)
+    else:
+        form, args = made(*given)
+        log.info(form, *args)
+
+
 class Background:
     """Takes the place of every handler that writes to standard output or standard error, until `stop`."""
 
     def __init__(self) -> None:
+        global _running
         self._waiting: queue.SimpleQueue[tuple[logging.Handler, logging.LogRecord] | None] = queue.SimpleQueue()
+        self._said: deque[_Said] = deque()
+        self._woken = False  # the thread is going to look at what was said
         self._taken = self._written = self._lost = 0  # lines
         self._replaced: list[tuple[logging.Logger, logging.Handler, _Put]] = []
         put: dict[logging.Handler, _Put] = {}
@@ -33,15 +57,31 @@ class Background:
                 logger.removeHandler(handler)
                 logger.addHandler(ours)
                 self._replaced.append((logger, handler, ours))
+        self._template = logging.LogRecord(log.name, logging.INFO, __file__, 0, "", None, None).__dict__
+        self._last: tuple[Any, str | None] = (None, None)  # of `_before`
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
+        _running = self
 
     def put(self, handler: logging.Handler, record: logging.LogRecord) -> None:
-        if self._taken - self._written < MOST_WAITING:
-            self._taken += 1
+        if self._has_room():
             self._waiting.put((handler, record))
+
+    def say(self, made: Made, given: tuple[Any, ...]) -> None:
+        if self._has_room():
+            self._said.append((time.time(), made, given))
+            if not self._woken:
+                self._woken = True
+                self._waiting.put(None)
+
+    def _has_room(self) -> bool:
+        room = self._taken - self._written < MOST_WAITING
+        if room:
+            self._taken += 1
         else:
             self._lost += 1
+        return room
 
     def drain(self, patience: float = PATIENCE) -> bool:
         """Wait until what is there has been written; whether it was."""
@@ -52,6 +92,8 @@ class Background:
 
     def stop(self) -> bool:
         """Write what is there, and give the handlers back; False where nobody takes it."""
+        global _running
+        _running, self._ended = None, True
         self._waiting.put(None)
         self._thread.join(PATIENCE)
         for logger, handler, ours in self._replaced:
@@ -65,23 +107,71 @@ class Background:
         while not ended:
             waiting = [self._waiting.get()]
             time.sleep(GATHER)
+            ended = self._ended  # before the last look
+            self._woken = (
+                False  # before the look too: what is said meanwhile wakes this once more, at the worst for nothing
+            )
             while not self._waiting.empty():
                 waiting.append(self._waiting.get())
-            ended = waiting[-1] is None
-            for handler, entries in groupby((entry for entry in waiting if entry), key=lambda entry: entry[0]):
-                self._write(handler, [record for _, record in entries])
-            self._written += sum(entry is not None for entry in waiting)
+            said = [self._said.popleft() for _ in range(len(self._said))]
+            lines: dict[logging.Handler, list[tuple[float, str]]] = {}
+            for handler, record in filter(None, waiting):
+                if handler.filter(record):
+                    lines.setdefault(handler, []).append((record.created, handler.format(record)))
+            for handler in _reached(log):
+                self._add(said, handler, lines)
+            for handler, each in lines.items():
+                self._write(handler, [text for _, text in sorted(each, key=itemgetter(0))])
+            self._written += sum(entry is not None for entry in waiting) + len(said)
 
-    def _write(self, handler: logging.Handler, records: list[logging.LogRecord]) -> None:
+    def _add(
+        self, said: Iterable[_Said], handler: logging.Handler, lines: dict[logging.Handler, list[tuple[float, str]]]
+    ) -> None:
+        """What was said, as a handler of the project's logger takes it."""
+        if handler.level > logging.INFO:
+            return
+        if not isinstance(handler, _Put):
+            for each in said:
+                handler.handle(self._record(*each))
+            return
+        behind = handler.behind
+        found = lines.setdefault(behind, [])
+        for created, made, given in said:
+            if (before := self._before(behind, created)) is not None:
+                form, args = made(*given)
+                found.append((created, before + (form % args if args else form)))
+            elif behind.filter(record := self._record(created, made, given)):
+                found.append((created, behind.format(record)))
+
+    def _before(self, handler: logging.Handler, created: float) -> str | None:
+        """What a handler writes before a line's text, which is all that most do: the same within a millisecond. None
+        for one that does something else to it."""
+        key = (handler, int(created * 1000))
+        if key != self._last[0]:
+            empty, full = (handler.format(self._record(created, lambda each=each: (each, ()))) for each in ("", _ODD))  # type: ignore[misc]
+            self._last = key, empty if full == empty + _ODD and not handler.filters else None
+        return self._last[1]
+
+    def _record(self, created: float, made: Made, given: tuple[Any, ...] = ()) -> logging.LogRecord:
+        """As logging makes one, without a look at the caller, the thread, the process and the task."""
+        form, args = made(*given)
+        own = {"msg": form, "args": args, "created": created, "msecs": created % 1 * 1000}
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        record.__dict__ = self._template | own
+        return record
+
+    def _write(self, handler: logging.Handler, lines: list[str]) -> None:
+        assert isinstance(handler, logging.StreamHandler)
         if self._lost:
             lost, self._lost = self._lost, 0
             message = f"{lost} lines of the log are missing here: nobody read it fast enough"
-            records.append(logging.LogRecord(log.name, logging.WARNING, __file__, 0, message, None, None))
-        assert isinstance(handler, logging.StreamHandler)
-        lines = [handler.format(record) + handler.terminator for record in records if handler.filter(record)]
+            lines.append(handler.format(logging.LogRecord(log.name, logging.WARNING, __file__, 0, message, None, None)))
         with contextlib.suppress(OSError, ValueError):  # the pipe has ended: nobody is left to be told
-            handler.stream.write("".join(lines))
+            handler.stream.write("".join([line + handler.terminator for line in lines]))
             handler.stream.flush()
+
+
+_running: Background | None = None
 
 
 class _Put(logging.Handler):
@@ -89,13 +179,13 @@ class _Put(logging.Handler):
 
     def __init__(self, behind: logging.Handler, background: Background) -> None:
         super().__init__(behind.level)
-        self._behind, self._background = behind, background
+        self.behind, self._background = behind, background
 
     def handle(self, record: logging.LogRecord) -> bool:
         if record.exc_info and not record.exc_text:  # a traceback holds on to all that it came through
-            record.exc_text = (self._behind.formatter or logging.Formatter()).formatException(record.exc_info)
+            record.exc_text = (self.behind.formatter or logging.Formatter()).formatException(record.exc_info)
             record.exc_info = None
-        self._background.put(self._behind, record)
+        self._background.put(self.behind, record)
         return True
 
     def flush(self) -> None:
@@ -109,3 +199,10 @@ def _loggers() -> list[logging.Logger]:
 
 def _writes(handler: logging.Handler) -> bool:
     return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
+
+
+def _reached(logger: logging.Logger | None) -> Iterator[logging.Handler]:
+    """The handlers that a logger's records come to."""
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None

@@ -1,20 +1,17 @@
 """What is seen from outside: a line in the log for each request, and the counters and percentiles of `GET /score`."""
 
-import logging
-import os
 import re
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from score import log
 from score.inference.batching.queue import Pass
+from score.server.log import say
 
 FOLD = 512  # requests that are put into histograms at a time
 RECENT = 4096  # requests that percentiles are taken over
@@ -56,41 +53,21 @@ class RequestRecord:
         """The model's part is done."""
         self.outputs, self.took, self.until_answer = outputs, took, time.perf_counter() - self.began
 
-    def line(self) -> tuple[str, tuple[Any, ...]]:
-        """The exchange as `key=value` pairs, times in milliseconds: what to format, and with what, once it is
-        written."""
-        # The id comes from the client, who must not be able to add pairs of its own.
-        name = self.request_id if _PLAIN.fullmatch(self.request_id) else ascii(self.request_id).replace(" ", "\\x20")
-        given = (name, self.status, self.total * 1e3)
-        form: str = _REFUSED
-        values: tuple[Any, ...] = (*given, self.codec, self.error)
-        if self.took is not None:
-            took = (self.took.rows, self.took.batch_rows, self.took.queued * 1e3, self.took.computed * 1e3, self.codec)
-            form, values = (_FAILED, (*given, *took, self.error)) if self.error else (_ANSWERED, (*given, *took))
-        return (f"{form} model=%s", (*values, self.model)) if self.model else (form, values)
 
-
-class _Line(logging.LogRecord):
-    """A line of the log that takes what it needs from another once it is written: logging would look up the caller, the
-    thread, the process and the task for each, which takes as long as all of the request's head."""
-
-    levelno, name, exc_info = logging.INFO, log.name, None  # what is asked of it on the way
-
-    def __init__(self, message: str, args: tuple[Any, ...]) -> None:
-        now = time.time()
-        self.msg, self.args, self.created, self.msecs = message, args, now, now % 1 * 1000
-
-    def __getattr__(self, name: str) -> Any:
-        return _of_process(os.getpid())[name] if name in _of_process(os.getpid()) else self.__getattribute__(name)
-
-    def getMessage(self) -> str:  # noqa: N802  # what a formatter calls before it looks at all the rest
-        self.__dict__ = _of_process(os.getpid()) | self.__dict__
-        return super().getMessage()
-
-
-@cache
-def _of_process(_pid: int) -> dict[str, Any]:
-    return logging.LogRecord(log.name, logging.INFO, __file__, 0, "", None, None).__dict__
+def _line(
+    asked: tuple[str, str, str], found: tuple[int, str], total: float, took: Pass | None
+) -> tuple[str, tuple[Any, ...]]:
+    """The exchange as `key=value` pairs, times in milliseconds."""
+    (request_id, codec, model), (status, error) = asked, found
+    # The id comes from the client, who must not be able to add pairs of its own.
+    name = request_id if _PLAIN.fullmatch(request_id) else ascii(request_id).replace(" ", "\\x20")
+    given = (name, status, total * 1e3)
+    form: str = _REFUSED
+    values: tuple[Any, ...] = (*given, codec, error)
+    if took is not None:
+        measured = (took.rows, took.batch_rows, took.queued * 1e3, took.computed * 1e3, codec)
+        form, values = (_FAILED, (*given, *measured, error)) if error else (_ANSWERED, (*given, *measured))
+    return (f"{form} model=%s", (*values, model)) if model else (form, values)
 
 
 class Histogram:
@@ -143,8 +120,9 @@ class Observer:
         if len(self._fresh) >= FOLD:
             with self._lock:
                 self._fold()
-        if self._log_requests and log.isEnabledFor(logging.INFO):
-            log.handle(_Line(*exchange.line()))
+        if self._log_requests:
+            asked, found = (exchange.request_id, exchange.codec, exchange.model), (exchange.status, exchange.error)
+            say(_line, asked, found, exchange.total, exchange.took)
 
     def _fold(self) -> None:
         """Count what has gathered: many at a time take a fraction of what each by itself would."""

@@ -129,7 +129,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._error is not None:
             raise ValueError(self._error.message)
         super().on_headers_complete()
-        self.scope["extensions"] = {AT_ONCE: _AtOnce(self, self.cycle)}
+        self.scope["extensions"] = {AT_ONCE: _AtOnce(self, self.cycle)}  # type: ignore[dict-item]
         if self.gate.draining:
             self.cycle.keep_alive = False
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from score.codecs import npy, npz, oip_v2
-from score.codecs.base import Body, Decoded
+from score.codecs.base import JSON_TYPES, Body, Decoded
 from score.codecs.registry import choose, codecs, for_answer
 from score.errors import InvalidArray, InvalidTensor, NotAcceptable, NotNumeric, RequestError, UnknownOutput
 
@@ -221,3 +222,38 @@ def test_codecs_need_no_extra() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     every = "audio csv image items json json-lines multipart npy npz oip-v2 openai-embeddings"
     assert done.stdout.split() == every.split(), done.stderr
+
+
+_BODIES = (
+    '{"data": [[1, 2]]}',
+    '{"inputs": [[1.5]], "parameters": {"top_k": 1}}',
+    '{"inputs": ["a text"]}',
+    '{"inputs": "a text"}',
+    '{"": ""}',
+    '{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}',
+    '{"dataframe_split": {"columns": ["a"], "data": [[1]]}}',
+    "{}",
+    '{"inputs"',
+    ' {"data": [[1]]}',
+    "[1, 2]",
+    '"text"',
+    "RIFF0000WAVE{",
+)
+
+
+@pytest.mark.parametrize("body", _BODIES)
+@pytest.mark.parametrize("kind", [*JSON_TYPES, "text/csv", "application/x-npy", "image/png", "application/x-ndjson"])
+@pytest.mark.parametrize("json_length", [None, 2])
+def test_an_object_is_given_to_whom_all_would_have_given_it(body: str, kind: str, json_length: int | None) -> None:
+    """Only some are asked where a body begins as a JSON object: none of the others would have taken it."""
+
+    def asked(way: Callable[[Body], Any]) -> Any:
+        try:
+            return way(Body(body.encode(), kind, json_length)).NAME
+        except RequestError as error:
+            return error.code
+
+    def all_asked(body: Body) -> Any:
+        return next(codec for codec in codecs().values() if codec.accepts(body))
+
+    assert asked(choose) == asked(all_asked)

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import logging.handlers
 import threading
 from collections.abc import Iterator
 
@@ -79,3 +80,54 @@ def test_flushing_waits_for_what_is_there(pipe: Pipe) -> None:
     logger.handlers[0].flush()
     assert "the last words" in pipe.getvalue()
     background.stop()
+
+
+class Shouting(logging.Formatter):
+    """Does more to a line than write something before it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).upper()
+
+
+@pytest.mark.parametrize("form", ["%(asctime)s %(levelname).1s [%(process)d] %(name)s - %(message)s", "%(message)s"])
+@pytest.mark.parametrize("kind", [logging.Formatter, Shouting])
+def test_what_is_said_is_as_logging_writes_it(
+    form: str, kind: type[logging.Formatter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, seen = io.StringIO(), logging.handlers.BufferingHandler(1000)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(kind(form))
+    monkeypatch.setattr(log_module, "_writes", lambda each: each is handler)
+    monkeypatch.setattr(log_module, "log", logger)
+    logger.handlers[:] = [handler, seen]
+    logger.setLevel(logging.INFO)
+    background = Background()
+    try:
+        for number in range(50):
+            log_module.say(lambda at: ("said %d%%, %s", (at, 'a "b"')), number)
+            logger.info("logged %d", number)
+        log_module.say(lambda: ("100% as it is", ()))
+        assert background.stop()
+    finally:
+        logger.handlers.clear()
+    lines = stream.getvalue().splitlines()
+    expected = [line for at in range(50) for line in (f'said {at}%, a "b"', f"logged {at}")] + ["100% as it is"]
+    messages = [record.getMessage() for record in seen.buffer]
+    assert sorted(messages) == sorted(expected)
+    # Whichever way a line came, it stands where and as logging would have put it.
+    records = sorted(seen.buffer, key=lambda record: record.created)
+    assert lines == [handler.format(record) for record in records]
+
+
+def test_what_is_said_is_bounded_too(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "MOST_WAITING", 50)
+    monkeypatch.setattr(log_module, "log", logger)
+    background = Background()
+    pipe.taken.clear()
+    for number in range(500):
+        log_module.say(lambda at: ("line %d", (at,)), number)
+    pipe.taken.set()
+    assert background.stop()
+    lines = pipe.getvalue().splitlines()
+    assert 50 <= len(lines) < 500
+    assert any("lines of the log are missing here" in line for line in lines)
