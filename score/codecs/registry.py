@@ -14,7 +14,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 import score.codecs
-from score.codecs import json_dialects, json_items, json_lines, oip_v2, openai_embeddings
+from score.codecs import json_dialects, json_items, json_lines, npy, oip_v2, openai_embeddings
 from score.codecs.base import JSON_TYPES, Body, Codec, Decoded, Encoded
 from score.errors import EmptyBody, NotAcceptable, UnsupportedMediaType
 
@@ -42,23 +42,27 @@ def choose(body: Body) -> Codec:
         raise EmptyBody("the body is empty")
     if body.codec:
         return codecs()[body.codec]
-    for codec in _of_an_object(body) or codecs().values():
+    for codec in _told_by_beginning(body) or codecs().values():
         if codec.accepts(body):
             return codec
     raise UnsupportedMediaType(f"the body is {body.content_type or 'of no stated type'}; accepted are {_types()}")
 
 
 _QUOTES = 4  # around the shortest key and the shortest text
+_OF_ARRAYS: tuple[Any, ...] = (npy,)
 _OF_NUMBERS: tuple[Any, ...] = (json_dialects,)
 _OF_OBJECTS: tuple[Any, ...] = (oip_v2, json_items, json_dialects)
 
 
-def _of_an_object(body: Body) -> tuple[Codec, ...]:
-    """Those that can take a JSON object, in their order: one without any text is of numbers alone. None for a body that
-    does not begin as one, or says that it is something else: all have to be asked then."""
-    if body.content_type not in JSON_TYPES or body.json_length is not None or not body.data.startswith(b"{"):
+def _told_by_beginning(body: Body) -> tuple[Codec, ...]:
+    """The only ones, in their order, that can take what begins as an array, or as a JSON object, and does not say that
+    it is something else; an object without any text is of numbers alone. None where all have to be asked."""
+    data = body.data
+    if data.startswith(npy.MAGIC) and body.content_type in npy.TYPES:
+        return _OF_ARRAYS
+    if body.content_type not in JSON_TYPES or body.json_length is not None or not data.startswith(b"{"):
         return ()
-    return _OF_NUMBERS if body.data.count(b'"') < _QUOTES else _OF_OBJECTS
+    return _OF_NUMBERS if data.count(b'"') < _QUOTES else _OF_OBJECTS
 
 
 def effort(body: Body) -> int:

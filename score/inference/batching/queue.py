@@ -223,9 +223,8 @@ class Batcher:
         torch.set_flush_denormal(True)  # numbers below 1e-38, with which a processor takes a hundred times as long
         while self._wait():
             with self.limits.turns.turn() if self.limits.turns is not None else nullcontext():
-                batch = self._next()
-                self._pass(batch)
-            _deliver([ticket for ticket in batch if ticket.finished])
+                finished = self._pass(self._next())
+            _deliver(finished)
         self._forward = _gone
 
     def _wait(self) -> bool:
@@ -235,13 +234,15 @@ class Batcher:
                 self._changed.wait()
             return bool(self._queue)
 
-    def _pass(self, batch: Sequence[Ticket]) -> None:
-        """Run the model on a batch. A request that is larger than a pass goes back into the queue."""
+    def _pass(self, batch: Sequence[Ticket]) -> Sequence[Ticket]:
+        """Run the model on a batch, and return what is finished. A request that is larger than a pass goes back into the
+        queue."""
         if not batch:
-            return
+            return ()
         started = time.monotonic()
         batch[0].passes += 1
-        self.running = min(_rows_in(batch), max(self.most_rows, 1)) if len(batch) == 1 else _rows_in(batch)
+        rows = _rows_in(batch)
+        self.running = min(rows, max(self.most_rows, 1)) if len(batch) == 1 else rows
         self._share_cores(crowded=bool(self._queue) or self.running < self._expected)
         try:
             self._answer(batch)
@@ -253,12 +254,16 @@ class Batcher:
         self.costs.learn(ran, finished - started)
         self._expected = ran + _rows_in(list(self._queue))
         for ticket in batch:
-            ticket.begun = started if ticket.begun is None else ticket.begun
+            if ticket.begun is None:
+                ticket.begun = started
             ticket.computed += finished - started
             ticket.took = Pass(ticket.begun - ticket.arrived, ticket.computed, ticket.rows, ran, ticket.passes)
-            if not ticket.finished:  # those that came meanwhile have their turn before the rest of it
-                with self._changed:
-                    self._queue.append(ticket)
+        unfinished = [ticket for ticket in batch if not ticket.finished]
+        if not unfinished:
+            return batch
+        with self._changed:  # those that came meanwhile have their turn before the rest of it
+            self._queue.extend(unfinished)
+        return [ticket for ticket in batch if ticket.finished]
 
     def _share_cores(self, crowded: bool) -> None:
         """All cores for a lone request; under load, one is left to reading and writing requests, which would otherwise
@@ -453,6 +458,9 @@ def _inputs(batch: Sequence[Ticket]) -> list[Inputs]:
 
 def _deliver(tickets: Sequence[Ticket]) -> None:
     """Tell those that wait, with one call for all that wait in the same way."""
+    if tickets and all([ticket.deliver == tickets[0].deliver for ticket in tickets]):  # as nearly always
+        tickets[0].deliver(tickets)
+        return
     waiting: dict[Deliver, list[Ticket]] = {}
     for ticket in tickets:
         waiting.setdefault(ticket.deliver, []).append(ticket)
@@ -461,4 +469,4 @@ def _deliver(tickets: Sequence[Ticket]) -> None:
 
 
 def _rows_in(tickets: Iterable[Ticket]) -> int:
-    return sum(ticket.left for ticket in tickets)
+    return sum([ticket.rows - ticket.done for ticket in tickets])

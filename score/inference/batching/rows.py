@@ -90,11 +90,11 @@ def all_equal(batch: Sequence[Inputs]) -> bool:
 
 def sliced(outputs: Arrays, start: int, end: int) -> Arrays:
     """Some rows of all outputs."""
+    if isinstance(outputs, np.ndarray):
+        return outputs[start:end]
     if isinstance(outputs, Records):
         return Records(outputs.rows[start:end])
-    if isinstance(outputs, Mapping):
-        return {name: value[start:end] for name, value in outputs.items()}
-    return outputs[start:end]
+    return {name: value[start:end] for name, value in outputs.items()}
 
 
 def same_rows(
@@ -113,10 +113,11 @@ def same_rows(
 
 
 def has_rows(outputs: Arrays, rows: int) -> bool:
+    if isinstance(outputs, np.ndarray):
+        return outputs.shape[:1] == (rows,)
     if isinstance(outputs, Records):
         return len(outputs.rows) == rows
-    arrays = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
-    return all(array.ndim > 0 and array.shape[0] == rows for array in arrays)
+    return all(array.shape[:1] == (rows,) for array in outputs.values())
 
 
 def _close(one: Arrays, other: Arrays, tolerance: float) -> bool:
