@@ -6,12 +6,9 @@ To add one, add a file here with `NAME`, `TYPES`, `PRIORITY`, `accepts(body)`, `
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
-
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header
 
 import score.codecs
 from score.codecs import json_dialects, json_items, json_lines, npy, oip_v2, openai_embeddings
@@ -83,10 +80,9 @@ def for_answer(codec: Codec, accept: str | None, labelled: bool = False) -> Code
         return codecs()["json"]
     if not accept or accept == "*/*" or accept in codec.TYPES:
         return codec
-    wanted = parse_accept_header(accept, MIMEAccept)
-    best, quality = codec, max(wanted.quality(kind) for kind in codec.TYPES)
+    best, quality = codec, _quality(accept, codec.TYPES)
     for other in reversed(codecs().values()):  # the plainest first
-        if (found := max(wanted.quality(kind) for kind in other.TYPES)) > quality:
+        if (found := _quality(accept, other.TYPES)) > quality:
             best, quality = other, found
     if quality <= 0:
         raise NotAcceptable(f"the request accepts {accept}; answers can be {_types()}")
@@ -101,9 +97,19 @@ def encode_answer(codec: Codec, answer: Any, decoded: Decoded, accept: str | Non
     """
     if encoder := _OF_ANSWERS.get(codec.NAME):
         return encoder(answer, decoded)
-    if accept and not parse_accept_header(accept, MIMEAccept).quality(json_items.TYPES[0]):
+    if accept and not _quality(accept, json_items.TYPES):
         raise NotAcceptable(f"the request accepts {accept}; this model's answers are {json_items.TYPES[0]}")
     return json_items.encode_answer(answer, decoded, own=own)
+
+
+def _quality(accept: str, types: Sequence[str]) -> float:
+    """How much an Accept header likes the best of some content types."""
+    # Imported here: the process that decodes large bodies needs none of it, and it takes 7 MB.
+    from werkzeug.datastructures import MIMEAccept
+    from werkzeug.http import parse_accept_header
+
+    wanted = parse_accept_header(accept, MIMEAccept)
+    return max(wanted.quality(kind) for kind in types)
 
 
 def _types() -> str:

@@ -23,6 +23,7 @@ import numpy as np
 import orjson
 
 from score import errors, log
+from score.codecs import multipart
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded, Items
 from score.errors import InternalError, OutOfMemory, ScoreError
@@ -149,10 +150,13 @@ def serve(number: int) -> None:
         said, received, _, _ = socket.recv_fds(requests, 1 << 16, 2)
         if not said:
             return
+        about = orjson.loads(said)
+        if about["content_type"] == multipart.KIND:
+            multipart.get_ready()
         if os.fork() == 0:
             requests.close()
             _limit()
-            _answer(orjson.loads(said), *received)
+            _answer(about, *received)
             os._exit(0)
         for fd in received:
             os.close(fd)

@@ -74,16 +74,19 @@ class Histogram:
     """How many values there were up to each end of a bucket, and what they were together."""
 
     def __init__(self, ends: tuple[float, ...]) -> None:
-        self.ends, self.counts, self.total = ends, [0] * (len(ends) + 1), 0.0
+        self.ends, self._counts, self.total = ends, np.zeros(len(ends) + 1, np.int64), 0.0
 
     def add(self, values: Sequence[float]) -> None:
-        for place, count in Counter(np.searchsorted(self.ends, values).tolist()).items():
-            self.counts[place] += count
+        self._counts += np.bincount(np.searchsorted(self.ends, values), minlength=len(self._counts))
         self.total += sum(values)
 
     @property
+    def counts(self) -> list[int]:
+        return self._counts.tolist()  # type: ignore[no-any-return]
+
+    @property
     def count(self) -> int:
-        return sum(self.counts)
+        return int(self._counts.sum())
 
 
 _Seen = tuple[float, float, int, str, Pass | None]  # when, how long it took, its status, error and pass
@@ -127,26 +130,41 @@ class Observer:
     def _fold(self) -> None:
         """Count what has gathered: many at a time take a fraction of what each by itself would."""
         fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
-        passes = [took for _, _, _, _, took in fresh if took is not None]
-        self._statuses.update(status for _, _, status, _, _ in fresh)
-        self._codes.update((status, error) for _, _, status, error, _ in fresh if error)
-        self._failed_seconds += sum(total for _, total, _, error, _ in fresh if error)
-        self._recent.extend((now, total, took) for now, total, _, _, took in fresh if took is not None)
-        self._batches.update(1 << (took.batch_rows - 1).bit_length() for took in passes)
-        self._rows += sum(took.rows for took in passes)
-        self._passes += sum(took.passes for took in passes)
-        self._histograms["latency"].add([total for _, total, _, error, _ in fresh if not error])
-        self._histograms["queue"].add([took.queued for took in passes])
-        self._histograms["compute"].add([took.computed for took in passes])
-        self._histograms["batch_rows"].add([took.batch_rows for took in passes])
-        for now, _, _, _, took in fresh:
-            second = int(now)
-            if not self._seconds or self._seconds[-1][0] != second:
-                self._seconds.append([second, 0, 0])
-                while self._seconds[0][0] < second - WINDOW:
-                    self._seconds.popleft()
-            self._seconds[-1][1] += 1
-            self._seconds[-1][2] += took.rows if took else 0
+        if not fresh:
+            return
+        times, totals, statuses, errors, tooks = zip(*fresh, strict=True)
+        self._statuses.update(statuses)
+        if any(errors):
+            failed = [at for at, error in enumerate(errors) if error]
+            self._codes.update((statuses[at], errors[at]) for at in failed)
+            self._failed_seconds += sum(totals[at] for at in failed)
+            self._histograms["latency"].add([totals[at] for at, error in enumerate(errors) if not error])
+        else:
+            self._histograms["latency"].add(totals)
+        if ran := [each for each in zip(times, totals, tooks, strict=True) if each[2] is not None]:
+            self._recent.extend(ran)
+            queued, computed, rows, batch_rows, passes = zip(*(took for _, _, took in ran), strict=True)
+            self._rows += sum(rows)
+            self._passes += sum(passes)
+            self._histograms["queue"].add(queued)
+            self._histograms["compute"].add(computed)
+            self._histograms["batch_rows"].add(batch_rows)
+            for size, count in Counter(batch_rows).items():
+                self._batches[1 << (size - 1).bit_length()] += count
+        self._add_seconds(times, [took.rows if took else 0 for took in tooks])
+
+    def _add_seconds(self, times: Sequence[float], rows: Sequence[int]) -> None:
+        """Count requests and rows by the second, for the last WINDOW."""
+        seconds, which = np.unique(np.asarray(times, np.int64), return_inverse=True)
+        counted = zip(seconds.tolist(), np.bincount(which).tolist(), np.bincount(which, rows).tolist(), strict=True)
+        for second, requests, their_rows in counted:
+            if self._seconds and self._seconds[-1][0] >= second:  # threads' times may be a moment out of order
+                self._seconds[-1][1] += requests
+                self._seconds[-1][2] += int(their_rows)
+            else:
+                self._seconds.append([second, requests, int(their_rows)])
+        while self._seconds and self._seconds[0][0] < seconds[-1] - WINDOW:
+            self._seconds.popleft()
 
     def totals(self) -> dict[str, Any]:
         """All counts since the start, as JSON has them: of several workers, they can be added."""
@@ -158,7 +176,7 @@ class Observer:
                 "rows": self._rows,
                 "passes": self._passes,
                 "failed_s": self._failed_seconds,
-                **{name: [each.total, list(each.counts)] for name, each in self._histograms.items()},
+                **{name: [each.total, each.counts] for name, each in self._histograms.items()},
             }
 
     def as_triton(self) -> dict[str, Any]:

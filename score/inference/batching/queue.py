@@ -235,8 +235,7 @@ class Batcher:
             return bool(self._queue)
 
     def _pass(self, batch: Sequence[Ticket]) -> Sequence[Ticket]:
-        """Run the model on a batch, and return what is finished. A request that is larger than a pass goes back into the
-        queue."""
+        """Run the model on a batch, and return what is finished. A request larger than a pass goes back into the queue."""
         if not batch:
             return ()
         started = time.monotonic()
@@ -458,7 +457,7 @@ def _inputs(batch: Sequence[Ticket]) -> list[Inputs]:
 
 def _deliver(tickets: Sequence[Ticket]) -> None:
     """Tell those that wait, with one call for all that wait in the same way."""
-    if tickets and all([ticket.deliver == tickets[0].deliver for ticket in tickets]):  # as nearly always
+    if tickets and all(ticket.deliver == tickets[0].deliver for ticket in tickets):  # as nearly always
         tickets[0].deliver(tickets)
         return
     waiting: dict[Deliver, list[Ticket]] = {}
