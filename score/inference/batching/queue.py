@@ -235,7 +235,7 @@ class Batcher:
             return bool(self._queue)
 
     def _pass(self, batch: Sequence[Ticket]) -> Sequence[Ticket]:
-        """Run the model on a batch, and return what is finished. A request larger than a pass goes back into the queue."""
+        """Run the model on a batch, and return what is finished. A request that is larger goes back into the queue."""
         if not batch:
             return ()
         started = time.monotonic()
