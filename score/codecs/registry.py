@@ -12,6 +12,7 @@ from typing import Any
 
 import score.codecs
 from score.codecs import json_dialects, json_items, json_lines, npy, oip_v2, openai_embeddings
+from score.codecs._npy import MAGIC
 from score.codecs.base import JSON_TYPES, Body, Codec, Decoded, Encoded
 from score.errors import EmptyBody, NotAcceptable, UnsupportedMediaType
 
@@ -55,7 +56,7 @@ def _told_by_beginning(body: Body) -> tuple[Codec, ...]:
     """The only ones, in their order, that can take what begins as an array, or as a JSON object, and does not say that
     it is something else; an object without any text is of numbers alone. None where all have to be asked."""
     data = body.data
-    if data.startswith(npy.MAGIC) and body.content_type in npy.TYPES:
+    if data.startswith(MAGIC) and body.content_type in npy.TYPES:
         return _OF_ARRAYS
     if body.content_type not in JSON_TYPES or body.json_length is not None or not data.startswith(b"{"):
         return ()
