@@ -26,7 +26,7 @@ def read(data: bytes, keys: tuple[str, ...]) -> tuple[str, np.ndarray] | None:
         value: Any = document[key]
         shape = _shape(value)
         # A list at the place of a number would be flattened without notice, but not without its bracket.
-        if key not in keys or shape is None or data.count(b"[") != _lists(shape):
+        if key not in keys or shape is None or _brackets(data) != _lists(shape):
             return None
         flat = np.frombuffer(value.as_buffer(of_type="d"), np.float64)
     except (ValueError, TypeError, RuntimeError):
@@ -46,6 +46,11 @@ def _shape(value: Any) -> tuple[int, ...] | None:
         first = level[0][0]
         level = [child for item in level for child in item] if isinstance(first, simdjson.Array) else [first]
     return tuple(shape) if shape and isinstance(level[0], float) else None
+
+
+def _brackets(data: bytes) -> int:
+    """How many lists begin: numpy compares many bytes at a time, and `bytes.count` takes a third of what parsing does."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("[")))
 
 
 def _lists(shape: tuple[int, ...]) -> int:
