@@ -17,7 +17,7 @@ PEERS = ROOT / "bench" / "peers"
 CACHE = ROOT / ".cache" / "bench"
 TORCH = "torch==2.13.0"
 PORT = 7300
-OURS, USUAL = "loadstone", "azmlinfsrv"
+OURS, TUNED, USUAL = "loadstone", "tuned", "azmlinfsrv"
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def contenders() -> dict[str, Contender]:
     entry = str(PEERS / "azmlinfsrv_score.py")
     return {
         OURS: revision(),
+        TUNED: Contender(tuned, lambda _: "/score"),
         USUAL: Contender(
             lambda case, bin: [
                 str(bin / "azmlinfsrv"), "--entry_script", entry, "--model_dir", str(case.folder), "--port", str(PORT),
@@ -99,6 +100,15 @@ def contenders() -> dict[str, Contender]:
             lambda _: "/predict", ("ray[serve]",), "/-/healthz", environment={"RAY_USAGE_STATS_ENABLED": "0"},
         ),
     }  # fmt: skip
+
+
+def tuned(case: Case, bin: Path) -> list[str]:
+    """This project after `score tune`, which is done once."""
+    folder = work(case, f"{case.model}-tuned")
+    if not any(folder.iterdir()):
+        shutil.copytree(case.folder, folder, dirs_exist_ok=True)
+        subprocess.run([bin / "score", "tune", folder], check=True, capture_output=True)
+    return [str(bin / "score"), "serve", str(folder), "--port", str(PORT)]
 
 
 def mlserver(case: Case, bin: Path) -> list[str]:
