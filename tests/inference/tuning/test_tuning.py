@@ -346,3 +346,17 @@ def test_a_checkpoint_may_not_set_how_far_answers_may_be_apart(tmp_path: Path) -
     (tmp_path / "score.toml").write_text("tolerance = 1.0\n")
     with pytest.raises(InvalidSetting, match="tolerance"):
         Settings.load(tmp_path)
+
+
+@pytest.mark.parametrize(("times", "wanted"), [(1.05, "onnxruntime"), (1.3, "inductor")])
+def test_what_needs_trust_has_to_be_worth_it(times: float, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(name: str, *_given: Any) -> tuple[trial.Tried, Built]:
+        pace = {"eager": 1.0, "onnxruntime": 2.0, "inductor": 2.0 * times}[name]
+        same = agreement.Agreement(0.0, 1, 1)
+        return trial.Tried(name, {1: pace}, same), Built(lambda inputs: inputs)
+
+    monkeypatch.setattr(trial, "_try", tried)
+    given = samples.Samples(("input",), ({"input": ROWS},))
+    found = trial.run(network(), given, torch.device("cpu"), 1, 1e-3, 60.0, ["onnxruntime", "inductor"])
+    assert found is not None
+    assert found.best.name == wanted
