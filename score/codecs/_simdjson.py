@@ -49,7 +49,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _brackets(data: bytes) -> int:
-    """How many lists begin: numpy compares many bytes at a time, and `bytes.count` takes a third of what parsing does."""
+    """How many lists begin: numpy compares many bytes at a time; `bytes.count` takes a third of what parsing does."""
     return int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("[")))
 
 
