@@ -46,6 +46,7 @@ def settings(folder: Path) -> dict[str, str]:
     return named | {"SCORE_INPUTS": f"float32[N, {WIDTH}]"}
 
 
+@pytest.mark.slow
 def test_fifty_cost_little_and_what_makes_room_gives_its_memory_back(folder: Path, tmp_path: Path) -> None:
     with running(folder, tmp_path, SCORE_MAX_MEMORY_MB="8", **settings(folder)) as server:
         answers(server, folder, 0)

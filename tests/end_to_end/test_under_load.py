@@ -272,6 +272,7 @@ def test_silent_connections_keep_nobody_out(shared: Server) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_gunicorns_own_threaded_worker_works_too(slow: Path, tmp_path: Path) -> None:
     settings = {"GUNICORN_CMD_ARGS": "--worker-class gthread --threads 16"}
     with serving(slow, tmp_path, **settings) as server, ThreadPoolExecutor(16) as pool:
@@ -281,6 +282,7 @@ def test_gunicorns_own_threaded_worker_works_too(slow: Path, tmp_path: Path) -> 
         assert any(int(rows) >= 2 for rows in serving_part(server)["requests_by_batch_rows"])
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_port(slow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "score.py").write_text("raise SystemExit('the wrong score')\n")
     monkeypatch.chdir(tmp_path)  # what stands there must not be taken for the package

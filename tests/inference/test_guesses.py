@@ -108,9 +108,10 @@ def test_what_was_declared_refuses(predictor: Predictor, tmp_path: Path) -> None
     "name",
     [
         "BertModel", "T5ForConditionalGeneration", "BartForConditionalGeneration", "WhisperForConditionalGeneration",
-        "CLIPModel", "Wav2Vec2ForCTC", "ViTForImageClassification", "ASTModel", "VideoMAEModel", "GPT2LMHeadModel",
+        "CLIPModel", "Wav2Vec2ForCTC", "ViTForImageClassification", "ASTModel", "GPT2LMHeadModel",
         "PatchTSTForPrediction", "PatchTSTForClassification", "TimeSeriesTransformerForPrediction",
-        "DPTModel", "LayoutLMModel", "SpeechT5ForSpeechToText",
+        "LayoutLMModel", "SpeechT5ForSpeechToText",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("DPTModel", "VideoMAEModel")),
     ],
 )  # fmt: skip
 def test_models_of_transformers_answer_what_their_forward_needs(name: str, tmp_path: Path) -> None:

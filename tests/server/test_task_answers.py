@@ -37,7 +37,7 @@ RECORDINGS = {"automatic-speech-recognition", "audio-classification"}
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 SUBTASKS = ("semantic", "instance", "panoptic")
 # The folder, its task, and what is asked of it.
-PIPED: list[tuple[str, str, dict[str, Any]]] = [
+PIPED: list[Any] = [
     ("text-classification", "text-classification", {}),
     ("text-classification", "text-classification", {"top_k": 2}),
     ("fill-mask", "fill-mask", {}),
@@ -50,9 +50,9 @@ PIPED: list[tuple[str, str, dict[str, Any]]] = [
     ("object-detection", "object-detection", {"threshold": 0.0}),
     ("depth-estimation", "depth-estimation", {}),
     ("automatic-speech-recognition", "automatic-speech-recognition", {}),
-    ("speech-to-text", "automatic-speech-recognition", {}),
+    pytest.param("speech-to-text", "automatic-speech-recognition", {}, marks=pytest.mark.slow),
     ("speech-to-text", "automatic-speech-recognition", {"language": "fr", "task": "translate"}),
-    ("speech-to-text", "automatic-speech-recognition", {"return_timestamps": True}),
+    pytest.param("speech-to-text", "automatic-speech-recognition", {"return_timestamps": True}, marks=pytest.mark.slow),
     ("audio-classification", "audio-classification", {}),
     *(("token-classification", "token-classification", {"aggregation_strategy": each}) for each in AGGREGATIONS),
     *(("mask-segmentation", "image-segmentation", {"subtask": each, "threshold": 0.0}) for each in SUBTASKS),

