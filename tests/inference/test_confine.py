@@ -1,6 +1,7 @@
 """What a process gives up, as the kernel has it; in processes of their own, since it is for good."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,16 +34,18 @@ print(*done); print(found)
 """
 
 
-def confined(how: str, where: Path) -> tuple[list[str], dict[str, str]]:
-    done = subprocess.run([sys.executable, "-c", CONFINED, how, where], capture_output=True, text=True, check=True)
+def confined(how: str, where: Path, temporary: Path) -> tuple[list[str], dict[str, str]]:
+    """The temporary folder is said: the project may lie in the machine's own."""
+    command, given = [sys.executable, "-c", CONFINED, how, where], os.environ | {"TMPDIR": str(temporary)}
+    done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
     said, found = done.stdout.splitlines()
     return said.split(), ast.literal_eval(found)
 
 
-def test_what_is_given_up_is_what_is_said() -> None:
+def test_what_is_given_up_is_what_is_said(tmp_path: Path) -> None:
     place = Path(__file__).with_name("written-by-a-test")
     try:
-        said, found = confined("auto", place)
+        said, found = confined("auto", place, tmp_path)
         assert found["read"] == found["write a temporary file"] == "yes"
         assert found["write"] == ("no" if "landlock" in said else "yes")
         assert found["run"] == found["connect"] == ("no" if "seccomp" in said else "yes")
@@ -52,7 +55,7 @@ def test_what_is_given_up_is_what_is_said() -> None:
 
 
 def test_it_can_be_turned_off(tmp_path: Path) -> None:
-    said, found = confined("off", tmp_path / "x")
+    said, found = confined("off", tmp_path / "x", tmp_path)
     assert said == ["off"]
     assert set(found.values()) == {"yes"}
 
