@@ -143,12 +143,7 @@ def _arrays(dialect: str, value: Any) -> tuple[Arrays, tuple[str, ...]]:
         return _table(value)
     if isinstance(value, dict):
         return {name: array(item, name) for name, item in value.items()}, ()
-    if (
-        isinstance(value, list)
-        and value
-        and isinstance(value[0], dict)
-        and all(isinstance(item, dict) for item in value)
-    ):
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return _records(dialect, value), ()
     return array(value, dialect), ()
 

@@ -81,9 +81,10 @@ def for_answer(codec: Codec, accept: str | None, labelled: bool = False) -> Code
         return codecs()["json"]
     if not accept or accept == "*/*" or accept in codec.TYPES:
         return codec
-    best, quality = codec, _quality(accept, codec.TYPES)
+    liking = _liking(accept)
+    best, quality = codec, liking(codec.TYPES)
     for other in reversed(codecs().values()):  # the plainest first
-        if (found := _quality(accept, other.TYPES)) > quality:
+        if (found := liking(other.TYPES)) > quality:
             best, quality = other, found
     if quality <= 0:
         raise NotAcceptable(f"the request accepts {accept}; answers can be {_types()}")
@@ -98,19 +99,19 @@ def encode_answer(codec: Codec, answer: Any, decoded: Decoded, accept: str | Non
     """
     if encoder := _OF_ANSWERS.get(codec.NAME):
         return encoder(answer, decoded)
-    if accept and not _quality(accept, json_items.TYPES):
+    if accept and not _liking(accept)(json_items.TYPES):
         raise NotAcceptable(f"the request accepts {accept}; this model's answers are {json_items.TYPES[0]}")
     return json_items.encode_answer(answer, decoded, own=own)
 
 
-def _quality(accept: str, types: Sequence[str]) -> float:
-    """How much an Accept header likes the best of some content types."""
+def _liking(accept: str) -> Callable[[Sequence[str]], float]:
+    """How much an Accept header likes the best of some content types, from 0 to 1."""
     # Imported here: the process that decodes large bodies needs none of it, and it takes 7 MB.
     from werkzeug.datastructures import MIMEAccept
     from werkzeug.http import parse_accept_header
 
     wanted = parse_accept_header(accept, MIMEAccept)
-    return max(wanted.quality(kind) for kind in types)
+    return lambda types: max(wanted.quality(kind) for kind in types)
 
 
 def _types() -> str:

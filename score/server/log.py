@@ -108,9 +108,7 @@ class Background:
             waiting = [self._waiting.get()]
             time.sleep(GATHER)
             ended = self._ended  # before the last look
-            self._woken = (
-                False  # before the look too: what is said meanwhile wakes this once more, at the worst for nothing
-            )
+            self._woken = False  # before the look too: at the worst, what is said meanwhile wakes this for nothing
             while not self._waiting.empty():
                 waiting.append(self._waiting.get())
             said = [self._said.popleft() for _ in range(len(self._said))]
@@ -131,16 +129,16 @@ class Background:
         if handler.level > logging.INFO:
             return
         if not isinstance(handler, _Put):
-            for each in said:
-                handler.handle(self._record(*each))
+            for created, made, given in said:
+                handler.handle(self._record(created, *made(*given)))
             return
         behind = handler.behind
         found = lines.setdefault(behind, [])
         for created, made, given in said:
+            form, args = made(*given)
             if (before := self._before(behind, created)) is not None:
-                form, args = made(*given)
                 found.append((created, before + (form % args if args else form)))
-            elif behind.filter(record := self._record(created, made, given)):
+            elif behind.filter(record := self._record(created, form, args)):
                 found.append((created, behind.format(record)))
 
     def _before(self, handler: logging.Handler, created: float) -> str | None:
@@ -148,13 +146,12 @@ class Background:
         for one that does something else to it."""
         key = (handler, int(created * 1000))
         if key != self._last[0]:
-            empty, full = (handler.format(self._record(created, lambda each=each: (each, ()))) for each in ("", _ODD))  # type: ignore[misc]
+            empty, full = (handler.format(self._record(created, each)) for each in ("", _ODD))
             self._last = key, empty if full == empty + _ODD and not handler.filters else None
         return self._last[1]
 
-    def _record(self, created: float, made: Made, given: tuple[Any, ...] = ()) -> logging.LogRecord:
+    def _record(self, created: float, form: str, args: tuple[Any, ...] = ()) -> logging.LogRecord:
         """As logging makes one, without a look at the caller, the thread, the process and the task."""
-        form, args = made(*given)
         own = {"msg": form, "args": args, "created": created, "msecs": created % 1 * 1000}
         record = logging.LogRecord.__new__(logging.LogRecord)
         record.__dict__ = self._template | own

@@ -134,13 +134,10 @@ class Observer:
             return
         times, totals, statuses, errors, tooks = zip(*fresh, strict=True)
         self._statuses.update(statuses)
-        if any(errors):
-            failed = [at for at, error in enumerate(errors) if error]
-            self._codes.update((statuses[at], errors[at]) for at in failed)
-            self._failed_seconds += sum(totals[at] for at in failed)
-            self._histograms["latency"].add([totals[at] for at, error in enumerate(errors) if not error])
-        else:
-            self._histograms["latency"].add(totals)
+        failed = [at for at, error in enumerate(errors) if error]
+        self._codes.update((statuses[at], errors[at]) for at in failed)
+        self._failed_seconds += sum(totals[at] for at in failed)
+        self._histograms["latency"].add([total for total, error in zip(totals, errors, strict=True) if not error])
         if ran := [each for each in zip(times, totals, tooks, strict=True) if each[2] is not None]:
             self._recent.extend(ran)
             queued, computed, rows, batch_rows, passes = zip(*(took for _, _, took in ran), strict=True)

@@ -257,12 +257,10 @@ class Batcher:
                 ticket.begun = started
             ticket.computed += finished - started
             ticket.took = Pass(ticket.begun - ticket.arrived, ticket.computed, ticket.rows, ran, ticket.passes)
-        unfinished = [ticket for ticket in batch if not ticket.finished]
-        if not unfinished:
-            return batch
-        with self._changed:  # those that came meanwhile have their turn before the rest of it
-            self._queue.extend(unfinished)
-        return [ticket for ticket in batch if ticket.finished]
+        if unfinished := [ticket for ticket in batch if not ticket.finished]:
+            with self._changed:  # those that came meanwhile have their turn before the rest of it
+                self._queue.extend(unfinished)
+        return [ticket for ticket in batch if ticket.finished] if unfinished else batch
 
     def _share_cores(self, crowded: bool) -> None:
         """All cores for a lone request; under load, one is left to reading and writing requests, which would otherwise
@@ -468,4 +466,4 @@ def _deliver(tickets: Sequence[Ticket]) -> None:
 
 
 def _rows_in(tickets: Iterable[Ticket]) -> int:
-    return sum([ticket.rows - ticket.done for ticket in tickets])
+    return sum([ticket.left for ticket in tickets])
