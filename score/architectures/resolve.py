@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import hf_config, local_code, on_graph, published, recognition, torch_layers
+from score.architectures import hf_config, local_code, on_graph, published, recognition, torch_ao_layers, torch_layers
 from score.architectures.hparams import arguments
 from score.architectures.import_string import named
 from score.architectures.meta_init import Architecture, Complete, Skeleton, shapes, skeleton, tied
@@ -153,6 +153,9 @@ def _of_torch_layers(weights: Candidate, kwargs: Mapping[str, Any]) -> tuple[Com
     if isinstance(module, network.Network):
         module = network.ready(module, weights.module, kwargs)
         source = "the pickled module, of a YOLO network's blocks"
+    if torch_ao_layers.is_quantised(module):
+        source = "the pickled module, of torch's own quantised layers, which compute on the CPU"
+        return Complete(weights.class_path, source, lambda _device: module.eval()), ""
     return Complete(weights.class_path, source, lambda device: module.to(device).eval()), ""
 
 

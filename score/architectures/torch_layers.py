@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import fastai_blocks, inception_blocks, torchvision_blocks
+from score.architectures import fastai_blocks, inception_blocks, torch_ao_layers, torchvision_blocks
 from score.architectures.block import Block
 from score.architectures.yolo import network
+from score.formats._pickle import torch_ao
 from score.formats._pickle.inert import settled
 from score.formats.base import GlobalName, OpaqueObject, TensorRef
 
@@ -34,7 +35,10 @@ class NotPlain(Exception):
 
 def rebuild(module: OpaqueObject) -> nn.Module:
     """The module, with its tensors as they lie in the file. Raises `NotPlain`, saying what stands in the way."""
-    return _Rebuilding().module(module, MAX_DEPTH)
+    try:
+        return _Rebuilding().module(module, MAX_DEPTH)
+    except torch_ao_layers.Unusable as error:
+        raise NotPlain(str(error)) from None
 
 
 class _Rebuilding:
@@ -50,18 +54,23 @@ class _Rebuilding:
         if depth == 0:
             raise NotPlain("modules nested too deep")
         cls = _layer(opaque.path)
+        if (said := torch_ao.convolution(opaque)) is not None:
+            return self.kept(opaque, torch_ao_layers.convolution(cls, said, self.packed))
         kept = _kept(cls, opaque)
         state: dict[str, Any] = {}
         for name, value in opaque.attributes().items():
             if name in _COMPUTES:
                 raise NotPlain(f"a {opaque.path} with a {name} of its own")
-            if kept is not None and name not in kept:
+            if name in torch_ao_layers.LEFT_OUT or (kept is not None and name not in kept):
                 continue
             if name == "_backend" and isinstance(value, OpaqueObject) and value.path.startswith("torch.nn.backends."):
                 continue  # torch before 0.4 kept the table of its own functions
             state[str(name)] = self.attribute(str(name), value, depth)
         made = cls.__new__(cls)
         made.__setstate__(state)  # torch's own, which also brings the attributes of older versions up to date
+        return self.kept(opaque, torch_ao_layers.checked(made))
+
+    def kept(self, opaque: OpaqueObject, made: nn.Module) -> nn.Module:
         self.made[id(opaque)] = made
         return made
 
@@ -92,6 +101,9 @@ class _Rebuilding:
             self.made[id(ref)] = nn.Parameter(loaded, requires_grad=False) if wrap else loaded
         return self.made[id(ref)]  # type: ignore[no-any-return]
 
+    def packed(self, value: Any) -> torch.Tensor:
+        return self.tensor(value, wrap=False)
+
     def plain(self, name: str, value: Any, depth: int) -> Any:
         value = settled(value)
         self.seen += 1
@@ -105,6 +117,8 @@ class _Rebuilding:
             return {str(key): self.plain(name, item, depth - 1) for key, item in value.items()}
         if isinstance(value, TensorRef):
             return self.tensor(value, wrap=False)
+        if isinstance(value, OpaqueObject) and value.path == torch_ao.OBJECT:
+            return torch_ao_layers.unpacked(value, self.packed)
         if isinstance(value, GlobalName) and value.path.rpartition(".")[2] in _ACTIVATIONS:
             module, _, function = value.path.rpartition(".")
             if module in ("torch.nn.functional", "torch._C._nn", "torch"):
@@ -133,7 +147,10 @@ def _kept(cls: type[nn.Module], opaque: OpaqueObject) -> frozenset[str] | None:
 
 
 # What says which of our classes computes as a library's, by its path.
-_LIBRARIES = (network.block, torchvision_blocks.block, inception_blocks.block, fastai_blocks.block)
+_LIBRARIES = (
+    *(network.block, torchvision_blocks.block, inception_blocks.block, fastai_blocks.block),
+    torch_ao_layers.layer,
+)
 
 
 def _layer(path: str) -> type[nn.Module]:

@@ -177,6 +177,8 @@ def _how_served(opened: Opened, quantised_by: str) -> str:
         numbers = opened.weights
     except LoadError as error:
         return error.message
+    if numbers is not None and numbers.module is not None:
+        return f"quantised by {quantised_by}; served as it is, in integers, or as numbers in a class that is named"
     dtypes = ", ".join(numbers.dtypes) if numbers else "they are"
     return f"quantised by {quantised_by}; served as the numbers that they stand for ({dtypes})"
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from score.architectures import torch_ao_layers
 from score.errors import InvalidSetting
 from score.inference import watchdog
 from score.inference.signature import InputSpec, Shape, Signature, parse
@@ -20,6 +21,7 @@ from score.inference.signature import InputSpec, Shape, Signature, parse
 # Sizes that image and sequence models are commonly made for.
 _SIDES = (8, 16, 28, 32, 64, 96, 128, 160, 224, 256, 299, 384)
 _LENGTHS = (16, 64, 128, 512)
+_STEPS = 0.05  # of the largest answer: how far integers of 8 bits may be apart that stand for other ranges
 LARGEST_MADE_UP = 1 << 30  # bytes of an input that is made up
 _LARGEST_TO_PROBE = 2_000_000_000  # bytes of weights; each trial reads all of them
 
@@ -146,15 +148,10 @@ def _script_input(argument: Any, dtype: str) -> InputSpec:
 def _default_dtype(module: nn.Module) -> str:
     """What an input of unknown dtype is cast to: token ids for a model that starts with an embedding, else the dtype
     of the model's own weights."""
-    for part in module.modules():
-        own = next(part.parameters(recurse=False), None)
-        if own is not None:
-            return (
-                "int64"
-                if _kind(part) in ("Embedding", "EmbeddingBag")
-                else str(float_dtype(module)).removeprefix("torch.")
-            )
-    return "float32"
+    part, _ = _first_layer(module)
+    if part is not None and _kind(part) in ("Embedding", "EmbeddingBag"):
+        return "int64"
+    return str(float_dtype(module)).removeprefix("torch.")
 
 
 def float_dtype(module: nn.Module) -> torch.dtype:
@@ -201,11 +198,23 @@ def _weight_bytes(module: nn.Module) -> int:
 
 def _guesses(module: nn.Module, spec: InputSpec) -> Iterator[InputSpec]:
     """What the first layer with weights suggests, likeliest first. Batch first throughout."""
+    part, shape = _first_layer(module)
+    if part is not None:
+        yield from _for_layer(part, shape, spec)
+
+
+def _first_layer(module: nn.Module) -> tuple[nn.Module | None, tuple[int, ...]]:
+    """The first layer with weights, and their shape; of torch's quantised layers too, which keep them packed."""
     for part in module.modules():
-        own = next(part.parameters(recurse=False), None)
-        if own is not None:
-            yield from _for_layer(part, tuple(own.shape), spec)
-            return
+        if (own := next(part.parameters(recurse=False), None)) is not None:
+            return part, tuple(own.shape)
+        if not type(part).__module__.startswith("torch.ao.nn."):
+            continue
+        if callable(weight := getattr(part, "weight", None)):
+            return part, tuple(weight().shape)
+        if isinstance(size := getattr(part, "input_size", None), int):
+            return part, (0, size)
+    return None, ()
 
 
 def _for_layer(part: nn.Module, shape: tuple[int, ...], spec: InputSpec) -> Iterator[InputSpec]:
@@ -223,7 +232,7 @@ def _for_layer(part: nn.Module, shape: tuple[int, ...], spec: InputSpec) -> Iter
             yield guess((None, channels, *[None] * dims), *[side] * dims)
     elif kind in ("Embedding", "EmbeddingBag"):
         yield guess((None, None), 8)
-    elif kind in ("LSTM", "GRU", "RNN") and len(shape) == 2:
+    elif kind in ("LSTM", "GRU", "RNN") and len(shape) == 2 and getattr(part, "batch_first", True):
         yield guess((None, None, shape[1]), 8)
     elif len(shape) == 2 and "Linear" in kind:
         yield guess((None, shape[1]))
@@ -246,6 +255,8 @@ def _takes(module: nn.Module, spec: InputSpec, order: list[str]) -> bool:
         return False
     if both is None or alone is None or both.shape[:1] != (2,) or alone.shape[:1] != (1,):
         return False
+    if torch_ao_layers.is_dynamic(module):  # rows share the steps that their range is cut into
+        return torch.allclose(both[1:], alone, rtol=0, atol=_STEPS * float(alone.abs().max()))
     return torch.allclose(both[1:], alone, rtol=tolerance(both.dtype), atol=1e-4, equal_nan=True)
 
 

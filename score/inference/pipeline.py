@@ -13,7 +13,7 @@ import orjson
 
 from score import log
 from score.architectures import key_conversions, on_graph, resolve
-from score.architectures.meta_init import Architecture, Skeleton
+from score.architectures.meta_init import Architecture, Complete, Skeleton
 from score.codecs import oip_v2, openai_embeddings
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded, Encoded, Items
@@ -60,6 +60,8 @@ def load_model(settings: Settings) -> Predictor:
         try:
             architecture = resolve.find(checkpoint, weights, settings)
             weights = _adapted(architecture, checkpoint, weights, settings)
+            if isinstance(architecture, Complete):
+                weights = opened.chosen  # which computes with its weights as they are
             alignment = None
             if isinstance(architecture, Skeleton) and weights is not None:
                 alignment = resolve.match(architecture, weights, settings.prefix)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from score import __version__, log
+from score.architectures import torch_ao_layers
 from score.architectures.sentence_encoder import SentenceEncoder
 from score.codecs import oip_v2
 from score.codecs import registry as codecs
@@ -264,6 +265,8 @@ class Predictor:
         specs = [spec for spec in self.signature.inputs if spec.required and not spec.scalar]
         if not all(spec.shape and spec.shape[0] is None for spec in specs):
             return False  # the number of rows is fixed
+        if torch_ao_layers.is_dynamic(self.module):
+            return False  # made-up rows may be alike in their range
         pair = infer_signature.synthetic(self.signature, rows=2)
         for value in pair.values():
             if isinstance(value, torch.Tensor) and not value.is_floating_point():

@@ -21,17 +21,21 @@ from score.weights.quantisation import awq, bitsandbytes, compressed, float8, gp
 from score.weights.select import Candidate
 
 MAX_VISITED = 200_000
-_LAYERS = re.compile(r"torchao\.|torch\.(ao\.)?nn\.(quantized|intrinsic\.quantized|quantizable)\.")
+_TORCH_AO, _TORCHAO = "torch.ao.quantization", "torchao"
+_LAYERS = (
+    (_TORCHAO, re.compile(r"torchao\.")),
+    (_TORCH_AO, re.compile(r"torch\.(ao\.)?nn\.(quantized|intrinsic\.quantized|quantizable)\.")),
+)
 _FLOAT8 = ("float8", "float4")
 # How a scheme is told: names that no layer of torch has by itself.
 _SCHEMES = (
     ("GPTQ or AWQ (qweight, qzeros, scales)", re.compile(r"(^|\.)(qweight|qzeros|g_idx)$")),
     ("bitsandbytes", re.compile(r"\.(SCB|absmax|quant_map|nested_absmax|quant_state\..+)$")),
     ("compressed-tensors", re.compile(r"\.(weight_packed|weight_scale(_inv|_2)?|input_scale|weight_zero_point)$")),
-    ("torch.ao.quantization", re.compile(r"(^|\.)_packed_params(\.|$)|\._packed_params\.")),
+    (_TORCH_AO, re.compile(r"(^|\.)_packed_params(\.|$)|\._packed_params\.")),
     ("MXFP4", re.compile(r"_proj_(blocks|scales)$")),
     ("quanto", re.compile(r"\.weight\._(data|scale|shift)$")),
-    ("torchao", re.compile(r"\.weight:(qdata|scale|zero_point)$")),
+    (_TORCHAO, re.compile(r"\.weight:(qdata|scale|zero_point)$")),
 )
 
 
@@ -55,7 +59,8 @@ def weights_of(checkpoint: Checkpoint, wanted: str | None) -> Candidate | None:
     made = method.dequantised(tensors, said if isinstance(said, dict) else {}, dtype)
     left = [name for name in made if any(pattern.search(name) for _, pattern in _SCHEMES)]
     left += [name for name, ref in made.items() if ref.dtype_name.startswith(_FLOAT8) or ref.layout == "quantized"]
-    if left or (made.keys() == tensors.keys() and all(made[name] is tensors[name] for name in made)):
+    untouched = made.keys() == tensors.keys() and all(made[name] is tensors[name] for name in made)
+    if left or (untouched and weights.module is None):
         raise QuantisedWeights(
             f"{checkpoint.path.name} says that its weights are quantised, and what was to be done for that leaves "
             f"{', '.join(left[:6]) or 'all as they are'}"
@@ -80,8 +85,10 @@ def _method(checkpoint: Checkpoint, weights: Candidate) -> Any:
         return next((each for each in _MODULES if said.get("quant_method") in each.METHODS), None)
     if any(".quant_state.bitsandbytes__" in name for name in weights.tensors):
         return bitsandbytes  # which says all of itself
+    if weights.module is not None:
+        return torch_ao if (found := scheme(checkpoint, weights)) and found[0] == _TORCH_AO else None
     ours = any(ref.layout == "quantized" for ref in _unpacked(checkpoint, weights).values())
-    return torch_ao if ours and weights.module is None else None
+    return torch_ao if ours else None
 
 
 def _unpacked(checkpoint: Checkpoint, weights: Candidate) -> dict[str, TensorRef]:
@@ -127,12 +134,13 @@ def scheme(checkpoint: Checkpoint, weights: Candidate | None) -> tuple[str, list
         return "float8", small
     packed = list(_packed(checkpoint.tree))
     if packed:
-        return "torch.ao.quantization", packed
+        names = {name for name, _ in packed}
+        return (_TORCHAO if _TORCHAO in names else _TORCH_AO), [entry for _, entry in packed]
     return None
 
 
-def _packed(tree: Any) -> Iterator[str]:
-    """Where in a checkpoint quantised tensors lie, whatever they are packed in."""
+def _packed(tree: Any) -> Iterator[tuple[str, str]]:
+    """What packed them and where in a checkpoint quantised tensors lie, whatever they are packed in."""
     waiting: list[tuple[str, Any]] = [("", tree)]
     seen: set[int] = set()
     while waiting and len(seen) < MAX_VISITED:
@@ -140,7 +148,7 @@ def _packed(tree: Any) -> Iterator[str]:
         value = settled(value) if torchao.is_one(value) else value
         if isinstance(value, TensorRef):
             if value.layout == "quantized":
-                yield path
+                yield _TORCH_AO, path
             continue
         if id(value) in seen:
             continue
@@ -148,8 +156,7 @@ def _packed(tree: Any) -> Iterator[str]:
         if isinstance(value, dict):
             children = value.items()
         elif isinstance(value, OpaqueObject):
-            if _LAYERS.match(value.path):
-                yield path
+            yield from ((name, path) for name, pattern in _LAYERS if pattern.match(value.path))
             children = (("", part) for part in value.containers() if part)
         elif isinstance(value, (list, tuple)):
             children = enumerate(value)

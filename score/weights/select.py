@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile, NoWeights, SeveralWeights, WeightsNotFound
-from score.formats._pickle import pieces
+from score.formats._pickle import pieces, torch_ao
 from score.formats._pickle.inert import settled
 from score.formats.base import Checkpoint, GlobalName, OpaqueObject, Program, TensorRef
 
@@ -170,7 +170,7 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def _is_module(value: OpaqueObject) -> bool:
-    return _has(value, "_parameters") and _has(value, "_modules")
+    return (_has(value, "_parameters") and _has(value, "_modules")) or torch_ao.convolution(value) is not None
 
 
 def _has(value: Any, name: str) -> bool:
@@ -204,6 +204,9 @@ def _module_state(module: OpaqueObject, prefix: str, depth: int, budget: _Budget
             budget.spend()
             if isinstance(value, TensorRef) and not (group == "_buffers" and name in transient):
                 yield f"{prefix}{name}", value
+    for name, value in torch_ao.tensors(module):
+        budget.spend()
+        yield f"{prefix}{name}", value
     for name, child in _mapping(module.attribute("_modules")).items():
         if isinstance(child, OpaqueObject):
             yield from _module_state(child, f"{prefix}{name}.", depth - 1, budget)

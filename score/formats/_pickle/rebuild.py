@@ -4,6 +4,7 @@ Shapes, strides and offsets come from the file, so each is checked against the s
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,6 +29,8 @@ LEGACY_TENSOR_DTYPES: dict[str, torch.dtype] = {
 
 
 MAX_DIMENSIONS = 64  # torch's own limit
+# That torch will make none any more is nothing that whoever serves one could mend.
+warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel and other quantized")
 
 
 @dataclass(eq=False)
