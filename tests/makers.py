@@ -344,6 +344,14 @@ def llama_consolidated(folder: Path) -> State:
     return state
 
 
+def megatron(folder: Path) -> State:
+    state, place = net().state_dict(), folder / "model" / "iter_0000100" / "mp_rank_00"
+    place.mkdir(parents=True)
+    (folder / "model" / "latest_checkpointed_iteration.txt").write_text("100")
+    torch.save({"checkpoint_version": 3.0, "iteration": 100, "model": state}, place / "model_optim_rng.pt")
+    return state
+
+
 def gguf(folder: Path) -> State:
     from gguf import GGUFWriter
 
@@ -373,6 +381,7 @@ MAKERS: dict[str, Maker] = {
     "mlflow": mlflow,
     "distcp": distcp,
     "deepspeed": deepspeed,
+    "megatron": megatron,
     "llama-consolidated": llama_consolidated,
     "rank-files": rank_files,
     "mar": mar,

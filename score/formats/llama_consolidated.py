@@ -17,6 +17,7 @@ from torch import nn
 from score.errors import ArchitectureBroken, MalformedFile
 from score.formats import safetensors, torch_bin_sharded
 from score.formats._io.folder import json_file
+from score.formats._pickle import pieces
 from score.formats._pickle.inert import settled
 from score.formats.base import Checkpoint, DescribedWeights, ModelFactory, TensorRef, computed
 from score.formats.probe import Probe
@@ -78,7 +79,8 @@ def open(path: Path, read: str) -> Checkpoint:
         if known is None or (layer is None) == (known[0].startswith(("self_attn.", "mlp.", "input_", "post_"))):
             raise MalformedFile(f"{path.name}: a tensor is named {name!r:.100}, which is none of Llama's")
         parts = [shard[name] for shard in shards]
-        whole = _joined(parts, _cut(name, known[1], parts, dim), f"{path.name}: {name}")
+        along = _cut(name, known[1], parts, dim)
+        whole = parts[0] if along is None else pieces.concatenated(parts, along, f"{path.name}: {name}")
         kind = name.split(".")[-2]
         if kind in pairs:
             whole = in_halves(whole, pairs[kind], name)
@@ -119,17 +121,6 @@ def _cut(name: str, dimension: int | None, parts: list[TensorRef], dim: int) -> 
     if name == "tok_embeddings.weight" and len(parts) > 1:
         return 0 if len(parts[0].shape) == 2 and parts[0].shape[1] == dim else 1
     return dimension
-
-
-def _joined(parts: list[TensorRef], dimension: int | None, what: str) -> TensorRef:
-    if len(parts) == 1 or dimension is None:
-        return parts[0]
-    first = parts[0]
-    if any(part.shape != first.shape or part.dtype != first.dtype for part in parts) or len(first.shape) <= dimension:
-        raise MalformedFile(f"{what} has other shapes in other shards")
-    shape = list(first.shape)
-    shape[dimension] *= len(parts)
-    return computed(first.dtype, tuple(shape), lambda: torch.cat([part.load() for part in parts], dimension))
 
 
 def in_halves(ref: TensorRef, heads: int, name: str) -> TensorRef:

@@ -5,6 +5,7 @@ Sources: torch/distributed/tensor/_utils.py, torch/distributed/_shard/sharded_te
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,26 @@ def joined(cuts: list[Cut]) -> TensorRef | None:
         return whole
 
     return computed(dtype, shape, load)
+
+
+def concatenated(parts: Sequence[TensorRef], dimension: int, what: str, sections: int = 1) -> TensorRef:
+    """What ranks hold of a tensor of equal parts, one after the other along a dimension; with several `sections`, each
+    rank has a part of each of them. Raises `MalformedFile`."""
+    first = parts[0]
+    if any(part.shape != first.shape or part.dtype != first.dtype for part in parts) or len(first.shape) <= dimension:
+        raise MalformedFile(f"{what} has other shapes in the files of other ranks")
+    if first.shape[dimension] % sections:
+        raise MalformedFile(f"{what} has the shape {list(first.shape)}, which does not hold {sections} equal sections")
+    if len(parts) == 1:
+        return first
+    shape = list(first.shape)
+    shape[dimension] *= len(parts)
+
+    def load() -> torch.Tensor:
+        pieces = [part.load().chunk(sections, dimension) for part in parts]
+        return torch.cat([piece for section in zip(*pieces, strict=True) for piece in section], dimension)
+
+    return computed(first.dtype, tuple(shape), load)
 
 
 def sizes(value: Any) -> tuple[int, ...]:
