@@ -60,10 +60,10 @@ def load_model(settings: Settings) -> Predictor:
         try:
             architecture = resolve.find(checkpoint, weights, settings)
             weights = _adapted(architecture, checkpoint, weights, settings)
+            alignment = None
             if isinstance(architecture, Complete):
                 weights = opened.chosen  # which computes with its weights as they are
-            alignment = None
-            if isinstance(architecture, Skeleton) and weights is not None:
+            elif weights is not None:
                 alignment = resolve.match(architecture, weights, settings.prefix)
             where = device.choose(settings.device, weights.nbytes if weights else 0)
             module, report = load.load(checkpoint, weights, architecture, alignment, where)

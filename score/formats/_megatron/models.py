@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from score.errors import ArchitectureBroken
+from score.formats._pickle import pieces
 from score.formats.base import ModelFactory, TensorRef, computed
 
 Tensors = dict[str, TensorRef]
@@ -153,7 +154,7 @@ def _gpt2(said: Mapping[str, Any], tensors: Tensors) -> Known:
     def layer(rest: str, ref: TensorRef) -> Tensors:
         name, _, kind = rest.rpartition(".")
         if name == "self_attention.linear_qkv":
-            ref = _stacked(shape.qkv(ref))
+            ref = pieces.concatenated(shape.qkv(ref), 0, rest)
         transposed = kind == "weight" and len(ref.shape) == 2  # GPT-2's layers have a column an output
         return {f"{place[name]}.{kind}": _transposed(ref) if transposed else ref}
 
@@ -225,12 +226,6 @@ def _renamed(
 def _half(ref: TensorRef, at: int) -> TensorRef:
     rows = ref.shape[0] // 2
     return computed(ref.dtype, (rows, *ref.shape[1:]), lambda: ref.load()[at * rows : (at + 1) * rows])
-
-
-def _stacked(parts: tuple[TensorRef, ...]) -> TensorRef:
-    rows = sum(part.shape[0] for part in parts)
-    shape = (rows, *parts[0].shape[1:])
-    return computed(parts[0].dtype, shape, lambda: torch.cat([part.load() for part in parts]))
 
 
 def _transposed(ref: TensorRef) -> TensorRef:
