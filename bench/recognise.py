@@ -39,7 +39,7 @@ def judged(name: str) -> tuple[str, str, str, float]:
     package, _, rest = name.partition(":")
     module = on_meta(lambda: PROVIDERS[package].build(rest))
     wanted = shapes(module)
-    refs = {key: TensorRef(torch.float32, shape, 4, object(), torch.empty(0).clone) for key, shape in wanted.items()}
+    refs = {key: TensorRef("float32", shape, 4, object(), torch.empty(0).clone) for key, shape in wanted.items()}
     began = time.perf_counter()
     fingerprints.found(wanted)
     took = time.perf_counter() - began

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.formats.base import TensorRef
+from score.formats.base import TensorRef, computed
+from score.formats.dtypes import name_of
 
 
 def left_out(model: Any, state: Mapping[str, torch.Tensor], weights: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     """By name, each tensor of `state` that is not among `weights`, that `model` (of transformers) declares as one that
     a file may lack, and that its initialiser computes; in the weights' dtype, where they have one."""
     declared = (*(model._keys_to_ignore_on_save or ()), *(model._keys_to_ignore_on_load_missing or ()))
-    dtypes = {ref.dtype for ref in weights.values() if ref.dtype.is_floating_point}
+    dtypes = {ref.dtype for ref in weights.values() if ref.is_floating_point}
     found = {}
     for name in sorted(state.keys() - weights.keys()):
         if not any(re.search(pattern, name) for pattern in declared):
@@ -32,7 +33,7 @@ def left_out(model: Any, state: Mapping[str, torch.Tensor], weights: Mapping[str
         made, again = (_initialised(model, name, seed) for seed in (0, 1))
         if made is not None and again is not None and torch.equal(made, again):
             value = made.to(next(iter(dtypes))) if made.is_floating_point() and len(dtypes) == 1 else made
-            found[name] = TensorRef(value.dtype, tuple(value.shape), value.nbytes, object(), _holding(value))
+            found[name] = computed(name_of(value.dtype), tuple(value.shape), _holding(value))
     return found
 
 

@@ -7,6 +7,8 @@ documents", 1997); and a digest of the module as it prints, by which two that ha
 or not.
 """
 
+from __future__ import annotations
+
 import base64
 import gzip
 import hashlib
@@ -18,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+import torch
 
 from score.formats.base import Shapes
 from score.weights.align import unwrap
@@ -78,16 +80,16 @@ def resemblance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.isin(union, np.intersect1d(one, other)).mean()) if len(union) else 0.0
 
 
-def structure(module: nn.Module) -> str:
+def structure(module: torch.nn.Module) -> str:
     """A digest of what a module computes as far as it prints: layers, strides, activations; without dropout."""
     return hashlib.sha256(_ADDRESS.sub("", f"{type(module).__qualname__} {module!r}").encode()).hexdigest()[:12]
 
 
-def head_of(module: nn.Module) -> str:
+def head_of(module: torch.nn.Module) -> str:
     """The name of the last linear layer, or of the last 1x1 convolution; empty where there is neither."""
     last = ""
     for name, part in module.named_modules():
-        if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)):
+        if isinstance(part, torch.nn.Linear) or (isinstance(part, torch.nn.Conv2d) and part.kernel_size == (1, 1)):
             last = name
     return last
 

@@ -1,16 +1,16 @@
 """The class that a `config.json` names: of transformers, of sentence-transformers around one of these, or of timm."""
 
+from __future__ import annotations
+
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from score.architectures import timm_config
 from score.architectures.published import whisper
-from score.architectures.sentence_encoder import SentenceEncoder, Unknown, modules
 from score.errors import ArchitectureBroken
 from score.formats import hf_dir
 from score.formats._pickle.inert import settled
@@ -35,20 +35,23 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
     name = found.named or (names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None)
     if name is None or not name.isidentifier() or importlib.util.find_spec("transformers") is None:
         return None
-    import transformers
-
     name = _of_task(found.task, config.get("model_type")) or name
-    cls = getattr(transformers, name, None)
-    if (cls is None or not hasattr(cls, "config_class")) and (reference := _own_code(config, name)):
+    if (reference := _own_code(config, name)) and _of_transformers(name) is None:
         return _remote_code(folder, reference)
 
-    def build() -> nn.Module:
-        if cls is None or not hasattr(cls, "config_class"):
+    def build() -> torch.nn.Module:
+        import transformers
+
+        from score.architectures.sentence_encoder import SentenceEncoder, Unknown, modules
+
+        if (cls := _of_transformers(name)) is None:
             raise ArchitectureBroken(
                 f"transformers {transformers.__version__} has no class {name}",
                 hint="Install the version of transformers that the model was saved with, or set SCORE_ARCHITECTURE.",
             )
-        module: nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True, **found.overrides))
+        module: torch.nn.Module = cls(
+            cls.config_class.from_pretrained(str(folder), local_files_only=True, **found.overrides)
+        )
         _set_generation(module, folder)
         try:
             behind = modules(folder, _tensors)
@@ -60,6 +63,15 @@ def _named_by(found: HfConfig) -> ModelFactory | None:
         return module if behind is None else SentenceEncoder(module, *behind)
 
     return ModelFactory(f"transformers.{name}", build)
+
+
+def _of_transformers(name: str) -> Any:
+    """The class of that name, to be made with a configuration; None where transformers has none. It is looked up when
+    it is wanted: that imports torch, and much of transformers."""
+    import transformers
+
+    found = getattr(transformers, name, None)
+    return found if hasattr(found, "config_class") else None
 
 
 # What PEFT calls a task, and where transformers has the classes for it, by the kind of model.
@@ -88,7 +100,7 @@ def _of_diffusers(config: Mapping[str, Any]) -> ModelFactory | None:
     if not name.isidentifier():
         return None
 
-    def build() -> nn.Module:
+    def build() -> torch.nn.Module:
         if importlib.util.find_spec("diffusers") is None:
             raise ArchitectureBroken(
                 f"{name} is a model of diffusers, which is not installed", hint="Install it: pip install diffusers."
@@ -98,7 +110,7 @@ def _of_diffusers(config: Mapping[str, Any]) -> ModelFactory | None:
         cls = getattr(diffusers, name, None)
         if not isinstance(cls, type) or not issubclass(cls, diffusers.ModelMixin):
             raise ArchitectureBroken(f"diffusers {diffusers.__version__} has no model {name}")
-        made: nn.Module = cls.from_config(dict(config))  # type: ignore[attr-defined]  # by way of its ConfigMixin
+        made: torch.nn.Module = cls.from_config(dict(config))  # type: ignore[attr-defined]  # by way of its ConfigMixin
         return made
 
     return ModelFactory(f"diffusers.{name}", build)
@@ -126,17 +138,17 @@ def _remote_code(folder: Path, reference: str) -> ModelFactory:
             hint="Put the model's .py files into the folder: nothing is fetched.",
         )
 
-    def build() -> nn.Module:
+    def build() -> torch.nn.Module:
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
         cls: Any = get_class_from_dynamic_module(local, str(folder), local_files_only=True)
-        module: nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
+        module: torch.nn.Module = cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
         return module
 
     return ModelFactory(local, build, code=tuple(sorted(each.name for each in folder.glob("*.py"))))
 
 
-def _set_generation(module: nn.Module, folder: Path) -> None:
+def _set_generation(module: torch.nn.Module, folder: Path) -> None:
     """How the model generates where a request does not say, as generation_config.json has it."""
     import transformers
 
@@ -154,6 +166,8 @@ def _set_generation(module: nn.Module, folder: Path) -> None:
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a folder's one file of weights."""
+    from score.architectures.sentence_encoder import Unknown
+
     found = hf_dir.weights_in(folder)
     if found is None:
         raise Unknown(f"{folder.name} holds no weights")

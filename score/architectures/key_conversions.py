@@ -21,7 +21,9 @@ from torch import nn
 
 from score.architectures import computed, published
 from score.errors import WeightsMismatch
+from score.formats import base
 from score.formats.base import TensorRef
+from score.formats.dtypes import name_of
 from score.weights.select import Candidate
 
 Tensors = Mapping[str, TensorRef]
@@ -96,7 +98,7 @@ class _Group:
         return {name: self._ref(name, value) for name, value in made.items()}
 
     def _ref(self, name: str, value: torch.Tensor) -> TensorRef:
-        return TensorRef(value.dtype, tuple(value.shape), value.nbytes, object(), lambda: self._made[name])
+        return base.computed(name_of(value.dtype), tuple(value.shape), lambda: self._made[name])
 
     @cached_property
     def _made(self) -> dict[str, torch.Tensor]:

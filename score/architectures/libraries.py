@@ -3,6 +3,8 @@
 An architecture of theirs is named `provider:name`, such as `timm:resnet50`, in SCORE_ARCHITECTURE and everywhere else.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.metadata
 import importlib.util
@@ -12,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from score.errors import ArchitectureUnknown
 
@@ -29,7 +30,7 @@ class Provider:
 
     package: str
     names: Callable[[], list[str]]
-    build: Callable[..., nn.Module]
+    build: Callable[..., torch.nn.Module]
 
     @property
     def installed(self) -> bool:
@@ -45,14 +46,14 @@ def _torchvision_names() -> list[str]:
     return [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
 
 
-def _torchvision(name: str, **kwargs: Any) -> nn.Module:
+def _torchvision(name: str, **kwargs: Any) -> torch.nn.Module:
     models = importlib.import_module("torchvision").models
     if name not in models.list_models():
         raise ArchitectureUnknown(f"torchvision has no model {name!r}")
     takes = inspect.signature(models.get_model_builder(name)).parameters
     none = {each: None for each in ("weights", "weights_backbone") if each in takes}  # else detectors fetch theirs
     extra = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-    module: nn.Module = models.get_model(name, **none, **extra, **kwargs)
+    module: torch.nn.Module = models.get_model(name, **none, **extra, **kwargs)
     return module
 
 
@@ -60,11 +61,11 @@ def _timm_names() -> list[str]:
     return list(importlib.import_module("timm").list_models())
 
 
-def _timm(name: str, **kwargs: Any) -> nn.Module:
+def _timm(name: str, **kwargs: Any) -> torch.nn.Module:
     timm = importlib.import_module("timm")
     if not timm.is_model(name):
         raise ArchitectureUnknown(f"timm {timm.__version__} has no model {name!r}")
-    module: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
+    module: torch.nn.Module = timm.create_model(name, pretrained=False, **kwargs)
     return module
 
 
@@ -78,7 +79,7 @@ def _listed(names: Any) -> tuple[str, ...]:
     return names if isinstance(names, tuple) else (names,)
 
 
-def _transformers(name: str, **kwargs: Any) -> nn.Module:
+def _transformers(name: str, **kwargs: Any) -> torch.nn.Module:
     """A class with its default configuration; keyword arguments go into the configuration."""
     transformers = importlib.import_module("transformers")
     cls = getattr(transformers, name, None)
@@ -86,7 +87,7 @@ def _transformers(name: str, **kwargs: Any) -> nn.Module:
         raise ArchitectureUnknown(f"transformers {transformers.__version__} has no model class {name!r}")
     if "num_classes" in kwargs:
         kwargs["num_labels"] = kwargs.pop("num_classes")
-    module: nn.Module = cls(cls.config_class(**kwargs))
+    module: torch.nn.Module = cls(cls.config_class(**kwargs))
     return module
 
 
@@ -106,7 +107,7 @@ def installing(package: str) -> str:
     return f"pip install{beside}" if beside and package == "torchvision" else f"pip install {package}{beside}"
 
 
-def builder(name: str) -> Callable[..., nn.Module] | None:
+def builder(name: str) -> Callable[..., torch.nn.Module] | None:
     """How to build `provider:name`; None where that is not such a name. Raises `ArchitectureUnknown` where the provider
     is not installed."""
     package, _, rest = name.partition(":")

@@ -10,6 +10,7 @@ import typer
 from score.cli.console import Model, busy, err, errors_shown, guarded, out
 from score.cli.console import screen as error_screen
 from score.errors import LoadError
+from score.imports.lazily import torch_when_used
 from score.settings import Settings
 from score.weights.hashing import begin_sha256
 
@@ -28,6 +29,7 @@ def inspect(
     with errors_shown():
         with busy(f"reading {path.name}") as track:
             begin_sha256(path)
+            torch_when_used()
             from score.cli import inspection, render_html, render_text
 
             settings = guarded(Settings.load(path))

@@ -4,9 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from score.architectures import fingerprints, hf_config, recognition
+from score.architectures import fingerprints, hf_config
 from score.architectures import published as published_models
-from score.architectures.suggest import nearest
 from score.cli.render_text import Screen, facts
 from score.errors import (
     ArchitectureAmbiguous,
@@ -135,6 +134,8 @@ def _architecture(checkpoint: Checkpoint, weights: Candidate | None) -> tuple[st
         return weights.class_path, {}
     if (published := published_models.of(weights.shapes())) is not None:
         return published.name, {}
+    from score.architectures import recognition  # its classes are torch's modules
+
     try:
         found = recognition.recognise(weights)
     except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing):
@@ -189,6 +190,9 @@ def _printable(facts: dict[str, str]) -> dict[str, str]:
 
 def _unrecognised(weights: Candidate) -> list[str]:
     """Why the weights' class is not known, or what comes nearest to it."""
+    from score.architectures import recognition
+    from score.architectures.suggest import nearest
+
     try:
         recognition.recognise(weights)
     except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing) as error:

@@ -3,13 +3,13 @@
 Source: torch/_inductor/package/package.py.
 """
 
+from __future__ import annotations
+
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
-from score.errors import MalformedFile, VersionTooOld
 from score.formats._io.source import Source
 from score.formats._io.zip import Archive
 from score.formats.base import Checkpoint, Program
@@ -34,28 +34,13 @@ def open(path: Path, read: str) -> Checkpoint:
         path,
         {},
         metadata={"libraries": list(libraries)},
-        build=lambda device: _load(path, device).eval(),
+        build=partial(_load, path),
         class_path="torch._inductor.AOTICompiledModel",
         code=libraries or (FOLDER,),
     )
 
 
-class Compiled(nn.Module):
-    """A compiled model behind the interface of a module."""
+def _load(path: Path, device: torch.device) -> torch.nn.Module:
+    from score.formats._program import compiled  # a module of torch's, which reading does without
 
-    def __init__(self, package: Any, device: torch.device) -> None:
-        super().__init__()
-        self.package = package
-        self.register_buffer("place", torch.empty(0, device=device))  # says where inputs have to be
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.package(*inputs)
-
-
-def _load(path: Path, device: torch.device) -> nn.Module:
-    index = (device.index or 0) if device.type == "cuda" else -1
-    try:
-        return Compiled(torch._inductor.aoti_load_package(str(path), device_index=index), device)
-    except (RuntimeError, ValueError) as error:
-        kind = VersionTooOld if "version" in str(error) else MalformedFile
-        raise kind(f"{path.name}: torch {torch.__version__} can't load it: {str(error).splitlines()[0]}") from None
+    return compiled.load(path, device).eval()

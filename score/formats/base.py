@@ -1,5 +1,7 @@
 """What opening a file gives: plain values, inert stand-ins, and tensors that are not in memory yet."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+
+from score.formats import dtypes
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -18,11 +21,11 @@ Shapes = Mapping[str, Shape]
 class TensorRef:
     """A tensor in a file: its description, and how to bring it in.
 
-    `nbytes` is what its elements take, `storage` identifies the bytes it views (equal for tensors that share memory),
-    and `load` maps or reads them.
+    `dtype_name` is torch's (`float32`), `nbytes` what its elements take; `storage` identifies the bytes it views (equal
+    for tensors that share memory), and `load` maps or reads them.
     """
 
-    dtype: torch.dtype
+    dtype_name: str
     shape: tuple[int, ...]
     nbytes: int
     storage: object
@@ -34,13 +37,17 @@ class TensorRef:
         return math.prod(self.shape)
 
     @property
-    def dtype_name(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
+    def dtype(self) -> torch.dtype:
+        return dtypes.of(self.dtype_name)
+
+    @property
+    def is_floating_point(self) -> bool:
+        return dtypes.is_floating_point(self.dtype_name)
 
 
-def computed(dtype: torch.dtype, shape: tuple[int, ...], load: Callable[[], torch.Tensor]) -> TensorRef:
+def computed(dtype_name: str, shape: tuple[int, ...], load: Callable[[], torch.Tensor]) -> TensorRef:
     """A tensor that lies nowhere as it is: `load` makes it of others."""
-    return TensorRef(dtype, shape, math.prod(shape) * dtype.itemsize, object(), load)
+    return TensorRef(dtype_name, shape, math.prod(shape) * dtypes.ITEMSIZE[dtype_name], object(), load)
 
 
 @dataclass(eq=False)
@@ -89,7 +96,7 @@ class ModelFactory:
     would run that the file brought along."""
 
     name: str
-    build: Callable[[], nn.Module]
+    build: Callable[[], torch.nn.Module]
     code: tuple[str, ...] = ()
 
 
@@ -208,7 +215,7 @@ class Program(_Opened):
     run that the file brought along; a program without is safe to build as it is.
     """
 
-    build: Callable[[torch.device], nn.Module]
+    build: Callable[[torch.device], torch.nn.Module]
     class_path: str
     code: tuple[str, ...] = ()
 

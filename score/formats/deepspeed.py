@@ -5,6 +5,8 @@ Stages 1 and 2 cut the whole of a group's weights into as many equal parts as th
 A weight is put together when it is brought in. Source: the layout that DeepSpeed's zero_to_fp32.py reads.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from bisect import bisect_right
@@ -152,7 +154,7 @@ def _joined(parts: list[_Part], shape: tuple[int, ...]) -> TensorRef:
         part.start + part.count > part.flat.numel for part in parts
     ):
         raise MalformedFile("the partitions end before the weights that are said to be in them")
-    dtype = parts[0].flat.dtype if parts else torch.float32
+    dtype = parts[0].flat.dtype_name if parts else "float32"
 
     def load() -> torch.Tensor:
         pieces = [part.flat.load().flatten()[part.start : part.start + part.count] for part in parts]

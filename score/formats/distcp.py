@@ -4,6 +4,8 @@ Merged without a process group: a tensor in one piece is mapped where it lies; o
 when it is loaded. Source: torch/distributed/checkpoint/filesystem.py and metadata.py.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ from score.formats._io.source import Source
 from score.formats._io.zip import Archive
 from score.formats._pickle.inert import settled
 from score.formats._pickle.read import no_storages, read_pickle
-from score.formats.base import Checkpoint, OpaqueObject, StateDict, TensorRef
+from score.formats.base import Checkpoint, OpaqueObject, StateDict, TensorRef, computed
 from score.formats.probe import Probe
 from score.formats.torch_zip import read_archive
 
@@ -147,7 +149,7 @@ def _merged(folder: Path, name: str, size: Size, pieces: list[tuple[Size, Tensor
             raise MalformedFile(f"{folder.name}: the pieces of {name!r} overlap, and leave a gap")
         return whole
 
-    return TensorRef(first.dtype, size, total * first.dtype.itemsize, object(), load)
+    return computed(first.dtype_name, size, load)
 
 
 def _inside(offsets: Size, shape: Size, size: Size) -> bool:

@@ -5,6 +5,8 @@ Specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. By han
 that fills in what a file does not say, and leaves out what it does not know.
 """
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile, NoWeights
+from score.formats import dtypes
 from score.formats._gguf import blocks, models, tokenizer
 from score.formats._gguf.header import MAGIC, Described, Header, read
 from score.formats._io import unpacked
@@ -97,15 +100,14 @@ def _all_parts(path: Path, how: str) -> tuple[Header, dict[str, TensorRef]]:
 def _tensor(source: Source, name: str, each: Described) -> TensorRef:
     kind = blocks.KINDS[each.kind]
     if kind.name in blocks.DTYPES:
-        dtype = getattr(torch, blocks.DTYPES[kind.name])
-        storage = StorageRef(dtype, each.nbytes, lambda: source.storage(each.offset, each.nbytes))
+        storage = StorageRef(blocks.DTYPES[kind.name], each.nbytes, lambda: source.storage(each.offset, each.nbytes))
         return strided(storage, 0, each.shape, row_major(each.shape))
 
     def load() -> torch.Tensor:
         content = as_bytes(source.storage(each.offset, each.nbytes)).numpy()
         return torch.from_numpy(blocks.numbers(content, each.kind)).reshape(each.shape)
 
-    return computed(torch.float32, each.shape, load)
+    return computed("float32", each.shape, load)
 
 
 def _named(header: Header, own: dict[str, TensorRef]) -> dict[str, TensorRef]:
@@ -122,24 +124,24 @@ def _named(header: Header, own: dict[str, TensorRef]) -> dict[str, TensorRef]:
     return tree
 
 
-def _dtype(header: Header, own: dict[str, TensorRef]) -> torch.dtype:
+def _dtype(header: Header, own: dict[str, TensorRef]) -> str:
     """One for all: that of the matrices, where it holds the vectors, which a converter widens, exactly; else float32,
     which holds whatever a block stands for."""
     matrices = {each.kind for each in header.tensors.values() if len(each.shape) > 1}
     name = blocks.DTYPES.get(blocks.KINDS[matrices.pop()].name) if len(matrices) == 1 else None
     if name not in ("float16", "bfloat16"):
-        return torch.float32
-    dtype: torch.dtype = getattr(torch, name)
+        return "float32"
+    dtype = dtypes.of(name)
     vectors = [own[key].load() for key, each in header.tensors.items() if len(each.shape) < 2]
-    return dtype if all(torch.equal(each.to(dtype).to(each.dtype), each) for each in vectors) else torch.float32
+    return name if all(torch.equal(each.to(dtype).to(each.dtype), each) for each in vectors) else "float32"
 
 
-def _as(ref: TensorRef, dtype: torch.dtype) -> TensorRef:
-    return ref if ref.dtype == dtype else computed(dtype, ref.shape, partial(_converted, ref, dtype))
+def _as(ref: TensorRef, dtype: str) -> TensorRef:
+    return ref if ref.dtype_name == dtype else computed(dtype, ref.shape, partial(_converted, ref, dtype))
 
 
-def _converted(ref: TensorRef, dtype: torch.dtype) -> torch.Tensor:
-    return ref.load().to(dtype)
+def _converted(ref: TensorRef, dtype: str) -> torch.Tensor:
+    return ref.load().to(dtypes.of(dtype))
 
 
 def _metadata(header: Header) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Weights are put together under the names that transformers has for them; of quer
 that its rotary embedding wants. Source: Touvron et al. 2023, and the names and shapes in the files.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -12,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from score.errors import ArchitectureBroken, MalformedFile
 from score.formats import safetensors, torch_bin_sharded
@@ -132,10 +133,10 @@ def in_halves(ref: TensorRef, heads: int, name: str) -> TensorRef:
         rows, *columns = ref.shape
         return ref.load().view(heads, rows // heads // 2, 2, *columns).transpose(1, 2).reshape(ref.shape)
 
-    return computed(ref.dtype, ref.shape, load)
+    return computed(ref.dtype_name, ref.shape, load)
 
 
-def _build(params: Mapping[str, Any], tree: Mapping[str, TensorRef]) -> nn.Module:
+def _build(params: Mapping[str, Any], tree: Mapping[str, TensorRef]) -> torch.nn.Module:
     try:
         import transformers
     except ImportError:
@@ -163,5 +164,5 @@ def _build(params: Mapping[str, Any], tree: Mapping[str, TensorRef]) -> nn.Modul
         max_position_embeddings=131072 if scaled else 8192,
         tie_word_embeddings="lm_head.weight" not in tree,
     )
-    module: nn.Module = transformers.LlamaForCausalLM(config)
+    module: torch.nn.Module = transformers.LlamaForCausalLM(config)
     return module

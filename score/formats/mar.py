@@ -4,13 +4,15 @@ is reported and never run.
 Source: https://github.com/pytorch/serve, model-archiver, `MAR-INF/MANIFEST.json`.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from score.errors import ArchitectureBroken, NoWeights
 from score.formats._io.source import Source
@@ -58,7 +60,7 @@ def open(path: Path, read: str) -> Checkpoint:
 def _factory(path: Path, archive: Archive, record: str) -> ModelFactory:
     """The one nn.Module subclass that the model file defines. Importing the file is running code: only when trusted."""
 
-    def build() -> nn.Module:
+    def build() -> torch.nn.Module:
         name = f"score_mar_{abs(hash(path))}"
         spec = importlib.util.spec_from_loader(name, loader=None)
         assert spec is not None
@@ -68,7 +70,7 @@ def _factory(path: Path, archive: Archive, record: str) -> ModelFactory:
         found = [
             value
             for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == name
+            if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__ == name
         ]
         if len(found) != 1:
             names = ", ".join(cls.__name__ for cls in found) or "none"

@@ -3,6 +3,8 @@
 Specification: numpy/lib/format.py, "Format Version 1.0" and after.
 """
 
+from __future__ import annotations
+
 import io
 import math
 from pathlib import Path

@@ -5,7 +5,8 @@ mapped where it lies. By hand, since protobuf's parser copies all of it into mem
 Specifications: onnx/onnx.proto, https://protobuf.dev/programming-guides/encoding.
 """
 
-import importlib.util
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from score.errors import MalformedFile, TruncatedFile, UnsupportedFormat, VersionTooOld
+from score.errors import MalformedFile, TruncatedFile, VersionTooOld
+from score.formats import dtypes
 from score.formats._io.folder import within
 from score.formats._io.source import Source
 from score.formats._pickle.rebuild import StorageRef, row_major, strided
@@ -78,7 +79,7 @@ def open(path: Path, read: str) -> Checkpoint:
         path,
         tree,
         metadata={"ir_version": data[1], "producer": producer},
-        build=lambda device: _load(path, device).eval(),
+        build=partial(_load, path),
         class_path="an ONNX graph",
         code=tuple(dict.fromkeys(_findings(source, data))),
     )
@@ -151,14 +152,14 @@ def _tensor(source: Source, data: Any, start: int, end: int) -> tuple[str, Tenso
         fields.setdefault(number, []).append((first, last))
     name = _text(data, fields.get(_NAME, []))
     code = fields.get(_TYPE, [(0, 0)])[0][0]
-    dtype = getattr(torch, _DTYPES.get(code, ""), None)
+    dtype = _DTYPES.get(code)
     if dtype is None:
         raise VersionTooOld(
             f"the initializer {name!r} has ONNX data type {code}, which torch {torch.__version__} lacks"
         )
     shape = _integers(data, fields.get(_DIMS, []))
     strides = row_major(shape)
-    nbytes = math.prod(shape) * dtype.itemsize
+    nbytes = math.prod(shape) * dtypes.ITEMSIZE[dtype]
     if fields.get(_LOCATION, [(0, 0)])[0][0] == 1:
         storage = _external(source, data, fields.get(_EXTERNAL, []), dtype, nbytes)
     elif _RAW in fields:
@@ -192,14 +193,14 @@ def _text(data: Any, spans: list[tuple[int, int]]) -> str:
     return bytes(data[spans[0][0] : spans[0][1]]).decode("utf-8", "replace") if spans else ""
 
 
-def _typed(data: Any, fields: dict[int, list[tuple[int, int]]], dtype: torch.dtype) -> StorageRef:
+def _typed(data: Any, fields: dict[int, list[tuple[int, int]]], dtype: str) -> StorageRef:
     """Elements in one of the typed fields; small types travel in int32_data, half floats as their bits."""
     number = next((number for number in _TYPED_DATA if number in fields), None)
     if number is None:
         return StorageRef(dtype, 0, lambda: torch.UntypedStorage(0))
     if number in (5, 7, 11):
         values = np.array(_signed(data, fields[number]), np.int64)
-        bits = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[dtype.itemsize]
+        bits = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[dtypes.ITEMSIZE[dtype]]
         array = values.astype(bits)
     else:
         array = np.frombuffer(b"".join(bytes(data[first:last]) for first, last in fields[number]), _TYPED_DATA[number])
@@ -219,7 +220,7 @@ def _signed(data: Any, spans: list[tuple[int, int]]) -> list[int]:
     return [value - (1 << 64) if value >= 1 << 63 else value for value in found]
 
 
-def _external(source: Source, data: Any, spans: list[tuple[int, int]], dtype: torch.dtype, nbytes: int) -> StorageRef:
+def _external(source: Source, data: Any, spans: list[tuple[int, int]], dtype: str, nbytes: int) -> StorageRef:
     """Elements in a file beside the model: key-value pairs `location`, `offset`, `length`."""
     pairs = _pairs(data, spans)
     beside = Source(within(source.path.parent, pairs.get("location", "")), "mmap" if source.mapped else "read")
@@ -240,49 +241,7 @@ def _pairs(data: Any, spans: list[tuple[int, int]]) -> dict[str, str]:
     return pairs
 
 
-class Session(nn.Module):
-    """An onnxruntime session behind the interface of a module. `takes` says its inputs, for the signature."""
+def _load(path: Path, device: torch.device) -> torch.nn.Module:
+    from score.formats._program import onnx_graph  # a module of torch's, which reading does without
 
-    def __init__(self, session: Any) -> None:
-        super().__init__()
-        self.session = session
-        self.names = [item.name for item in session.get_inputs()]
-        self.outputs = [item.name for item in session.get_outputs()]
-        self.takes = {item.name: _spec(item) for item in session.get_inputs()}
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        given = dict(zip(self.names, (item.cpu().numpy() for item in inputs), strict=True))
-        found = [_output(value) for value in self.session.run(self.outputs, given)]
-        return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
-
-
-def _output(value: Any) -> Any:
-    """What onnxruntime gives, as tensors; text stays text, and a list of maps (scikit-learn's probabilities) becomes a
-    column for each key."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return {str(key): torch.tensor([item[key] for item in value]) for key in value[0]}
-    array = np.asarray(value)
-    return array.astype(str) if array.dtype.kind in "OUS" else torch.from_numpy(array)
-
-
-def _spec(item: Any) -> str:
-    """`tensor(float)` and its shape as `float32[N, 3]`; a size that is no number is any size."""
-    kind = item.type.removeprefix("tensor(").removesuffix(")")
-    names = {"float": "float32", "double": "float64"}
-    return f"{names.get(kind, kind)}[{', '.join(str(size) if isinstance(size, int) else '?' for size in item.shape)}]"
-
-
-def _load(path: Path, device: torch.device) -> nn.Module:
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise UnsupportedFormat(
-            f"{path.name} is an ONNX graph, and onnxruntime is not installed",
-            hint="pip install onnxruntime (the extra is called onnx), or serve the PyTorch model it was made from.",
-        )
-    import onnxruntime
-
-    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()]
-    try:
-        return Session(onnxruntime.InferenceSession(str(path), providers=providers))
-    except Exception as error:  # noqa: BLE001  # onnxruntime's own exception classes differ by version
-        raise MalformedFile(f"{path.name}: onnxruntime can't load it: {error}") from None
+    return onnx_graph.load(path, device).eval()

@@ -4,6 +4,8 @@ Its constants are read here; the graph is run by OpenVINO where that is installe
 https://docs.openvino.ai, "OpenVINO IR format".
 """
 
+from __future__ import annotations
+
 import math
 import re
 from functools import partial
@@ -14,10 +16,10 @@ from xml.parsers import expat
 import torch
 
 from score.errors import MalformedFile, NoWeights, UnsupportedFormat
+from score.formats import dtypes
 from score.formats._io.folder import contained
 from score.formats._io.source import Source
 from score.formats._pickle.rebuild import StorageRef, row_major, strided
-from score.formats._program import openvino_graph
 from score.formats.base import Checkpoint, Program, TensorRef
 from score.formats.probe import Probe
 
@@ -76,10 +78,16 @@ def open(path: Path, read: str) -> Checkpoint:
         given,
         tree,
         metadata={"layers": len(layers)},
-        build=partial(openvino_graph.load, path),
+        build=partial(_load, path),
         class_path="an OpenVINO graph",
         code=tuple(strange),
     )
+
+
+def _load(path: Path, device: torch.device) -> torch.nn.Module:
+    from score.formats._program import openvino_graph  # a module of torch's, which reading does without
+
+    return openvino_graph.load(path, device)
 
 
 _Layer = tuple[str, str, str, dict[str, str]]  # its name, type and opset, and what its <data> says
@@ -120,10 +128,10 @@ def _constant(source: Source, name: str, said: dict[str, str]) -> TensorRef | No
     except (KeyError, ValueError):
         raise MalformedFile(f"{source.name}: the constant {name!r:.100} is not described in full") from None
     source.check(offset, nbytes, f"the constant {name!r:.100}")
-    dtype = getattr(torch, _DTYPES.get(said.get("element_type", ""), ""), None)
+    dtype = _DTYPES.get(said.get("element_type", ""))
     if dtype is None:
         return None
     strides = row_major(shape)
-    if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != nbytes:
+    if any(size < 0 for size in shape) or math.prod(shape) * dtypes.ITEMSIZE[dtype] != nbytes:
         raise MalformedFile(f"{source.name}: the constant {name!r:.100} of {list(shape)} can't take {nbytes:,} bytes")
     return strided(StorageRef(dtype, nbytes, lambda: source.storage(offset, nbytes)), 0, shape, strides)

@@ -6,6 +6,8 @@ errors do not say which tensor is wrong.
 Specification: https://github.com/huggingface/safetensors, README, "Format".
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,7 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
 
 def _tensor(source: Source, name: str, entry: dict[str, Any], offset: int, nbytes: int) -> TensorRef:
     label = str(entry.get("dtype"))
-    dtype = getattr(torch, _DTYPES.get(label, ""), None)
+    dtype = _DTYPES.get(label)
     if dtype is None:
         raise VersionTooOld(f"the tensor {name!r} is of dtype {label}, which torch {torch.__version__} can't hold here")
     shape = entry.get("shape")

@@ -6,6 +6,8 @@ that is trusted. Sample inputs are never read.
 Source: torch/export/pt2_archive/_package.py and torch/_export/serde/schema.py.
 """
 
+from __future__ import annotations
+
 import io
 import re
 from collections.abc import Iterator, Mapping
@@ -13,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from score.errors import LoadError, MalformedFile, VersionTooOld
 from score.formats._io.source import Source
 from score.formats._io.zip import Archive
 from score.formats._pickle.inert import settled
 from score.formats._pickle.rebuild import StorageRef, strided
-from score.formats._program import export_graph, export_plan, symbols
+from score.formats._program import export_plan, symbols
 from score.formats._program.export_plan import DTYPES, NotAllowed, Plan
 from score.formats._program.export_schema import PAYLOAD, PROGRAM, checked, json_record
 from score.formats.base import Checkpoint, Program, TensorRef
@@ -58,16 +59,18 @@ def open(path: Path, read: str) -> Checkpoint:
     except VersionTooOld as error:  # its weights are read all the same
         return Program(NAME, path, weights, metadata=metadata, build=_raising(error), class_path=CLASS_PATH)
 
-    def build(device: torch.device) -> nn.Module:
+    def build(device: torch.device) -> torch.nn.Module:
         if code or plan is None:
             return _load_trusted(path, device)
+        from score.formats._program import export_graph  # torch's modules
+
         return export_graph.build(plan, lambda name: _tensor(path, tensors, name), device)
 
     return Program(NAME, path, weights, metadata=metadata, build=build, class_path=CLASS_PATH, code=tuple(code))
 
 
 def _raising(error: LoadError) -> Any:
-    def build(device: torch.device) -> nn.Module:
+    def build(device: torch.device) -> torch.nn.Module:
         raise error
 
     return build
@@ -90,6 +93,8 @@ def _metadata(archive: Archive) -> dict[str, Any]:
 
 def _planned(archive: Archive) -> tuple[Plan | None, list[str]]:
     """The plan, and what of the program needs trust."""
+    from score.formats._program import export_graph
+
     program = checked(archive, _record(archive), PROGRAM)
     found = dict.fromkeys(_strange(program))
     for target in export_plan.named_operators(program["graph_module"]["graph"]):
@@ -208,7 +213,7 @@ def _tensor(path: Path, tensors: Mapping[str, tuple[TensorRef, bool]], name: str
     return tensors[name][0].load()
 
 
-def _load_trusted(path: Path, device: torch.device) -> nn.Module:
+def _load_trusted(path: Path, device: torch.device) -> torch.nn.Module:
     """By torch's own loader, with all that this runs. Only when trusted."""
     try:
         with path.open("rb") as file:  # a buffer, since torch warns of names that do not end in .pt2

@@ -4,11 +4,10 @@ Its weights are read without the code. Serving it as it is runs that code: only 
 Source: torch/package/package_importer.py.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch.package.package_importer import PackageImporter
 
 from score.errors import MalformedFile, TruncatedFile
 from score.formats._io.source import Source
@@ -41,6 +40,8 @@ def open(path: Path, read: str) -> Checkpoint:
     tree = only if only is not None else {name: pickled.value for name, pickled in pickles.items()}
 
     def load_trusted() -> Any:
+        from torch.package.package_importer import PackageImporter
+
         importer = PackageImporter(str(path))
         found = {}
         for record in records:
@@ -59,7 +60,7 @@ def open(path: Path, read: str) -> Checkpoint:
 
 
 def _storages(archive: Archive) -> FindStorage:
-    def find(key: str, dtype: torch.dtype, nbytes: int) -> StorageRef:
+    def find(key: str, dtype: str, nbytes: int) -> StorageRef:
         record = f".data/{key}.storage"
         if record not in archive:
             raise MalformedFile(f"{archive.path.name}: the storage {key!r} is not in the archive")

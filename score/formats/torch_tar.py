@@ -20,6 +20,7 @@ from score.formats._pickle.read import metadata, no_storages, read_pickle, windo
 from score.formats._pickle.rebuild import StorageRef, storage_dtype, strided
 from score.formats._pickle.vm import Unpickler
 from score.formats.base import Checkpoint, StateDict, TensorRef
+from score.formats.dtypes import ITEMSIZE
 from score.formats.probe import Probe
 
 NAME = "torch-tar"
@@ -92,7 +93,7 @@ def _storages(source: Source) -> dict[str, StorageRef]:
         described = read_pickle(data, no_storages, name=name, position=position)
         key, dtype = _key(described.value), storage_dtype(described.value[2])
         count = int.from_bytes(source.bytes(described.end, 8), "little", signed=True)
-        offset, nbytes = described.end + 8, count * dtype.itemsize
+        offset, nbytes = described.end + 8, count * ITEMSIZE[dtype]
         source.check(offset, nbytes, f"the storage {key!r}")
         found[key] = StorageRef(dtype, nbytes, partial(source.storage, offset, nbytes))
         position = offset + nbytes

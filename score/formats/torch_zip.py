@@ -3,6 +3,8 @@
 The records are stored, not compressed, so each storage is mapped where it lies. Source: torch/serialization.py.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ def storages(archive: Archive, folder: str = "data/") -> FindStorage:
     """Where an archive keeps the storages that its pickle names."""
     swap = foreign_byte_order(archive.text("byteorder") if "byteorder" in archive else "")
 
-    def find(key: str, dtype: torch.dtype, nbytes: int) -> StorageRef:
+    def find(key: str, dtype: str, nbytes: int) -> StorageRef:
         record = folder + key
         if record not in archive:
             raise MalformedFile(f"{archive.path.name}: the pickle names a storage {key!r} that is not in the archive")

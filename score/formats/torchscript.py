@@ -7,6 +7,8 @@ are checked once more, overload by overload.
 Source: torch/csrc/jit/serialization, docs/serialization.md.
 """
 
+from __future__ import annotations
+
 import io
 import re
 import zipfile
@@ -16,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from score.errors import LoadError, MalformedFile, UntrustedCode, VersionTooOld
 from score.formats._io.source import Source, as_bytes, in_memory
@@ -78,7 +79,7 @@ def open(path: Path, read: str) -> Checkpoint:
     _collect(root, "", code, weights, MAX_DEPTH, [MAX_MODULES])
     findings = dict.fromkeys((*code.findings, *values.findings, *constants.findings, *_stateful(root, code)))
 
-    def build(device: torch.device) -> nn.Module:
+    def build(device: torch.device) -> torch.nn.Module:
         if findings:
             return _load(path, path, device).eval()
         return _built(archive, code, root, constants.value, device).eval()
@@ -144,7 +145,7 @@ def _stateful(root: Object, code: Code) -> Iterator[str]:
             yield f"a state of {value.path[:120]} that is not its attributes"
 
 
-def _built(archive: Archive, code: Code, root: Object, constants: Any, device: torch.device) -> nn.Module:
+def _built(archive: Archive, code: Code, root: Object, constants: Any, device: torch.device) -> torch.nn.Module:
     """What torch makes of the archive that is written here, with the file's own tensors in it."""
     lent = dict(_lent(root, code))
     values, fixed = Writer({id(call) for call in lent.values()}), Writer(set())
@@ -237,9 +238,9 @@ def _nodes(graph: Any) -> Iterator[Any]:
             waiting.extend(block.nodes())
 
 
-def _load(original: Path, path: Path, device: torch.device) -> nn.Module:
+def _load(original: Path, path: Path, device: torch.device) -> torch.nn.Module:
     try:
-        module: nn.Module = torch.jit.load(str(path), map_location=device)
+        module: torch.nn.Module = torch.jit.load(str(path), map_location=device)
     except Exception as error:  # noqa: BLE001  # torch's reader raises whatever its C++ does
         raise explained(original, error) from None
     return module

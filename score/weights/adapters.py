@@ -5,6 +5,8 @@ on linear, convolution and embedding layers; IA3 (Liu et al. 2022); and layers t
 the order and the precision of PEFT's `merge_and_unload`, so that the result is the same to the bit.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from score.errors import AdapterUnsupported
 from score.formats.base import Adapter, TensorRef, computed
@@ -49,7 +50,7 @@ class _Layer:
 
 
 def applied(
-    module: nn.Module,
+    module: torch.nn.Module,
     tied: Iterable[Iterable[str]],
     alignment: Alignment,
     weights: Candidate,
@@ -113,7 +114,7 @@ def _sorted(adapter: Adapter) -> tuple[dict[str, _Layer], dict[str, TensorRef], 
     return layers, whole, below
 
 
-def _submodule(module: nn.Module, name: str, adapter: Adapter) -> nn.Module:
+def _submodule(module: torch.nn.Module, name: str, adapter: Adapter) -> torch.nn.Module:
     try:
         return module.get_submodule(name)
     except AttributeError:
@@ -123,7 +124,7 @@ def _submodule(module: nn.Module, name: str, adapter: Adapter) -> nn.Module:
         ) from None
 
 
-def _ties_of(module: nn.Module) -> Mapping[str, str]:
+def _ties_of(module: torch.nn.Module) -> Mapping[str, str]:
     """Where a class of transformers would take a tensor from that its file leaves out, though its configuration says
     that the two are apart now."""
     said = getattr(module, "_tied_weights_keys", None)
@@ -131,7 +132,7 @@ def _ties_of(module: nn.Module) -> Mapping[str, str]:
 
 
 def _merged(
-    owner: nn.Module, name: str, layer: _Layer, current: Mapping[str, TensorRef], adapter: Adapter
+    owner: torch.nn.Module, name: str, layer: _Layer, current: Mapping[str, TensorRef], adapter: Adapter
 ) -> dict[str, TensorRef]:
     """The tensors of one layer with what the adapter has for it, by the layer's own names for them."""
     parts, kind = dict(layer.parts), _kind(owner)
@@ -162,7 +163,7 @@ def _merged(
             return made
         return _dora(kind, weight.load(), delta(), _full(magnitude.load()))
 
-    found = {"weight": computed(weight.dtype, weight.shape, load)}
+    found = {"weight": computed(weight.dtype_name, weight.shape, load)}
     if shift is not None:
         if bias is None:
             raise AdapterUnsupported(f"{adapter.name} has a bias for {name!r}, which has none")
@@ -172,7 +173,7 @@ def _merged(
             made += _full(shift.load()) * scale
             return made
 
-        found["bias"] = computed(bias.dtype, bias.shape, load_bias)
+        found["bias"] = computed(bias.dtype_name, bias.shape, load_bias)
     return found
 
 
@@ -181,35 +182,37 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _kind(owner: nn.Module) -> str | None:
+def _kind(owner: torch.nn.Module) -> str | None:
     """How a layer's weight lies: as torch's, or turned, as the Conv1D of GPT-2 has it."""
-    if isinstance(owner, nn.Linear):
+    if isinstance(owner, torch.nn.Linear):
         return "linear"
-    if isinstance(owner, nn.Embedding):
+    if isinstance(owner, torch.nn.Embedding):
         return "embedding"
-    if isinstance(owner, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    if isinstance(owner, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
         return "convolution"
     return "turned" if type(owner).__name__ == "Conv1D" and hasattr(owner, "nf") else None
 
 
-def _linear(_owner: nn.Module, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def _linear(_owner: torch.nn.Module, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return up @ down
 
 
-def _embedding(_owner: nn.Module, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def _embedding(_owner: torch.nn.Module, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return (up @ down).t()
 
 
-def _convolution(owner: nn.Module, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    assert isinstance(owner, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+def _convolution(owner: torch.nn.Module, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    assert isinstance(owner, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
     if owner.weight.ndim == 4 and owner.weight.shape[2:] == (1, 1):
         return (up.squeeze(3).squeeze(2) @ down.squeeze(3).squeeze(2)).unsqueeze(2).unsqueeze(3)
-    convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[owner.weight.ndim - 3]
+    convolve = (torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d)[
+        owner.weight.ndim - 3
+    ]
     found = convolve(down.transpose(0, 1), up)
     return found if owner.groups > 1 else found.transpose(0, 1)
 
 
-_DELTAS: dict[str, Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+_DELTAS: dict[str, Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "linear": _linear,
     "turned": _linear,
     "embedding": _embedding,
@@ -226,7 +229,7 @@ def _rank(down: TensorRef, up: TensorRef, kind: str) -> int:
 
 def _require_shape(
     delta: Callable[..., torch.Tensor],
-    owner: nn.Module,
+    owner: torch.nn.Module,
     matrices: tuple[TensorRef, TensorRef],
     weight: TensorRef,
     name: str,
@@ -272,13 +275,13 @@ def _ia3(
         factor = _full(scale.load())
         return torch.mul(weight.load(), factor.t() if kind == "turned" else factor).to(weight.dtype)
 
-    found = {"weight": computed(weight.dtype, weight.shape, load)}
+    found = {"weight": computed(weight.dtype_name, weight.shape, load)}
     if bias is not None and not feedforward:
 
         def load_bias() -> torch.Tensor:
             return torch.mul(bias.load(), _full(scale.load()).reshape(bias.shape)).to(bias.dtype)
 
-        found["bias"] = computed(bias.dtype, bias.shape, load_bias)
+        found["bias"] = computed(bias.dtype_name, bias.shape, load_bias)
     return found
 
 

@@ -1,5 +1,7 @@
 """What a person wants to see of some weights: a tree of modules, where the bytes are, and what is odd."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ class Node:
 
     name: str
     tensors: dict[str, TensorRef] = field(default_factory=dict)
-    children: dict[str, "Node"] = field(default_factory=dict)
+    children: dict[str, Node] = field(default_factory=dict)
 
     def all_tensors(self) -> Iterable[TensorRef]:
         yield from self.tensors.values()
@@ -43,7 +45,7 @@ class Node:
 
     def form(self) -> tuple:
         """What two modules share that are the same but for their values."""
-        own = tuple((name, tensor.shape, tensor.dtype) for name, tensor in self.tensors.items())
+        own = tuple((name, tensor.shape, tensor.dtype_name) for name, tensor in self.tensors.items())
         return own, tuple((name, child.form()) for name, child in self.children.items())
 
 
@@ -109,7 +111,7 @@ def oddities(
         for kind in _kinds(tensor.load(), counts=tensor.shape != ()):
             strange[kind].append(name)
     found = [f"{_listed(names)}: {kind}" for kind, names in strange.items() if names]
-    floating = Counter(each.dtype_name for each in weights.tensors.values() if each.dtype.is_floating_point)
+    floating = Counter(each.dtype_name for each in weights.tensors.values() if each.is_floating_point)
     if len(floating) > 1:
         found.append("mixed precision: " + ", ".join(f"{count} x {name}" for name, count in floating.most_common()))
     shared: dict[object, list[str]] = {}

@@ -1,5 +1,7 @@
 """What differs between two checkpoints' weights: names, shapes, dtypes, values."""
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,9 @@ def compare(first: Path, second: Path, track: Track = iter) -> Comparison:
     common = [name for name in one if name in other]
     shapes = [(name, one[name].shape, other[name].shape) for name in common if one[name].shape != other[name].shape]
     dtypes = [
-        (name, one[name].dtype_name, other[name].dtype_name) for name in common if one[name].dtype != other[name].dtype
+        (name, one[name].dtype_name, other[name].dtype_name)
+        for name in common
+        if one[name].dtype_name != other[name].dtype_name
     ]
     values, same = [], 0
     for name in track([name for name in common if one[name].shape == other[name].shape]):

@@ -1,5 +1,7 @@
 """From settings to the weights: which file, whether it is what it was, which mapping in it."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,7 +52,7 @@ def open_weights(settings: Settings, *, verify: bool = True) -> Opened:
     return Opened(base_model.based(checkpoint, inside, settings.base, settings.read), found.root, settings.weights)
 
 
-class TensorMapping(Mapping[str, torch.Tensor]):
+class TensorMapping(Mapping[str, "torch.Tensor"]):
     """Weights by name, each brought in (mapped where the file allows it) when it is asked for, and not kept.
 
     `refs` has what is known of each without that: dtype, shape, size. Asking for a tensor whose bytes are not what the

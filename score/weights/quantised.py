@@ -5,12 +5,12 @@ a model that answers nonsense; to write the others as safetensors would be a fil
 put together (`score.weights.quantisation`), each tensor when it is brought in, or the checkpoint does not start.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from score.errors import NoWeights, QuantisedWeights
 from score.formats._pickle import torchao
@@ -55,7 +55,7 @@ def weights_of(checkpoint: Checkpoint, wanted: str | None) -> Candidate | None:
     assert method is not None, "what is not known is refused"
     said = checkpoint.metadata.get("quantization_config")
     tensors = _unpacked(checkpoint, weights)
-    dtype = torch.bfloat16 if any(ref.dtype == torch.bfloat16 for ref in tensors.values()) else torch.float32
+    dtype = "bfloat16" if any(ref.dtype_name == "bfloat16" for ref in tensors.values()) else "float32"
     made = method.dequantised(tensors, said if isinstance(said, dict) else {}, dtype)
     left = [name for name in made if any(pattern.search(name) for _, pattern in _SCHEMES)]
     left += [name for name, ref in made.items() if ref.dtype_name.startswith(_FLOAT8) or ref.layout == "quantized"]
@@ -68,9 +68,9 @@ def weights_of(checkpoint: Checkpoint, wanted: str | None) -> Candidate | None:
     return replace(weights, tensors={name: _as(ref, dtype) for name, ref in made.items()})
 
 
-def _as(ref: TensorRef, dtype: torch.dtype) -> TensorRef:
+def _as(ref: TensorRef, dtype: str) -> TensorRef:
     """A tensor that is not quantised in the precision of those that were."""
-    if ref.dtype not in (torch.float16, torch.bfloat16, torch.float32) or ref.dtype == dtype:
+    if ref.dtype_name not in ("float16", "bfloat16", "float32") or ref.dtype_name == dtype:
         return ref
     return packing.made(ref.shape, ref.load, dtype)
 

@@ -5,6 +5,8 @@ are gathered as `nn.Module.state_dict` would. Optimizer state is never one. The 
 ambiguous is an error that lists the candidates.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -104,7 +106,7 @@ def candidates(checkpoint: Checkpoint, *, everything: bool = False) -> list[Cand
         return []  # what is left is not the weights
     named = {str(key): settled(value) for key, value in checkpoint.tree.items() if not _NEVER.match(str(key))}
     tensors = {name: value for name, value in named.items() if isinstance(value, TensorRef)}
-    floating = [value for value in tensors.values() if value.shape and value.dtype.is_floating_point]
+    floating = [value for value in tensors.values() if value.shape and value.is_floating_point]
     return [Candidate("", tensors, "weights")] if floating else []
 
 

@@ -80,7 +80,7 @@ def candidate(shapes: dict[str, tuple[int, ...]]) -> Candidate:
     def load() -> torch.Tensor:
         raise AssertionError("recognition reads no values")
 
-    refs = {name: TensorRef(torch.float32, shape, 4, object(), load) for name, shape in shapes.items()}
+    refs = {name: TensorRef("float32", shape, 4, object(), load) for name, shape in shapes.items()}
     return Candidate("", refs, "weights")
 
 

@@ -30,7 +30,7 @@ def open(path, read):
     archive = Archive(Source(path, read))
     content = archive.bytes("weights.f32")
     load = lambda: torch.frombuffer(bytearray(content), dtype=torch.float32)
-    return StateDict(NAME, path, {"weight": TensorRef(torch.float32, (2,), 8, path, load)})
+    return StateDict(NAME, path, {"weight": TensorRef("float32", (2,), 8, path, load)})
 """
 
 

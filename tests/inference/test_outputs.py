@@ -95,7 +95,7 @@ def test_text_in_binary_has_its_length_before_it() -> None:
 
 
 def test_onnx_labels_and_maps(tmp_path: Path) -> None:
-    from score.formats.onnx import _output
+    from score.formats._program.onnx_graph import _output
 
     assert _output(np.array(["a", "b"], dtype=object)).tolist() == ["a", "b"]
     assert {key: value.tolist() for key, value in _output([{"a": 0.25, "b": 0.75}, {"a": 1.0, "b": 0.0}]).items()} == {

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from score.formats.base import TensorRef
+from score.formats.dtypes import name_of
 from score.weights.quantisation import bitsandbytes, compressed
 
 pytestmark = pytest.mark.quantised
@@ -28,7 +29,7 @@ def _libraries() -> Iterator[None]:
 
 def refs(state: dict[str, torch.Tensor]) -> dict[str, TensorRef]:
     return {
-        name: TensorRef(value.dtype, tuple(value.shape), value.nbytes, value, lambda value=value: value)  # type: ignore[misc]
+        name: TensorRef(name_of(value.dtype), tuple(value.shape), value.nbytes, value, lambda value=value: value)  # type: ignore[misc]
         for name, value in state.items()
     }
 

@@ -4,12 +4,14 @@ To add one, add a file with `NAMES`, its classes in transformers; `factory(shape
 names and shapes, or None for those that are not its own; and `renamed(tensors)`, its weights under transformers' names.
 """
 
+from __future__ import annotations
+
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from types import ModuleType
 
-from torch import nn
+import torch
 
 from score.architectures.published import clip, dino, dinov2, sam, whisper
 from score.formats.base import ModelFactory, Shapes, TensorRef
@@ -24,7 +26,7 @@ def of(shapes: Shapes) -> ModelFactory | None:
     return found if importlib.util.find_spec("transformers") is not None else None
 
 
-def renamed(module: nn.Module, weights: Candidate) -> Candidate:
+def renamed(module: torch.nn.Module, weights: Candidate) -> Candidate:
     """The weights under transformers' names, where they are a publisher's of this class; as they are for any other."""
     name = type(module).__name__
     if name == whisper.NAME:

@@ -4,11 +4,13 @@ The two differ in their activation, and no tensor tells: it has to be said. Sour
 2022, and the names and shapes in the files.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from typing import Literal
 
-from torch import nn
+import torch
 
 from score.architectures.published import parts
 from score.errors import ArchitectureUndecided
@@ -57,7 +59,7 @@ def factory(shapes: Shapes) -> ModelFactory | None:
 
     def build(
         hidden_act: Literal["quick_gelu", "gelu", ""] = "", vision_heads: int = _HEADS.get(width, 0)
-    ) -> nn.Module:
+    ) -> torch.nn.Module:
         import transformers
 
         if not hidden_act or not vision_heads:

@@ -5,10 +5,12 @@ Of a checkpoint of DINO's training it is the backbone, of student or teacher. So
 al. 2021, and the names and shapes in the files.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 
-from torch import nn
+import torch
 
 from score.architectures.published import parts
 from score.formats.base import ModelFactory, Shapes, TensorRef
@@ -52,7 +54,7 @@ def factory(shapes: Shapes) -> ModelFactory | None:
     if strange or side * side + 1 != places or width not in _HEADS or not count:
         return None
 
-    def build() -> nn.Module:
+    def build() -> torch.nn.Module:
         import transformers
 
         config = transformers.ViTConfig(

@@ -3,12 +3,14 @@
 Source: Oquab et al. 2023, Darcet et al. 2024, and the names and shapes in the files.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
 
 from score.architectures.published import parts
 from score.formats.base import ModelFactory, Shapes, TensorRef
@@ -45,7 +47,7 @@ def factory(shapes: Shapes) -> ModelFactory | None:
         return None
     registers = shapes.get("register_tokens", (1, 0, 0))[1]
 
-    def build() -> nn.Module:
+    def build() -> torch.nn.Module:
         import transformers
 
         said: dict[str, Any] = {

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable
 
-import torch
-
 from score.formats.base import TensorRef, computed
 
 
@@ -17,16 +15,16 @@ def thirds(ref: TensorRef) -> tuple[TensorRef, TensorRef, TensorRef]:
 def slices(ref: TensorRef, count: int, at: int) -> TensorRef:
     """One of `count` equal parts along the first dimension."""
     rows = ref.shape[0] // count
-    return computed(ref.dtype, (rows, *ref.shape[1:]), lambda: ref.load()[at * rows : (at + 1) * rows])
+    return computed(ref.dtype_name, (rows, *ref.shape[1:]), lambda: ref.load()[at * rows : (at + 1) * rows])
 
 
 def turned(ref: TensorRef) -> TensorRef:
     """A matrix that multiplies from the right as one that multiplies from the left."""
-    return computed(ref.dtype, ref.shape[::-1], lambda: ref.load().t().contiguous())
+    return computed(ref.dtype_name, ref.shape[::-1], lambda: ref.load().t().contiguous())
 
 
 def as_float32(ref: TensorRef) -> TensorRef:
-    return ref if ref.dtype == torch.float32 else computed(torch.float32, ref.shape, lambda: ref.load().float())
+    return ref if ref.dtype_name == "float32" else computed("float32", ref.shape, lambda: ref.load().float())
 
 
 def layers(names: Iterable[str], start: str) -> int:

@@ -3,10 +3,12 @@
 Source: Kirillov et al. 2023, and the names and shapes in the files.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
 
 from score.architectures.published import parts
 from score.formats.base import ModelFactory, Shapes, TensorRef
@@ -54,7 +56,7 @@ def factory(shapes: Shapes) -> ModelFactory | None:
         return None
     mlp = shapes["image_encoder.blocks.0.mlp.lin1.weight"][0]
 
-    def build() -> nn.Module:
+    def build() -> torch.nn.Module:
         import transformers
 
         vision: dict[str, Any] = {

@@ -3,12 +3,14 @@
 Source: Radford et al. 2022, and the names and shapes in the files.
 """
 
+from __future__ import annotations
+
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
 
 from score.architectures.published import parts
 from score.errors import ArchitectureBroken
@@ -55,7 +57,7 @@ def factory_of(checkpoint: Checkpoint) -> ModelFactory | None:
     return ModelFactory(f"transformers.{NAME}", lambda: _build(dims))
 
 
-def _build(dims: Mapping[str, Any]) -> nn.Module:
+def _build(dims: Mapping[str, Any]) -> torch.nn.Module:
     import transformers
 
     if dims["n_audio_state"] != dims["n_text_state"]:
@@ -70,7 +72,7 @@ def _build(dims: Mapping[str, Any]) -> nn.Module:
         max_source_positions=dims["n_audio_ctx"], max_target_positions=dims["n_text_ctx"],
         decoder_start_token_id=start, bos_token_id=end, eos_token_id=end, pad_token_id=end,
     )  # fmt: skip
-    module: nn.Module = transformers.WhisperForConditionalGeneration(config)
+    module: torch.nn.Module = transformers.WhisperForConditionalGeneration(config)
     return module
 
 

@@ -4,12 +4,14 @@ Strict on purpose: a key that is not known could mean another computation, and t
 Sources: gguf.md, "Standardized key-value pairs" and "Standardized tensor names".
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
 
 from score.errors import ArchitectureBroken
 from score.formats._gguf import tokenizer
@@ -85,7 +87,7 @@ def factory(header: Header, tree: Mapping[str, TensorRef]) -> ModelFactory:
     return ModelFactory(name, lambda: _build(header, tree))
 
 
-def _build(header: Header, tree: Mapping[str, TensorRef]) -> nn.Module:
+def _build(header: Header, tree: Mapping[str, TensorRef]) -> torch.nn.Module:
     known = CLASSES.get(header.architecture)
     if known is None:
         raise ArchitectureBroken(
@@ -102,7 +104,7 @@ def _build(header: Header, tree: Mapping[str, TensorRef]) -> nn.Module:
     cls = getattr(transformers, f"{known.name}ForCausalLM", None)
     if cls is None:
         raise ArchitectureBroken(f"transformers {transformers.__version__} has no {known.name}ForCausalLM")
-    module: nn.Module = cls(getattr(transformers, f"{known.name}Config")(**_config(header, tree)))
+    module: torch.nn.Module = cls(getattr(transformers, f"{known.name}Config")(**_config(header, tree)))
     return module
 
 

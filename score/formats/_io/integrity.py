@@ -4,6 +4,8 @@ A record that is mapped is read by nobody before it is served, so a flipped bit 
 long as it takes to read the file once; that goes on in threads while the module is built.
 """
 
+from __future__ import annotations
+
 import contextlib
 import threading
 import zipfile

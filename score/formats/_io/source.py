@@ -4,6 +4,8 @@ Mapping costs nothing until a page is touched, and pages are shared between proc
 page is a round trip, so there the bytes are read in one go.
 """
 
+from __future__ import annotations
+
 import copy
 import io
 import mmap
@@ -39,7 +41,7 @@ class Source:
         refuse_pointer(path, self.bytes(0, min(len(POINTER), self.size)))
         self.mapped = read == "mmap" or (read == "auto" and not on_network_mount(path))
 
-    def window(self, start: int, size: int, name: str = "") -> "Source":
+    def window(self, start: int, size: int, name: str = "") -> Source:
         """`size` bytes from `start`, as a source of its own on the same open file."""
         self.check(start, size, name or "a part")
         part = copy.copy(self)

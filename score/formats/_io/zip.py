@@ -1,5 +1,7 @@
 """A zip archive whose stored records can be mapped. Names, sizes and offsets are checked before any is used."""
 
+from __future__ import annotations
+
 import struct
 import zipfile
 from functools import cached_property

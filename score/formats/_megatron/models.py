@@ -5,6 +5,8 @@ and values lie group by group (since version 2 of the checkpoints); a gated laye
 shapes in the files, and megatron/core/transformer/attention.py.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from score.errors import ArchitectureBroken
 from score.formats._pickle import pieces
@@ -181,7 +182,7 @@ class _Shape:
     head: int
 
     @classmethod
-    def of(cls, said: Mapping[str, Any], tensors: Tensors) -> "_Shape":
+    def of(cls, said: Mapping[str, Any], tensors: Tensors) -> _Shape:
         layers = {int(match[1]) for name in tensors if (match := _LAYER.match(name))}
         hidden, heads = _number(said, "hidden_size"), _number(said, "num_attention_heads")
         groups = _number(said, "num_query_groups") if said.get("group_query_attention") else heads
@@ -203,7 +204,7 @@ class _Shape:
                 rows = ref.load().view(self.groups, each + 2, self.head, *ref.shape[1:])
                 return rows[:, start : start + count].reshape(shape)
 
-            return computed(ref.dtype, shape, load)
+            return computed(ref.dtype_name, shape, load)
 
         return part(0, each), part(each, 1), part(each + 1, 1)
 
@@ -225,11 +226,11 @@ def _renamed(
 
 def _half(ref: TensorRef, at: int) -> TensorRef:
     rows = ref.shape[0] // 2
-    return computed(ref.dtype, (rows, *ref.shape[1:]), lambda: ref.load()[at * rows : (at + 1) * rows])
+    return computed(ref.dtype_name, (rows, *ref.shape[1:]), lambda: ref.load()[at * rows : (at + 1) * rows])
 
 
 def _transposed(ref: TensorRef) -> TensorRef:
-    return computed(ref.dtype, (ref.shape[1], ref.shape[0]), lambda: ref.load().t().contiguous())
+    return computed(ref.dtype_name, (ref.shape[1], ref.shape[0]), lambda: ref.load().t().contiguous())
 
 
 def _rotation(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,12 +266,12 @@ def _known(name: str, config: str, tensors: Tensors, said: Mapping[str, Any]) ->
     return Known(ModelFactory(f"transformers.{name}", partial(_build, name, config, {**said, **head})), tensors)
 
 
-def _build(name: str, config: str, said: Mapping[str, Any]) -> nn.Module:
+def _build(name: str, config: str, said: Mapping[str, Any]) -> torch.nn.Module:
     try:
         import transformers
     except ImportError:
         raise ArchitectureBroken(
             f"{name} is built by transformers, which is not installed", hint="Install the extra `hf`."
         ) from None
-    module: nn.Module = getattr(transformers, name)(getattr(transformers, config)(**said))
+    module: torch.nn.Module = getattr(transformers, name)(getattr(transformers, config)(**said))
     return module

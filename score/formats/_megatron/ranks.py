@@ -5,6 +5,8 @@ gives each rank some of the layers, which it counts from 0. Sources: Shoeybi et 
 et al. 2021, arXiv:2104.04473; the axes in `sharded_state_dict` of megatron/core/tensor_parallel/layers.py.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -94,7 +96,7 @@ def _equal(parts: list[TensorRef], what: str) -> TensorRef:
             raise MalformedFile(f"{what} differs from rank to rank, and how it is cut is not known")
         return found
 
-    return computed(parts[0].dtype, parts[0].shape, load)
+    return computed(parts[0].dtype_name, parts[0].shape, load)
 
 
 def _sections(name: str, tensors: Mapping[str, TensorRef], version: float) -> int:

@@ -5,6 +5,8 @@ behind the first one, or in a member of an archive. Each is gone through by the 
 can be read; what it had named by then counts.
 """
 
+from __future__ import annotations
+
 import io
 import re
 import tarfile
@@ -12,8 +14,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import torch
 
 from score.errors import ScoreError
 from score.formats._io.members import is_tar
@@ -126,5 +126,5 @@ def _of_streams(data: Any) -> Iterator[str]:
 def _any_storage(pid: Any) -> Any:
     """Whatever a pickle names from elsewhere: a storage that is never read, or what it says itself."""
     if isinstance(pid, tuple) and pid[:1] == ("storage",):
-        return StorageRef(torch.uint8, 1 << 62, lambda: no_storages("", torch.uint8, 0).untyped)
+        return StorageRef("uint8", 1 << 62, lambda: no_storages("", "uint8", 0).untyped)
     return None

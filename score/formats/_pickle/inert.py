@@ -5,6 +5,8 @@ that remembers its class path and whatever the file puts into it. No object of t
 called, or given attributes.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sized
 from contextvars import ContextVar
@@ -241,8 +243,9 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 def _attribute(name: str) -> Any:
     """`torch.<name>` if it is one of torch's immutable constants: a dtype, layout, memory format or quantisation."""
-    value = vars(torch).get(name)
-    return value if isinstance(value, (torch.dtype, torch.layout, torch.memory_format, torch.qscheme)) else None
+    kinds = (torch.dtype, torch.layout, torch.memory_format, torch.qscheme)
+    value = vars(torch).get(name)  # not getattr, which imports what torch has lazily
+    return value if isinstance(value, kinds) else None
 
 
 # What makes a class that a pickle brings along, of (its type, its name, its bases, a mapping with its module, ...).

@@ -4,12 +4,15 @@ Five pickles (magic number, protocol version, facts of the machine, the object, 
 each key an int64 count and the elements. Source: torch/serialization.py, `_legacy_load`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from score.errors import MalformedFile, TruncatedFile
+from score.formats import dtypes
 from score.formats._pickle.read import Pickled, foreign_byte_order, no_storages, read_pickle, swapped
 from score.formats._pickle.rebuild import StorageRef
 from score.formats._pickle.trusted import Trusted
@@ -43,8 +46,8 @@ def read_legacy(
     offsets: dict[str, int] = {}
     sizes: dict[str, tuple[int, int]] = {}
 
-    def find(key: str, dtype: torch.dtype, nbytes: int) -> StorageRef:
-        sizes[key] = (nbytes, dtype.itemsize)
+    def find(key: str, dtype: str, nbytes: int) -> StorageRef:
+        sizes[key] = (nbytes, dtypes.ITEMSIZE[dtype])
 
         def fetch() -> torch.UntypedStorage:
             raw = storage(offsets[key], nbytes)

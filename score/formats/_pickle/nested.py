@@ -1,5 +1,7 @@
 """What a pickle holds as bytes of its own: a storage, as Python's own pickle writes those of torch's tensors."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

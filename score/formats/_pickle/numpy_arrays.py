@@ -1,5 +1,7 @@
 """numpy values inside a pickle, rebuilt from their bytes; written by numpy 1 (`numpy.core`) or 2 (`numpy._core`)."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 import torch
 
 from score.errors import MalformedFile
+from score.formats import dtypes
 from score.formats._pickle.vm import Python2Bytes
 from score.formats.base import TensorRef
 
@@ -60,12 +63,9 @@ class ArrayShell:
         return TensorRef(dtype, native.shape, native.nbytes, self, lambda: torch.from_numpy(native.copy()))
 
 
-def torch_dtype(kind: np.dtype[Any]) -> torch.dtype | None:
-    """torch's dtype for numpy's, of either byte order; None where torch has none."""
-    try:
-        return torch.from_numpy(np.empty(0, kind.newbyteorder("="))).dtype
-    except TypeError:
-        return None
+def torch_dtype(kind: np.dtype[Any]) -> str | None:
+    """torch's name for numpy's dtype, of either byte order; None where torch has none."""
+    return kind.name if kind.kind in "biufc" and kind.name in dtypes.ITEMSIZE else None
 
 
 def dtype(name: Any, *_rest: Any) -> DtypeShell:

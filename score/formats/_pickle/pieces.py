@@ -4,6 +4,8 @@ DTensor says how it is cut, and a rank's place follows from its number; ShardedT
 Sources: torch/distributed/tensor/_utils.py, torch/distributed/_shard/sharded_tensor/metadata.py.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile
+from score.formats import dtypes
 from score.formats.base import OpaqueObject, TensorRef, computed
 
 _DTENSOR = ("torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor")
@@ -26,7 +29,7 @@ class Cut:
     """A tensor of `shape`, and the pieces of it that are here: where each begins, and its elements."""
 
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype_name: str
     pieces: tuple[tuple[tuple[int, ...], TensorRef], ...]
 
 
@@ -42,17 +45,17 @@ def cut(value: OpaqueObject, rank: int | None) -> Cut:
         raise MalformedFile("a distributed tensor without its dtype")
     pieces = _shards(value) if value.path == _SHARDED else (_local(value, shape, rank),)
     for start, ref in pieces:
-        if len(start) != len(shape) or len(ref.shape) != len(shape) or ref.dtype != dtype:
+        if len(start) != len(shape) or len(ref.shape) != len(shape) or ref.dtype_name != dtypes.name_of(dtype):
             raise MalformedFile("a piece of a distributed tensor has other dimensions than the whole")
         if any(at + size > whole for at, size, whole in zip(start, ref.shape, shape, strict=True) if size):
             raise MalformedFile("a piece of a distributed tensor reaches past the whole")
-    return Cut(shape, dtype, pieces)
+    return Cut(shape, dtypes.name_of(dtype), pieces)
 
 
 def joined(cuts: list[Cut]) -> TensorRef | None:
     """The whole tensor; None where its pieces are not all here. One piece that is the whole stays where it lies."""
-    shape, dtype = cuts[0].shape, cuts[0].dtype
-    if any(each.shape != shape or each.dtype != dtype for each in cuts):
+    shape, dtype = cuts[0].shape, cuts[0].dtype_name
+    if any(each.shape != shape or each.dtype_name != dtype for each in cuts):
         raise MalformedFile("ranks differ in the shape of the same tensor")
     pieces = {start: ref for each in cuts for start, ref in each.pieces if ref.numel or not math.prod(shape)}
     if sum(ref.numel for ref in pieces.values()) != math.prod(shape) or not pieces:
@@ -61,7 +64,7 @@ def joined(cuts: list[Cut]) -> TensorRef | None:
         return next(iter(pieces.values()))
 
     def load() -> torch.Tensor:
-        whole = torch.empty(shape, dtype=dtype)
+        whole = torch.empty(shape, dtype=dtypes.of(dtype))
         for start, ref in pieces.items():
             whole[tuple(slice(at, at + size) for at, size in zip(start, ref.shape, strict=True))] = ref.load()
         return whole
@@ -73,7 +76,8 @@ def concatenated(parts: Sequence[TensorRef], dimension: int, what: str, sections
     """What ranks hold of a tensor of equal parts, one after the other along a dimension; with several `sections`, each
     rank has a part of each of them. Raises `MalformedFile`."""
     first = parts[0]
-    if any(part.shape != first.shape or part.dtype != first.dtype for part in parts) or len(first.shape) <= dimension:
+    alike = {(part.shape, part.dtype_name) for part in parts}
+    if len(alike) > 1 or len(first.shape) <= dimension:
         raise MalformedFile(f"{what} has other shapes in the files of other ranks")
     if first.shape[dimension] % sections:
         raise MalformedFile(f"{what} has the shape {list(first.shape)}, which does not hold {sections} equal sections")
@@ -86,7 +90,7 @@ def concatenated(parts: Sequence[TensorRef], dimension: int, what: str, sections
         pieces = [part.load().chunk(sections, dimension) for part in parts]
         return torch.cat([piece for section in zip(*pieces, strict=True) for piece in section], dimension)
 
-    return computed(first.dtype, tuple(shape), load)
+    return computed(first.dtype_name, tuple(shape), load)
 
 
 def sizes(value: Any) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """What all generations of torch.save share: a pickle that names storages, which lie elsewhere in the file."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 
 from score.errors import MalformedFile
+from score.formats import dtypes
 from score.formats._io.source import as_bytes
 from score.formats._pickle.inert import Restricted
 from score.formats._pickle.rebuild import StorageRef, storage_dtype
@@ -19,7 +22,7 @@ MOST_SHOWN = 10_000  # values of a checkpoint's metadata
 MOST_BITS = 10_000  # of an integer that is written in digits; Python refuses longer ones
 
 # (key, dtype, bytes) -> the storage; the caller knows where in the file it lies
-FindStorage = Callable[[str, torch.dtype, int], StorageRef]
+FindStorage = Callable[[str, str, int], StorageRef]
 
 
 @dataclass
@@ -49,13 +52,13 @@ class Storages:
         key = str(key)
         self.locations[str(location)] = None
         if key not in self.by_key:
-            self.by_key[key] = self.find(key, dtype, numel * dtype.itemsize)
+            self.by_key[key] = self.find(key, dtype, numel * dtypes.ITEMSIZE[dtype])
         root = self.by_key[key]
         return _view(root, view[0]) if view and view[0] is not None else _typed(root, dtype)
 
 
-def _typed(root: StorageRef, dtype: torch.dtype) -> StorageRef:
-    return root if root.dtype == dtype else StorageRef(dtype, root.nbytes, lambda: root.untyped)
+def _typed(root: StorageRef, dtype: str) -> StorageRef:
+    return root if root.dtype_name == dtype else StorageRef(dtype, root.nbytes, lambda: root.untyped)
 
 
 def _view(root: StorageRef, view: Any) -> StorageRef:
@@ -68,14 +71,15 @@ def window(root: StorageRef, offset: Any, length: Any) -> StorageRef:
     """`length` elements of a storage from `offset`, as a storage of its own."""
     if not isinstance(offset, int) or not isinstance(length, int):
         raise MalformedFile("a storage view without numbers")
-    start, stop = offset * root.dtype.itemsize, (offset + length) * root.dtype.itemsize
+    itemsize = dtypes.ITEMSIZE[root.dtype_name]
+    start, stop = offset * itemsize, (offset + length) * itemsize
     if not 0 <= start <= stop <= root.nbytes:
         raise MalformedFile("a storage view reaches past its storage")
 
     def fetch() -> torch.UntypedStorage:
         return as_bytes(root.untyped)[start:stop].clone().untyped_storage()
 
-    return StorageRef(root.dtype, stop - start, fetch)
+    return StorageRef(root.dtype_name, stop - start, fetch)
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,14 @@ def read_pickle(data: Any, find: FindStorage, *, name: str, position: int = 0, p
     return Pickled(value, tuple(restricted.unsafe), tuple(storages.locations), machine.position)
 
 
-def no_storages(key: str, dtype: torch.dtype, nbytes: int) -> StorageRef:
+def no_storages(key: str, dtype: str, nbytes: int) -> StorageRef:
     """For pickles that can't name a storage."""
     raise MalformedFile(f"the storage {key!r} is named where there are none")
 
 
-def swapped(storage: torch.UntypedStorage, dtype: torch.dtype) -> torch.UntypedStorage:
+def swapped(storage: torch.UntypedStorage, dtype: str) -> torch.UntypedStorage:
     """A copy of a storage written on a machine of the other byte order."""
-    width = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
+    width = dtypes.ITEMSIZE[dtype] // (2 if dtype.startswith("complex") else 1)
     raw = as_bytes(storage)
     turned = raw.numpy().view(np.dtype(f"V{width}")).view(f"u{width}").byteswap() if width > 1 else raw.numpy().copy()
     return torch.from_numpy(turned.view(np.uint8)).untyped_storage()

@@ -3,6 +3,8 @@
 Shapes, strides and offsets come from the file, so each is checked against the storage before torch sees it.
 """
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile, VersionTooOld
+from score.formats import dtypes
 from score.formats.base import GlobalName, TensorRef
 
 _NAMES = {
@@ -22,10 +25,8 @@ _NAMES = {
     "QUInt8": "quint8", "QInt8": "qint8", "QInt32": "qint32", "QUInt4x2": "quint4x2", "QUInt2x4": "quint2x4",
     "Untyped": "uint8",
 }  # fmt: skip
-STORAGE_DTYPES: dict[str, torch.dtype] = {f"{name}Storage": getattr(torch, dtype) for name, dtype in _NAMES.items()}
-LEGACY_TENSOR_DTYPES: dict[str, torch.dtype] = {
-    f"{name}Tensor": getattr(torch, dtype) for name, dtype in _NAMES.items() if name != "Untyped"
-}
+STORAGE_DTYPES = {f"{name}Storage": dtype for name, dtype in _NAMES.items()}
+LEGACY_TENSOR_DTYPES = {f"{name}Tensor": dtype for name, dtype in _NAMES.items() if name != "Untyped"}
 
 
 MAX_DIMENSIONS = 64  # torch's own limit
@@ -37,7 +38,7 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 class StorageRef:
     """A run of bytes in a file that tensors view. `fetch` brings it in, once."""
 
-    dtype: torch.dtype
+    dtype_name: str
     nbytes: int
     fetch: Callable[[], torch.UntypedStorage] = field(repr=False)
 
@@ -65,28 +66,29 @@ def _wholes(values: Any) -> tuple[int, ...]:
     return tuple(map(_whole, values))
 
 
-def strided(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: torch.dtype | None = None) -> TensorRef:
+def strided(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: str = "") -> TensorRef:
     """A tensor of `size` and `stride` (in elements), `offset` elements into `storage`.
 
     Raises `MalformedFile` if it would reach past the storage.
     """
     if not isinstance(storage, StorageRef):
         raise MalformedFile("a tensor's storage is not a storage")
-    dtype, shape, steps, start = dtype or storage.dtype, _wholes(size), _wholes(stride), _whole(offset)
+    dtype, shape, steps, start = dtype or storage.dtype_name, _wholes(size), _wholes(stride), _whole(offset)
     if len(shape) != len(steps):
         raise MalformedFile(f"a tensor has {len(shape)} sizes and {len(steps)} strides")
     numel = math.prod(shape)
     last = start + sum((length - 1) * step for length, step in zip(shape, steps, strict=True))
-    if numel and (last + 1) * dtype.itemsize > storage.nbytes:
+    itemsize = dtypes.ITEMSIZE[dtype]
+    if numel and (last + 1) * itemsize > storage.nbytes:
         raise MalformedFile(
-            f"a tensor of size {list(shape)} and stride {list(steps)} reaches byte {(last + 1) * dtype.itemsize:,} "
+            f"a tensor of size {list(shape)} and stride {list(steps)} reaches byte {(last + 1) * itemsize:,} "
             f"of a storage of {storage.nbytes:,}"
         )
 
     def load() -> torch.Tensor:
-        return torch.empty(0, dtype=dtype).set_(storage.untyped, start, shape, steps)  # type: ignore[call-overload]
+        return torch.empty(0, dtype=dtypes.of(dtype)).set_(storage.untyped, start, shape, steps)  # type: ignore[call-overload]
 
-    return TensorRef(dtype, shape, numel * dtype.itemsize, storage, load)
+    return TensorRef(dtype, shape, numel * itemsize, storage, load)
 
 
 def row_major(shape: Sequence[Any]) -> list[int]:
@@ -127,7 +129,7 @@ def rebuild_tensor_v3(
         raise VersionTooOld(f"the file has tensors of {dtype.path}, which torch {torch.__version__} does not know")
     if not isinstance(dtype, torch.dtype):
         raise MalformedFile("a tensor's dtype is not a dtype")
-    return strided(storage, offset, size, stride, dtype=dtype)
+    return strided(storage, offset, size, stride, dtype=dtypes.name_of(dtype))
 
 
 def rebuild_meta(dtype: Any, size: Any, stride: Any, *_rest: Any) -> TensorRef:
@@ -139,7 +141,7 @@ def rebuild_meta(dtype: Any, size: Any, stride: Any, *_rest: Any) -> TensorRef:
     def load() -> torch.Tensor:
         raise MalformedFile("a tensor has no values: it was saved from the meta device, before its weights were loaded")
 
-    return TensorRef(dtype, shape, 0, object(), load, layout="meta")
+    return TensorRef(dtypes.name_of(dtype), shape, 0, object(), load, layout="meta")
 
 
 def rebuild_parameter(data: Any, *_rest: Any) -> Any:
@@ -163,7 +165,7 @@ def rebuild_quantized(storage: Any, offset: Any, size: Any, stride: Any, quantiz
             )
         return empty.set_(storage.untyped, _whole(offset), raw.shape, _wholes(stride))  # type: ignore[call-overload]
 
-    return TensorRef(raw.dtype, raw.shape, raw.nbytes, storage, load, layout="quantized")
+    return TensorRef(raw.dtype_name, raw.shape, raw.nbytes, storage, load, layout="quantized")
 
 
 def rebuild_sparse(layout: Any, data: Any) -> TensorRef:
@@ -190,7 +192,7 @@ def rebuild_sparse(layout: Any, data: Any) -> TensorRef:
             raise MalformedFile(f"a sparse tensor's parts do not fit together: {error}") from None
 
     nbytes = sum(part.nbytes for part in parts)
-    return TensorRef(values.dtype, shape, nbytes, object(), load, layout=str(layout).removeprefix("torch."))
+    return TensorRef(values.dtype_name, shape, nbytes, object(), load, layout=str(layout).removeprefix("torch."))
 
 
 def loaded(value: Any) -> torch.Tensor:
@@ -202,7 +204,7 @@ def loaded(value: Any) -> torch.Tensor:
     raise MalformedFile(f"a {type(value).__name__} where a tensor belongs")
 
 
-def storage_dtype(kind: Any) -> torch.dtype:
+def storage_dtype(kind: Any) -> str:
     """The dtype of a storage class named in a file: `torch.FloatStorage`, `torch.cuda.HalfStorage`..."""
     if isinstance(kind, GlobalName) and kind.path.rpartition(".")[2] in STORAGE_DTYPES:
         return STORAGE_DTYPES[kind.path.rpartition(".")[2]]

@@ -4,11 +4,14 @@ In a pickle, each is an object with its integers or floats of 8 bits, and a scal
 Source: torchao 0.18, `dequantize` of the classes that are named here. Others of torchao are refused by their class.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from score.formats import dtypes
 from score.formats.base import OpaqueObject, TensorRef, computed
 
 _INTEGERS = frozenset(("Int8Tensor", "IntxUnpackedToInt8Tensor"))
@@ -34,7 +37,7 @@ def numbers(value: OpaqueObject) -> TensorRef | None:
     if not isinstance(data, TensorRef) or not isinstance(scale, TensorRef) or data.shape != shape:
         return None
     whole = value.path.rpartition(".")[2] in _INTEGERS
-    if whole != (data.dtype == torch.int8) or not (zero is None or isinstance(zero, TensorRef)):
+    if whole != (data.dtype_name == "int8") or not (zero is None or isinstance(zero, TensorRef)):
         return None
     counts = _counts(shape, block)
     if counts is None or any(part is not None and part.numel not in (1, _product(counts)) for part in (scale, zero)):
@@ -46,7 +49,7 @@ def numbers(value: OpaqueObject) -> TensorRef | None:
             found = found - _spread(zero.load(), counts, shape).to(found.dtype)
         return (found * _spread(scale.load(), counts, shape)).to(dtype)
 
-    return computed(dtype, shape, load)
+    return computed(dtypes.name_of(dtype), shape, load)
 
 
 def _counts(shape: tuple[int, ...], block: Any) -> tuple[int, ...] | None:

@@ -3,13 +3,14 @@
 Nothing here decides whether to: see `score.weights.trust`.
 """
 
+from __future__ import annotations
+
 import importlib
 from collections.abc import Callable, Iterable
 from functools import reduce
 from typing import Any
 
 import torch
-from torch import nn
 
 from score.errors import ClassNotImportable
 from score.formats._pickle import inert, joblib_arrays, rebuild
@@ -77,8 +78,8 @@ class Trusted:
             target.state = state
             return
         setter = getattr(target, "__setstate__", None)
-        if isinstance(target, nn.Module) and not isinstance(state, dict):
-            nn.Module.__init__(target)  # a quantised convolution of torch's leaves it out, and has no submodules then
+        if isinstance(target, torch.nn.Module) and not isinstance(state, dict):
+            torch.nn.Module.__init__(target)  # a quantised convolution leaves it out, and has no submodules then
         if setter is not None:
             setter(state)
             return
@@ -115,8 +116,8 @@ def _nested(data: Any) -> Any:
     return load_from_bytes(data).value
 
 
-def _parameter(data: torch.Tensor, requires_grad: bool = True, *_rest: Any) -> nn.Parameter:
-    return nn.Parameter(data, requires_grad=requires_grad and data.is_floating_point())
+def _parameter(data: torch.Tensor, requires_grad: bool = True, *_rest: Any) -> torch.nn.Parameter:
+    return torch.nn.Parameter(data, requires_grad=requires_grad and data.is_floating_point())
 
 
 _TENSORS: dict[str, Callable[..., Any]] = {

@@ -6,6 +6,8 @@ and the tensors are those that `torch_export` has found. What a request changes,
 that the graph writes to are copied first.
 """
 
+from __future__ import annotations
+
 import operator as python
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from score.errors import MalformedFile
+from score.formats import dtypes
 from score.formats._program import operators, symbols
 from score.formats._program.export_plan import AUTOCAST, DTYPES, GRAD, HIGHER, IF, NotAllowed, Plan, number, operator_of
 from score.formats._program.exported import Autocast, Branches, Exported, Sizes
@@ -27,7 +30,7 @@ _MEMORY_FORMATS = {
     4: torch.preserve_format,
 }
 _TABLES: dict[str, Mapping[int, Any]] = {
-    "as_scalar_type": DTYPES,
+    "as_scalar_type": {number: dtypes.of(name) for number, name in DTYPES.items()},
     "as_layout": _LAYOUTS,
     "as_memory_format": _MEMORY_FORMATS,
 }

@@ -3,26 +3,23 @@
 Source of the meaning: torch/_export/serde/serialize.py, `GraphModuleDeserializer`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import torch
 
 from score.errors import MalformedFile
 from score.formats._program import operators, symbols
 
 # torch._export.serde.schema: ScalarType, Layout and MemoryFormat, by number
-DTYPES: dict[int, torch.dtype] = {
-    number: getattr(torch, name)
-    for number, name in {
-        1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
-        9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16",
-        29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz", 33: "float8_e8m0fnu",
-        34: "uint32", 35: "uint64",
-    }.items()
-    if hasattr(torch, name)
+DTYPES = {
+    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
+    9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16",
+    29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz", 33: "float8_e8m0fnu",
+    34: "uint32", 35: "uint64",
 }  # fmt: skip
 INFINITE = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 HIGHER = "torch.ops.higher_order."
@@ -133,7 +130,7 @@ def _tensor_input(name: str, graph: Mapping[str, Any]) -> Input:
             sizes.append(size["as_expr"]["expr_str"])
             hint = (size["as_expr"].get("hint") or {}).get("as_int")
             example.append(hint if isinstance(hint, int) and 0 < hint < 1 << 20 else SMALLEST_FREE)
-    return Input(name, str(DTYPES[meta["dtype"]]).removeprefix("torch."), tuple(sizes), tuple(example))
+    return Input(name, DTYPES[meta["dtype"]], tuple(sizes), tuple(example))
 
 
 def _structure(text: str, fields: Mapping[str, Any], name: str) -> Any:

@@ -1,5 +1,7 @@
 """A program of torch.export as a module: the sizes it takes are checked, and its answer is nested as it was."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """An OpenVINO graph behind the interface of a module."""
 
+from __future__ import annotations
+
 import importlib.util
 from pathlib import Path
 from typing import Any

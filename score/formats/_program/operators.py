@@ -15,6 +15,8 @@ TorchScript has, beside these, functions of Python's own values (`_VALUES`). Wha
 result is, is not an operator's to say: `score.inference.confine` bounds the process.
 """
 
+from __future__ import annotations
+
 import importlib
 import re
 from collections.abc import Set

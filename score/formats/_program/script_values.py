@@ -7,6 +7,8 @@ what was read.
 Source: torch/csrc/jit/serialization/pickler.cpp and unpickler.cpp.
 """
 
+from __future__ import annotations
+
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 
 from score.errors import MalformedFile
+from score.formats import dtypes
 from score.formats._pickle import rebuild
 from score.formats._pickle.read import FindStorage, Storages
 from score.formats._pickle.rebuild import StorageRef
@@ -27,6 +30,10 @@ _LISTS = {f"torch.jit._pickle.{name}" for name in ("build_intlist", "build_doubl
 _TENSOR_LIST, _TAG = "torch.jit._pickle.build_tensorlist", "torch.jit._pickle.restore_type_tag"
 _REBUILD = {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_qtensor", "torch._utils._rebuild_sparse_tensor"}
 _PLAIN = {"collections.OrderedDict", "torch.device", "builtins.complex", _TAG, _TENSOR_LIST, *_LISTS, *_REBUILD}
+_SCHEMES = frozenset(
+    ("per_tensor_affine", "per_channel_affine", "per_tensor_symmetric", "per_channel_symmetric",
+     "per_channel_affine_float_qparams")
+)  # fmt: skip
 _STORAGE_NAMES = {dtype: name for name, dtype in reversed(rebuild.STORAGE_DTYPES.items()) if name != "UntypedStorage"}
 
 
@@ -82,9 +89,8 @@ class _Values:
 
     def find(self, module: str, name: str) -> Any:
         path = f"{module}.{name}"
-        constant = vars(torch).get(name) if module == "torch" else None
-        if isinstance(constant, torch.qscheme):
-            return constant
+        if module == "torch" and name in _SCHEMES:
+            return getattr(torch, name)
         is_storage = name in rebuild.STORAGE_DTYPES and module in ("torch", "torch.cuda", "torch.storage")
         if path not in _PLAIN and not is_storage and not path.startswith("__torch__."):
             self.findings[f"{path[:120]}, in a pickle"] = None
@@ -154,7 +160,7 @@ class Writer:
         if id(value) in self._memo:
             self._out += b"j" + struct.pack("<I", self._memo[id(value)])
             return
-        writer = _WRITERS.get(type(value))
+        writer = _WRITERS.get(type(value)) or (Writer._scheme if isinstance(value, torch.qscheme) else None)
         if writer is None:
             raise MalformedFile(f"a value of TorchScript that is a {type(value).__name__}")
         writer(self, value, depth - 1)
@@ -210,6 +216,9 @@ class Writer:
         self._put(value.state, depth)
         self._out += b"b"
 
+    def _scheme(self, value: torch.qscheme, depth: int) -> None:
+        self._global(f"torch.{str(value).removeprefix('torch.')}")
+
     def _member(self, value: Member, depth: int) -> None:
         self._global(value.path)
         self._put(value.value, depth)
@@ -219,7 +228,7 @@ class Writer:
         self._global(value.function)
         tensor = value.tensor
         if tensor is not None and id(value) in self.lent:
-            storage = StorageRef(tensor.dtype, tensor.dtype.itemsize if tensor.numel else 0, _unread)
+            storage = StorageRef(tensor.dtype_name, tensor.nbytes // tensor.numel if tensor.numel else 0, _unread)
             none = (0,) * len(tensor.shape)
             self._tuple((_Lent(storage), 0, tensor.shape, none, *value.args[4:6]), depth)
         else:
@@ -232,11 +241,11 @@ class Writer:
             key = self._keys[id(value)] = len(self.storages)
             self.storages.append(read)
             self._kept.append(value)
-        name = _STORAGE_NAMES.get(value.dtype)
+        name = _STORAGE_NAMES.get(value.dtype_name)
         if name is None:
-            raise MalformedFile(f"a storage of {value.dtype} in TorchScript")
+            raise MalformedFile(f"a storage of {value.dtype_name} in TorchScript")
         kind = GlobalName(f"torch.{name}")
-        self._tuple(("storage", kind, str(key), "cpu", value.nbytes // value.dtype.itemsize), depth)
+        self._tuple(("storage", kind, str(key), "cpu", value.nbytes // dtypes.ITEMSIZE[value.dtype_name]), depth)
         self._out += b"Q"
 
 
@@ -280,5 +289,4 @@ _WRITERS: dict[type, Callable[[Any, Any, int], None]] = {
     GlobalName: lambda writer, value, depth: writer._global(value.path),
     StorageRef: lambda writer, value, depth: writer._storage(value, depth, value),
     _Lent: lambda writer, value, depth: writer._storage(value.storage, depth, None),
-    torch.qscheme: lambda writer, value, depth: writer._global(f"torch.{str(value).removeprefix('torch.')}"),
 }

@@ -1,6 +1,8 @@
 """AWQ (Lin et al. 2023), in the layout of AutoAWQ's GEMM: integers of 4 bits packed along the outputs, eight to a word
 in an order of its own."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +16,7 @@ _PARTS = ("qweight", "qzeros", "scales")
 _ORDER = [0, 4, 1, 5, 2, 6, 3, 7]  # where in a word the outputs from first to last are
 
 
-def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The state with `weight` in the place of each layer's parts. Raises `QuantisedWeights`."""
     number(config, "bits" if "bits" in config else "w_bit", 4)
     if str(config.get("version", "gemm")).lower() != "gemm":

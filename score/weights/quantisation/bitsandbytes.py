@@ -1,6 +1,8 @@
 """bitsandbytes (Dettmers et al. 2022, 2023): rows of eight-bit integers with their largest value; blocks of four-bit
 codes (NF4, FP4) with theirs, which may be quantised once more."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ _OF_FOUR = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _MOST_STATE = 10_000  # bytes
 
 
-def dequantised(tensors: Tensors, _config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def dequantised(tensors: Tensors, _config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The state with each weight as numbers. Raises `QuantisedWeights`."""
     states = {name.partition(_STATE)[0]: name for name in tensors if _STATE in name}
     rows = {name.removesuffix("SCB") + "weight": name for name in tensors if name.endswith(".SCB")}
@@ -32,9 +34,9 @@ def dequantised(tensors: Tensors, _config: Mapping[str, Any], dtype: torch.dtype
     return found
 
 
-def _eight_bits(name: str, tensors: Tensors, largest: TensorRef, dtype: torch.dtype) -> TensorRef:
+def _eight_bits(name: str, tensors: Tensors, largest: TensorRef, dtype: str) -> TensorRef:
     ref = tensors.get(name)
-    if ref is None or ref.dtype != torch.int8 or len(ref.shape) != 2 or largest.shape != ref.shape[:1]:
+    if ref is None or ref.dtype_name != "int8" or len(ref.shape) != 2 or largest.shape != ref.shape[:1]:
         raise QuantisedWeights(f"{name}: bitsandbytes' SCB without the integers that it belongs to")
     order = tensors.get(f"{name.removesuffix('weight')}weight_format")
 
@@ -46,7 +48,7 @@ def _eight_bits(name: str, tensors: Tensors, largest: TensorRef, dtype: torch.dt
     return made(ref.shape, load, dtype)
 
 
-def _four_bits(name: str, tensors: Tensors, state: TensorRef, dtype: torch.dtype) -> TensorRef:
+def _four_bits(name: str, tensors: Tensors, state: TensorRef, dtype: str) -> TensorRef:
     packed, largest, codes = (tensors.get(each) for each in (name, f"{name}.absmax", f"{name}.quant_map"))
     said = _said(name, state)
     shape, block = said.get("shape"), said.get("blocksize")
@@ -82,7 +84,7 @@ def _twice(values: torch.Tensor, largest: torch.Tensor, codes: torch.Tensor, sai
 
 def _said(name: str, state: TensorRef) -> dict[str, Any]:
     """What a state says of itself: JSON, as bytes in a tensor."""
-    if state.dtype != torch.uint8 or state.nbytes > _MOST_STATE:
+    if state.dtype_name != "uint8" or state.nbytes > _MOST_STATE:
         raise QuantisedWeights(f"{name}: bitsandbytes' quant_state is no text")
     try:
         found = json.loads(bytes(state.load().tolist()))

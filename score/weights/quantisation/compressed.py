@@ -1,6 +1,8 @@
 """compressed-tensors (LLM Compressor, vLLM): integers packed into words or one a byte, eight-bit floats, four-bit
 floats (NVFP4, MXFP4), each with scales. Source: the format's documentation, and the names in the files."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +16,10 @@ from score.weights.quantisation.packing import Tensors, groups, made, require, s
 METHODS = ("compressed-tensors",)
 _PACKED = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_global_scale")
 _BESIDE = ("input_scale", "input_global_scale", "input_zero_point", "output_scale", "k_scale", "v_scale")
-_FOUR = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])  # what the lower three bits of an FP4 E2M1 mean
+_FOUR = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # what the lower three bits of an FP4 E2M1 mean
 
 
-def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The state with `weight` in the place of each layer's parts. Raises `QuantisedWeights`."""
     if config.get("quantization_status") not in (None, "compressed", "frozen", "initialized"):
         raise QuantisedWeights(f"compressed-tensors in the state {config['quantization_status']!r:.40}")
@@ -28,11 +30,11 @@ def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: torch.dtype)
         packed, scale = require(parts, layer, "weight_packed", "weight_scale")
         found[f"{layer}.weight"] = (
             _four_bits(layer, packed, scale, parts.get("weight_global_scale"), dtype)
-            if packed.dtype == torch.uint8
+            if packed.dtype_name == "uint8"
             else _integers(layer, packed, scale, parts, _bits(config, layer), dtype)
         )
     for name, ref in list(found.items()):
-        if ref.dtype == torch.int8 and name.endswith(".weight"):
+        if ref.dtype_name == "int8" and name.endswith(".weight"):
             found[name] = _bytes(name, ref, kept, dtype)
     gone = {name for name in found if name.endswith((".weight_zero_point", ".weight_scale")) and _is_int8(name, kept)}
     return float8.dequantised({name: ref for name, ref in found.items() if name not in gone}, config, dtype)
@@ -40,7 +42,7 @@ def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: torch.dtype)
 
 def _is_int8(name: str, tensors: Tensors) -> bool:
     ref = tensors.get(f"{name.rpartition('.')[0]}.weight")
-    return ref is not None and ref.dtype == torch.int8
+    return ref is not None and ref.dtype_name == "int8"
 
 
 def _bits(config: Mapping[str, Any], layer: str) -> int:
@@ -55,7 +57,7 @@ def _bits(config: Mapping[str, Any], layer: str) -> int:
 
 
 def _integers(
-    layer: str, packed: TensorRef, scale: TensorRef, parts: Mapping[str, TensorRef], bits: int, dtype: torch.dtype
+    layer: str, packed: TensorRef, scale: TensorRef, parts: Mapping[str, TensorRef], bits: int, dtype: str
 ) -> TensorRef:
     """Integers packed along the inputs, from the lowest bits, less half their range; zero points along the outputs."""
     (shaped,) = require(parts, layer, "weight_shape")
@@ -78,7 +80,7 @@ def _integers(
     return made(shape, load, dtype)
 
 
-def _bytes(name: str, ref: TensorRef, tensors: Tensors, dtype: torch.dtype) -> TensorRef:
+def _bytes(name: str, ref: TensorRef, tensors: Tensors, dtype: str) -> TensorRef:
     layer = name.removesuffix(".weight")
     scale, zeros = tensors.get(f"{layer}.weight_scale"), tensors.get(f"{layer}.weight_zero_point")
     if scale is None or len(ref.shape) != 2:
@@ -91,9 +93,7 @@ def _bytes(name: str, ref: TensorRef, tensors: Tensors, dtype: torch.dtype) -> T
     return made(ref.shape, load, dtype)
 
 
-def _four_bits(
-    layer: str, packed: TensorRef, scale: TensorRef, whole: TensorRef | None, dtype: torch.dtype
-) -> TensorRef:
+def _four_bits(layer: str, packed: TensorRef, scale: TensorRef, whole: TensorRef | None, dtype: str) -> TensorRef:
     """Two E2M1 floats a byte, the first in the lower half; a scale for 16 of them (NVFP4: an eight-bit float, over one
     for all) or for 32 (MXFP4: a power of two)."""
     shape = (packed.shape[0], packed.shape[1] * 2) if len(packed.shape) == 2 else (0, 0)
@@ -103,7 +103,7 @@ def _four_bits(
     def load() -> torch.Tensor:
         values = packed.load()
         both = torch.stack((values & 15, values >> 4), 2).view(shape).long()
-        numbers = torch.where(both >= 8, -1.0, 1.0) * _FOUR[both & 7]
+        numbers = torch.where(both >= 8, -1.0, 1.0) * torch.tensor(_FOUR)[both & 7]
         factors = scale.load()
         factors = torch.exp2(factors.float() - 127) if factors.dtype == torch.uint8 else factors.float()
         factors = factors / whole.load().float() if whole is not None else factors

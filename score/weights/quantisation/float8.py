@@ -1,6 +1,8 @@
 """Eight-bit floats with scales, for a tensor, a row or a block of it: DeepSeek's and transformers' `fp8`, FBGEMM's,
 ModelOpt's."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,19 +12,19 @@ from score.errors import QuantisedWeights
 from score.weights.quantisation.packing import Tensors, made, spread
 
 METHODS = ("fp8", "fbgemm_fp8", "modelopt")
-_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
+_FLOATS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 _SCALES = ("weight_scale_inv", "weight_scale")
 _BESIDE = ("input_scale", "activation_scale", "output_scale", "k_scale", "v_scale", "q_scale")
 
 
-def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The state with each weight multiplied by its scale. Raises `QuantisedWeights` for one without."""
-    eight = {name.removesuffix("weight") for name, ref in tensors.items() if ref.dtype in _FLOATS}
+    eight = {name.removesuffix("weight") for name, ref in tensors.items() if ref.dtype_name in _FLOATS}
     gone = {f"{layer}{scale}" for layer in eight for scale in _SCALES}
     found = {name: ref for name, ref in tensors.items() if name not in gone and not name.endswith(_BESIDE)}
     block = config.get("weight_block_size")
     for name, ref in tensors.items():
-        if ref.dtype not in _FLOATS:
+        if ref.dtype_name not in _FLOATS:
             continue
         layer = name.removesuffix("weight")
         scale = next((tensors[f"{layer}{each}"] for each in _SCALES if f"{layer}{each}" in tensors), None)

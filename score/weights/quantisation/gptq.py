@@ -1,6 +1,8 @@
 """GPTQ (Frantar et al. 2022), as AutoGPTQ and GPTQModel write it: integers of 2, 3, 4 or 8 bits packed along the
 inputs, a scale and a zero point for each group of inputs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +15,7 @@ METHODS = ("gptq",)
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
-def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The state with `weight` in the place of each layer's parts. Raises `QuantisedWeights`."""
     bits, layers = number(config, "bits", 2, 3, 4, 8), groups(tensors, *_PARTS)
     size = config.get("group_size", -1)

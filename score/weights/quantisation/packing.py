@@ -1,19 +1,22 @@
 """Small integers in large ones, groups of them that share a scale, tensors that are computed when they are wanted."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from score.errors import QuantisedWeights
+from score.formats import dtypes
 from score.formats.base import TensorRef, computed
 
 Tensors = Mapping[str, TensorRef]
 
 
-def made(shape: tuple[int, ...], load: Callable[[], torch.Tensor], dtype: torch.dtype) -> TensorRef:
+def made(shape: tuple[int, ...], load: Callable[[], torch.Tensor], dtype: str) -> TensorRef:
     """A tensor that `load` computes; its bytes are those that it takes then."""
-    return computed(dtype, shape, lambda: load().to(dtype).contiguous())
+    return computed(dtype, shape, lambda: load().to(dtypes.of(dtype)).contiguous())
 
 
 def groups(tensors: Tensors, *parts: str) -> dict[str, dict[str, TensorRef]]:
