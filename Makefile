@@ -144,9 +144,10 @@ test-deepspeed: $(READY)  ## compare DeepSpeed's folders with its own zero_to_fp
 	DS_BUILD_OPS=0 $(VENV)/bin/$(PIP) --upgrade --target build/deepspeed --no-deps deepspeed==0.19.8 hjson py-cpuinfo msgpack ninja einops nvidia-ml-py
 	$(VENV)/bin/python -m pytest -m deepspeed tests/formats/test_deepspeed_library.py
 
-test-blocks: $(READY)  ## compare pickled networks with torchvision, which is installed into build/torchvision
+test-blocks: $(READY)  ## compare pickled networks with torchvision, timm and segmentation-models-pytorch, installed into build
 	$(VENV)/bin/$(PIP) --upgrade --target build/torchvision --no-deps torchvision==0.28.0
-	$(VENV)/bin/python -m pytest -m torchvision tests/architectures/test_torchvision_library.py
+	$(VENV)/bin/$(PIP) --upgrade --target build/blocks --no-deps timm==1.0.31 segmentation-models-pytorch==0.6.0
+	$(VENV)/bin/python -m pytest -m torchvision tests/architectures/test_torchvision_library.py tests/architectures/test_blocks_library.py
 
 test-yolo: $(READY)  ## compare YOLO networks with the library that makes them, which is installed into build/yolo
 	$(VENV)/bin/$(PIP) --upgrade --target build/yolo --no-deps ultralytics==8.4.190 ultralytics-thop==2.2.3 opencv-python-headless polars polars-runtime-32 matplotlib contourpy cycler fonttools kiwisolver pyparsing

@@ -22,6 +22,10 @@ class Block(nn.Module):
     NEEDS: ClassVar[frozenset[str]] = frozenset()
     ANY: ClassVar[bool] = False
 
+    def unknown(self) -> str:
+        """Which of its attributes say that it computes something else than what is written here; mostly none."""
+        return ""
+
 
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())

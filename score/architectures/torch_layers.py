@@ -12,8 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import fastai_blocks, inception_blocks, torch_ao_layers, torchvision_blocks
+from score.architectures import (
+    fastai_blocks,
+    inception_blocks,
+    torch_ao_layers,
+    torchvision_blocks,
+)
 from score.architectures.block import Block
+from score.architectures.segmentation_blocks import known as segmentation_blocks
+from score.architectures.timm_blocks import known as timm_blocks
 from score.architectures.yolo import network
 from score.formats._pickle import torch_ao
 from score.formats._pickle.inert import settled
@@ -68,6 +75,8 @@ class _Rebuilding:
             state[str(name)] = self.attribute(str(name), value, depth)
         made = cls.__new__(cls)
         made.__setstate__(state)  # torch's own, which also brings the attributes of older versions up to date
+        if isinstance(made, Block) and (odd := _odd(made)):
+            raise NotPlain(f"a {opaque.path} of another kind than the one that is known: {odd}")
         return self.kept(opaque, torch_ao_layers.checked(made))
 
     def kept(self, opaque: OpaqueObject, made: nn.Module) -> nn.Module:
@@ -146,9 +155,18 @@ def _kept(cls: type[nn.Module], opaque: OpaqueObject) -> frozenset[str] | None:
     return _OF_MODULES | cls.KEPT
 
 
+def _odd(block: Block) -> str:
+    """What of a block is not known, or is not of the kind that it says."""
+    try:
+        return block.unknown()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return str(error)
+
+
 # What says which of our classes computes as a library's, by its path.
 _LIBRARIES = (
-    *(network.block, torchvision_blocks.block, inception_blocks.block, fastai_blocks.block),
+    *(network.block, torchvision_blocks.block, inception_blocks.block, fastai_blocks.block, timm_blocks.block),
+    segmentation_blocks.block,
     torch_ao_layers.layer,
 )
 

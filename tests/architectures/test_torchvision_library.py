@@ -1,11 +1,8 @@
 """Pickled networks of torchvision's own, of every family: rebuilt, they compute what torchvision computes.
 
-`make test-blocks` installs torchvision beside, into build/torchvision. It is imported without its compiled operators,
-which no network for classifying needs.
+`make test-blocks` installs torchvision beside, into build/torchvision.
 """
 
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.architectures import beside
 from tests.architectures.stand_ins import normalised
 from tests.architectures.test_torchvision_blocks import rebuilt
 
 pytestmark = pytest.mark.torchvision
-LIBRARY = Path(__file__).parents[2] / "build" / "torchvision"
 NAMES = (
     *("alexnet", "convnext_tiny", "convnext_small", "densenet121", "densenet161", "densenet169", "densenet201"),
     *("efficientnet_b0", "efficientnet_b3", "efficientnet_b5", "efficientnet_v2_s", "efficientnet_v2_m"),
@@ -31,22 +28,10 @@ NAMES = (
 
 @pytest.fixture
 def library() -> Iterator[Any]:
-    if not (LIBRARY / "torchvision").is_dir():
-        pytest.skip("make test-blocks installs the library")
-    package, extension = types.ModuleType("torchvision"), types.ModuleType("torchvision.extension")
-    package.__path__, package.__version__ = [str(LIBRARY / "torchvision")], "0.28.0"  # type: ignore[attr-defined]
-    extension._assert_has_ops = extension._has_ops = lambda: False  # type: ignore[attr-defined]
-    package.extension = extension  # type: ignore[attr-defined]
-    sys.modules |= {"torchvision": package, "torchvision.extension": extension}
-    import torchvision.models
+    with beside.torchvision():
+        import torchvision.models
 
-    yield torchvision.models
-    _forget()
-
-
-def _forget() -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
+        yield torchvision.models
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,5 +44,5 @@ def test_it_computes_what_torchvision_does(tmp_path: Path, library: Any, name: s
     pixels = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():
         wanted = net(pixels)
-        _forget()
+        beside.forget("torchvision")
         torch.testing.assert_close(rebuilt(tmp_path / "net.pt")(pixels), wanted, rtol=0, atol=0)

@@ -1,0 +1,1 @@
+"""Networks of segmentation-models-pytorch that were saved whole."""

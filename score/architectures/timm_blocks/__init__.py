@@ -1,0 +1,1 @@
+"""Networks of timm that were saved whole."""
