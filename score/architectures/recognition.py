@@ -13,7 +13,7 @@ from typing import Any
 
 import loadstone_models as models
 
-from score.architectures import fingerprints
+from score.architectures import fingerprints, flat_parameters
 from score.architectures.fingerprints import Fingerprint
 from score.architectures.libraries import PROVIDERS, builder, installing
 from score.architectures.meta_init import Skeleton, shapes, skeleton, tied, where
@@ -24,6 +24,7 @@ from score.errors import (
     InvalidSetting,
     PrefixAmbiguous,
     ProviderMissing,
+    WeightsMismatch,
 )
 from score.formats.base import Shapes
 from score.weights.align import Alignment, align
@@ -193,15 +194,17 @@ def _built(
         if given and hasattr(fit.entry.cls, "from_shapes"):
             raise  # the arguments that were given are what is wrong
         return None
-    except PrefixAmbiguous:
+    except (PrefixAmbiguous, WeightsMismatch):
         return None
     return built if alignment.exact or (not exactly and alignment.loads) else None
 
 
 def aligned(fit: Fit, weights: Candidate, source: str) -> tuple[Skeleton, Alignment]:
-    """The class built, and how its keys match the weights'. Raises `ArchitectureBroken` or `PrefixAmbiguous`."""
+    """The class built, and how its keys match the weights'. Raises `ArchitectureBroken`, `PrefixAmbiguous`, or
+    `WeightsMismatch` for flat parameters of another size."""
     built = skeleton(fit.entry.name, fit.entry.cls, fit.kwargs, source=source, inputs=fit.entry.inputs)
-    return built, align(shapes(built.module), weights.shapes(), tied=tied(built.module))
+    given = flat_parameters.apart(built.module, weights).shapes()
+    return built, align(shapes(built.module), given, tied=tied(built.module))
 
 
 def _missing(cls: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:

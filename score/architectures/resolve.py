@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import hf_config, local_code, on_graph, published, recognition, torch_ao_layers, torch_layers
+from score.architectures import (
+    flat_parameters,
+    hf_config,
+    local_code,
+    on_graph,
+    published,
+    recognition,
+    torch_ao_layers,
+    torch_layers,
+)
 from score.architectures.hparams import arguments
 from score.architectures.import_string import named
 from score.architectures.meta_init import Architecture, Complete, Skeleton, shapes, skeleton, tied
@@ -67,6 +76,7 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
         return skeleton(factory.name, factory.build, {}, source=checkpoint.format)
     if weights.class_path and isinstance(checkpoint, PickledObjects) and trust.allows(checkpoint.origin):
         return _pickled_module(checkpoint, weights)
+    flat_parameters.refuse(checkpoint, weights)
     if (known := published.of(weights.shapes())) is not None:
         return skeleton(known.name, known.build, kwargs, source=recognition.SOURCE)
     layers, why_not = _of_torch_layers(weights, kwargs)
@@ -80,7 +90,9 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
             raise
     if weights.class_path:
         try:
-            _refuse_module(checkpoint, weights, trust, why_not if network.block(weights.class_path) else "")
+            _refuse_module(
+                checkpoint, weights, trust, why_not if torch_layers.is_of_a_library(weights.class_path) else ""
+            )
         except (ClassNotImportable, UntrustedCode) as error:
             error.detail = "\n".join([error.detail, *local_code.untrusted(checkpoint, trust)])
             raise
@@ -153,6 +165,8 @@ def _of_torch_layers(weights: Candidate, kwargs: Mapping[str, Any]) -> tuple[Com
     if isinstance(module, network.Network):
         module = network.ready(module, weights.module, kwargs)
         source = "the pickled module, of a YOLO network's blocks"
+    elif torch_layers.is_of_a_library(weights.class_path):
+        source = "the pickled module, of its library's blocks as they are known here"
     if torch_ao_layers.is_quantised(module):
         source = "the pickled module, of torch's own quantised layers, which compute on the CPU"
         return Complete(weights.class_path, source, lambda _device: module.eval()), ""

@@ -171,6 +171,11 @@ _LIBRARIES = (
 )
 
 
+def is_of_a_library(path: str) -> bool:
+    """Whether a class is one of a library's that is known here."""
+    return any(each(path) is not None for each in _LIBRARIES)
+
+
 def _layer(path: str) -> type[nn.Module]:
     """A class of `torch.nn.modules`, or what computes as a known library's, by its path. Nothing is imported: torch
     has done so itself."""

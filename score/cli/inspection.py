@@ -134,8 +134,10 @@ def _architecture(checkpoint: Checkpoint, weights: Candidate | None) -> tuple[st
         return weights.class_path, {}
     if (published := published_models.of(weights.shapes())) is not None:
         return published.name, {}
-    from score.architectures import recognition  # its classes are torch's modules
+    from score.architectures import flat_parameters, recognition  # whose classes are torch's modules
 
+    if flat_parameters.among(weights.tensors):
+        return None, {}
     try:
         found = recognition.recognise(weights)
     except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing):
@@ -157,7 +159,7 @@ def screen(found: dict[str, Any], opened: Opened, track: Track) -> Screen:
         return Screen(_printable(facts(found)), (), (), (), ())
     tree = anatomy.tree_of(weights.tensors)
     others = [each for each in select.candidates(checkpoint) if each.path != weights.path]
-    why = [] if found["architecture"] else _unrecognised(weights)
+    why = [] if found["architecture"] else _unrecognised(checkpoint, weights)
     odd = [f"{name} is damaged: its checksum is not that of its bytes" for name in found["damaged"]]
     odd += anatomy.oddities(weights, found["bytes"], others, track)
     quantised_by = quantised.scheme(checkpoint, weights)
@@ -188,13 +190,14 @@ def _printable(facts: dict[str, str]) -> dict[str, str]:
     return {one_line(name): one_line(value) for name, value in facts.items()}
 
 
-def _unrecognised(weights: Candidate) -> list[str]:
+def _unrecognised(checkpoint: Checkpoint, weights: Candidate) -> list[str]:
     """Why the weights' class is not known, or what comes nearest to it."""
-    from score.architectures import recognition
+    from score.architectures import flat_parameters, recognition
     from score.architectures.suggest import nearest
 
     try:
+        flat_parameters.refuse(checkpoint, weights)
         recognition.recognise(weights)
-    except (ArchitectureAmbiguous, ArchitectureUndecided, ProviderMissing) as error:
+    except (ArchitectureAmbiguous, ArchitectureUndecided, NoWeights, ProviderMissing) as error:
         return [error.message, *error.detail.splitlines(), error.hint]
     return nearest(weights).partition("\nthe weights:")[0].splitlines()

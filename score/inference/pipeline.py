@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from score import log
-from score.architectures import key_conversions, on_graph, resolve
+from score.architectures import flat_parameters, key_conversions, on_graph, resolve
 from score.architectures.meta_init import Architecture, Complete, Skeleton
 from score.codecs import oip_v2, openai_embeddings
 from score.codecs import registry as codecs
@@ -86,12 +86,13 @@ def load_model(settings: Settings) -> Predictor:
 
 
 def weights_of(settings: Settings, opened: Opened) -> Candidate | None:
-    """A checkpoint's weights under their own names; with an adapter's in them, under the names that the model's class
-    has for them, which tell where an adapter's belong. Raises a `LoadError`."""
-    if not opened.checkpoint.adapters:
-        return opened.weights
-    architecture = resolve.find(opened.checkpoint, opened.weights, settings)
-    return _adapted(architecture, opened.checkpoint, opened.weights, settings)
+    """A checkpoint's weights under their own names; with an adapter's in them, or out of FSDP's flat parameters, under
+    the names that the model's class has for them. Raises a `LoadError`."""
+    weights = opened.weights
+    if not opened.checkpoint.adapters and (weights is None or not flat_parameters.among(weights.tensors)):
+        return weights
+    architecture = resolve.find(opened.checkpoint, weights, settings)
+    return _adapted(architecture, opened.checkpoint, weights, settings)
 
 
 def _adapted(
@@ -103,6 +104,7 @@ def _adapted(
         if checkpoint.adapters:
             raise AdapterUnsupported(f"{architecture.name} is built as a whole, and takes no adapter")
         return weights
+    weights = flat_parameters.apart(architecture.module, weights)
     weights = key_conversions.converted(architecture.module, weights)
     for adapter in checkpoint.adapters:
         weights = resolve.adapted(architecture, weights, adapter, settings.prefix)

@@ -276,12 +276,6 @@ def adapter(checkpoint: Checkpoint) -> Candidate | None:
 
 def _whole(checkpoint: Checkpoint, candidate: Candidate) -> Candidate:
     """Refuse what only adapts another model's weights (Hu et al. 2021, and after; as PEFT names its tensors)."""
-    if any(name.rpartition(".")[2] in ("_flat_param", "flat_param") for name in candidate.tensors):
-        raise NoWeights(
-            f"{checkpoint.path.name} holds FSDP's flat parameters: many weights as one, whose names are not in it",
-            hint="Save them where they were trained: as FULL_STATE_DICT or SHARDED_STATE_DICT, or with "
-            "torch.distributed.checkpoint.",
-        )
     if is_adapter(candidate):
         kind, base = checkpoint.metadata.get("adapter", "LoRA"), checkpoint.metadata.get("base_model")
         raise NoWeights(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from score.errors import LoadError, MalformedFile, NoWeights
+import score
+from score.errors import LoadError, MalformedFile, NoWeights, WeightsMismatch
 from score.formats import registry
 from score.settings import Settings
 from score.weights import select
@@ -45,15 +46,56 @@ with FullyShardedDataParallel.state_dict_type(wrapped, StateDictType.SHARDED_STA
     torch.save(wrapped.state_dict(), f"{out}/sharded/shard-{rank}-of-{world}.pt")
 with FullyShardedDataParallel.state_dict_type(wrapped, StateDictType.LOCAL_STATE_DICT):
     torch.save(wrapped.state_dict(), f"{out}/local/rank_{rank}.pt")
+from functools import partial
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from trained import Layer, Net
+
+torch.manual_seed(1)
+net = Net()
+net(torch.randn(8, 6))  # the batch norm has seen something
+nested = {name: value.clone() for name, value in net.state_dict().items()}
+policy = ModuleWrapPolicy({Layer})
+net = FullyShardedDataParallel(net, auto_wrap_policy=policy, device_id=torch.device("cpu"))
+with FullyShardedDataParallel.state_dict_type(net, StateDictType.LOCAL_STATE_DICT):
+    torch.save({"model": net.state_dict()}, f"{out}/nested/rank{rank}.pt")
 again = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
 again.load_state_dict(full)
 fully_shard(again, mesh=mesh)
 torch.save(again.state_dict(), f"{out}/fsdp2/model_{rank}.pt")
 if rank == 0:
-    torch.save({"w": w, "b": b, "full": full}, f"{out}/wanted.pt")
+    torch.save({"w": w, "b": b, "full": full, "nested": nested}, f"{out}/wanted.pt")
 distributed.destroy_process_group()
 """
-KINDS = ("dtensor", "grid", "sharded", "local", "fsdp2")
+# Units within a unit, a weight that is shared in one of them, and buffers.
+TRAINED = """
+import torch
+from torch import nn
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(width))
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return x + self.second(self.first(x).relu() * self.scale)
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(1))
+        self.layers = nn.ModuleList([Layer(width), Layer(width)])
+        self.norm, self.head = nn.BatchNorm1d(width), nn.Linear(width, 3, bias=False)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x)) / self.temperature
+"""
+KINDS = ("dtensor", "grid", "sharded", "local", "nested", "fsdp2")
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +104,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ranks")
     for kind in KINDS:
         (out / kind).mkdir()
+    (out / "trained.py").write_text(TRAINED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     ranks = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", WRITES, str(rank), "4", port, str(out)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(out)},
             stderr=subprocess.PIPE,
         )
         for rank in range(4)
@@ -105,8 +148,39 @@ def test_what_fsdp_cut_is_put_together(written: Path, kind: str) -> None:
 
 
 def test_a_flat_parameter_has_lost_its_names(written: Path) -> None:
-    with pytest.raises(NoWeights, match="flat"):
-        weights(written / "local")
+    for kind in ("local", "nested"):
+        with pytest.raises(NoWeights, match="flat") as raised:
+            score.load(written / kind)
+        assert "SCORE_ARCHITECTURE" in raised.value.screen()
+        with pytest.raises(NoWeights, match="flat"):
+            score.open_weights(written / kind)
+
+
+def test_with_its_class_a_flat_parameter_is_what_it_was_made_of(written: Path) -> None:
+    named = {"architecture": f"{written / 'trained.py'}:Net"}
+    wanted = torch.load(written / "wanted.pt")["nested"]
+    found = score.open_weights(written / "nested", **named)
+    tied = {f"layers.{at}.second.weight" for at in range(2)}
+    the_same(dict(found), {name: value for name, value in wanted.items() if name not in tied})
+    x = torch.randn(4, 6)
+    with torch.inference_mode():
+        served = score.load(written / "nested", **named)(x)
+        torch.testing.assert_close(served, _trained(written, wanted)(x))
+
+
+def _trained(folder: Path, state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    space: dict[str, Any] = {"__name__": "trained"}
+    exec((folder / "trained.py").read_text(), space)
+    net: torch.nn.Module = space["Net"]()
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def test_a_class_of_other_sizes_is_not_filled(written: Path) -> None:
+    with pytest.raises(WeightsMismatch, match=r"_flat_param holds .* numbers .* parameters of Net are"):
+        score.load(written / "nested", architecture=f"{written / 'trained.py'}:Net", architecture_kwargs={"width": 7})
+    with pytest.raises(WeightsMismatch, match="has no module layers"):
+        score.load(written / "nested", architecture="SimpleModel")
 
 
 @pytest.mark.parametrize(
