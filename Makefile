@@ -20,7 +20,7 @@ DOCS := .cache/docs
 CLIENTS := .cache/clients
 RAY := .cache/ray
 
-.PHONY: help setup serve image run-image image-test azure-test clients-test ray-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers test-quantised test-deepspeed test-yolo test-blocks fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test clients-test ray-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers test-quantised test-deepspeed test-megatron test-yolo test-blocks fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -143,6 +143,10 @@ test-quantised: $(READY)  ## compare quantised weights with the libraries that w
 test-deepspeed: $(READY)  ## compare DeepSpeed's folders with its own zero_to_fp32, installed into build/deepspeed
 	DS_BUILD_OPS=0 $(VENV)/bin/$(PIP) --upgrade --target build/deepspeed --no-deps deepspeed==0.19.8 hjson py-cpuinfo msgpack ninja einops nvidia-ml-py
 	$(VENV)/bin/python -m pytest -m deepspeed tests/formats/test_deepspeed_library.py
+
+test-megatron: $(READY)  ## compare Megatron's folders with Megatron itself, installed into build/megatron
+	$(VENV)/bin/$(PIP) --upgrade --target build/megatron --no-deps megatron_core==0.13.1
+	$(VENV)/bin/python -m pytest -m megatron tests/formats/test_megatron_library.py
 
 test-blocks: $(READY)  ## compare pickled networks with torchvision, timm and segmentation-models-pytorch, installed into build
 	$(VENV)/bin/$(PIP) --upgrade --target build/torchvision --no-deps torchvision==0.28.0
