@@ -104,7 +104,10 @@ PICKLES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PICKLES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "a deep tuple in a set" else ()) for name in PICKLES],
+)
 def test_a_small_pickle_takes_little(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("model/data.pkl", PICKLES[name])
@@ -379,7 +382,8 @@ for arguments in (["check", path], ["inspect", path], ["convert", path, path + "
 """
 
 
-_LONG = ("modules in modules", "empty modules in modules")  # ten seconds each, for what a pickle may cost
+# Some take ten seconds, for what a pickle may cost; of those alike one is fast enough.
+_LONG = ("modules in modules", "empty modules in modules", "arguments that are shared", "parameters of parameters")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,17 @@ SAVED = [
 ]
 
 
-@pytest.fixture(scope="module", params=SAVED)
+# A server takes three seconds to start; the other ways are read by faster tests too.
+FAST = (
+    "torch-zip/model.pt",
+    "torch-legacy-training/checkpoint.pth.tar",
+    "safetensors/model.safetensors",
+    "torch-export/model.pt2",
+)
+WAYS = [pytest.param(way, marks=() if way in FAST else pytest.mark.slow) for way in SAVED]
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def server(
     request: pytest.FixtureRequest, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

@@ -86,7 +86,7 @@ def predicts(done: subprocess.CompletedProcess, walk: Walk) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    [pytest.param(how, marks=() if how in ("bare state_dict", "whole model") else pytest.mark.slow) for how in SAVED],
+    [pytest.param(how, marks=() if how == "bare state_dict" else pytest.mark.slow) for how in SAVED],
 )
 def test_from_the_file_to_a_prediction(how: str, walk: Walk) -> None:
     trained(walk, SAVED[how])

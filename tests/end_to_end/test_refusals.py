@@ -37,7 +37,9 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, str], str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "mismatch" else pytest.mark.slow) for name in CASES]
+)
 def test_the_log_ends_with_the_diagnosis_that_the_command_line_shows(name: str, tmp_path: Path) -> None:
     make, settings, code, hint = CASES[name]
     model, logs = tmp_path / "model", tmp_path / "logs"
