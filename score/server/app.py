@@ -57,6 +57,7 @@ class Application:
         self._models, self._decoder = models, decoder
         self._behind: Any = WSGIMiddleware(behind, workers=FLASK_THREADS)
         self._hooked = hooked
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that all requests come from
         self._waking: set[Any] = set()  # batchers that are woken in this turn of the loop
         self._tasks = ThreadPoolExecutor(TASK_THREADS, thread_name_prefix="answer")
         self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
@@ -228,7 +229,7 @@ class Application:
 
     async def _run(self, predictor: Predictor, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:
         """Have the model answer, and wait for it; a request whose client leaves before it begins is dropped."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()  # which is a system call
         if prepared.items is not None:
             return await loop.run_in_executor(self._tasks, pipeline.run, predictor, prepared)
         batcher = predictor.batcher

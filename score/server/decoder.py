@@ -33,6 +33,16 @@ MOST_SECONDS = 60  # of work for one body
 MOST_MEMORY = 8 << 30  # bytes of one child
 _ROOT = str(Path(__file__).resolve().parents[2])
 _ALIGNED = 64
+# What decodes is imported once there is something to decode: until then it takes a quarter of the memory. Ctrl+C
+# reaches all of a terminal's processes.
+_HELPER = """
+import select, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+select.select([{socket}], [], [])
+sys.path[:0] = [{root!r}]
+from score.server import decoder
+decoder.serve({socket})
+"""
 _ABOUT = ("content_type", "json_length", "limit", "codec", "header")  # of a body, beside its bytes
 
 
@@ -46,8 +56,7 @@ class Decoder:
     def start(self) -> None:
         """Before anything else is confined or threaded: afterwards nothing can be started any more."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        path = f"import sys; sys.path[:0] = [{_ROOT!r}]"
-        script = f"{path}; from score.server import decoder; decoder.serve({theirs.fileno()})"
+        script = _HELPER.format(root=_ROOT, socket=theirs.fileno())
         with theirs:
             subprocess.Popen([sys.executable, "-P", "-c", script], pass_fds=[theirs.fileno()], cwd="/")  # noqa: S603
         self._helper = ours
@@ -140,7 +149,6 @@ def _error(said: dict[str, Any]) -> ScoreError:
 
 def serve(number: int) -> None:
     """The helper process: fork a child for each body that comes, until the server is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all of a terminal's processes
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
     codecs.codecs()  # imported once
     with contextlib.suppress(OSError):

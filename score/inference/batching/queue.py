@@ -43,6 +43,15 @@ Deliver = Callable[[Sequence["Ticket"]], None]
 
 
 LONG_PASS = 0.05  # seconds
+_forks = 0  # that this process has come out of since it imported this
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)  # to ask for the process's number at each request takes a system call
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ class Batcher:
         self.most_rows = limits.rows  # less, once the device has run out of memory
         self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition(threading.Lock())
-        self._started_in = 0
+        self._started_in = -1
         self._closed = threading.Event()
         self.costs = CostModel()
         self._pace = 1.0  # seconds from one request to the next
@@ -189,7 +198,7 @@ class Batcher:
         with self._changed:
             if len(self._queue) >= self.limits.requests:
                 raise QueueFull(f"{len(self._queue)} requests are waiting already", retry_after=self._drained_in())
-            if self._started_in != os.getpid():
+            if self._started_in != _forks:
                 self._start()
             self._queue.append(ticket)
             self._pace += 0.05 * (min(ticket.arrived - self._last_arrival, 1.0) - self._pace)
@@ -215,7 +224,7 @@ class Batcher:
 
     def _start(self) -> None:
         """The threads, with the first request: a process forked later has none of its parent's."""
-        self._started_in = os.getpid()
+        self._started_in = _forks
         threading.Thread(target=self._run, name="model", daemon=True).start()
         threading.Thread(target=self._expire, name="deadlines", daemon=True).start()
 
