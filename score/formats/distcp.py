@@ -1,7 +1,8 @@
 """`distcp`: a torch.distributed.checkpoint folder. A pickled `.metadata`, and `.distcp` files with the shards.
 
 Merged without a process group: a tensor in one piece is mapped where it lies; one in several pieces is put together
-when it is loaded. Source: torch/distributed/checkpoint/filesystem.py and metadata.py.
+when it is loaded. Megatron's `torch_dist` is one, with its arguments beside. Source: torch/distributed/checkpoint,
+filesystem.py and metadata.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from score.errors import MalformedFile
 from score.formats._io.folder import within
 from score.formats._io.source import Source
 from score.formats._io.zip import Archive
+from score.formats._megatron import stacked
+from score.formats._megatron.stacked import Cut
 from score.formats._pickle.inert import settled
 from score.formats._pickle.read import no_storages, read_pickle
 from score.formats.base import Checkpoint, OpaqueObject, StateDict, TensorRef, computed
@@ -42,12 +45,20 @@ def open(path: Path, read: str) -> Checkpoint:
     items = _items(path, _mapping(described, "storage_data"))
     tree: dict[Any, Any] = {}
     pieces = _Pieces(path, read)
+    common = path / stacked.COMMON
+    of_megatron = common.is_file() and not common.is_symlink()
     for name, entry in entries.items():
         parts = paths.get(name) if isinstance(paths, dict) else None
         value = _value(pieces, name, entry, items)
-        if value is not None:
-            _put(tree, parts if isinstance(parts, tuple) and parts else (name,), value)
-    return StateDict(NAME, path, tree, metadata={"version": described.get("version")})
+        if isinstance(value, Cut) and of_megatron:
+            tree.update({each: _merged(path, each, cut) for each, cut in stacked.layers(name, value)})
+        elif value is not None:
+            whole = _merged(path, name, value) if isinstance(value, Cut) else value
+            _put(tree, parts if isinstance(parts, tuple) and parts else (name,), whole)
+    metadata = {"version": described.get("version")}
+    if of_megatron:
+        return stacked.opened(NAME, path, tree, metadata, read)
+    return StateDict(NAME, path, tree, metadata=metadata)
 
 
 def _attributes(value: Any) -> dict[Any, Any]:
@@ -102,7 +113,7 @@ class _Pieces:
 
 
 def _value(pieces: _Pieces, name: str, entry: Any, items: dict[tuple[str, Size], Item]) -> Any:
-    """A tensor, put together from its pieces; or any other value, read from its one."""
+    """A tensor's pieces; or any other value, read from its one."""
     described, folder = _attributes(entry), pieces.folder
     if "chunks" not in described:
         item = items.get((name, ()))
@@ -124,10 +135,11 @@ def _value(pieces: _Pieces, name: str, entry: Any, items: dict[tuple[str, Size],
         if not isinstance(ref, TensorRef) or ref.shape != sizes:
             raise MalformedFile(f"{folder.name}: the piece of {name!r} at {list(offsets)} is not of size {list(sizes)}")
         found.append((offsets, ref))
-    return _merged(folder, name, size, found)
+    return Cut(size, tuple(found))
 
 
-def _merged(folder: Path, name: str, size: Size, pieces: list[tuple[Size, TensorRef]]) -> TensorRef:
+def _merged(folder: Path, name: str, cut: Cut) -> TensorRef:
+    size, pieces = cut.shape, cut.pieces
     if not pieces:
         raise MalformedFile(f"{folder.name}: {name!r} has no pieces")
     first = pieces[0][1]

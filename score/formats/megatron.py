@@ -14,8 +14,7 @@ from typing import Any
 from score.errors import MalformedFile, NoWeights
 from score.formats import torch_bin_sharded
 from score.formats._megatron import models, ranks
-from score.formats._pickle.read import plain
-from score.formats.base import Checkpoint, DescribedWeights, OpaqueObject, StateDict, TensorRef
+from score.formats.base import Checkpoint, DescribedWeights, StateDict, TensorRef
 from score.formats.probe import Probe
 
 NAME = "megatron"
@@ -77,10 +76,8 @@ def open(path: Path, read: str) -> Checkpoint:
     held = _ranks(folder)
     opened = {rank: torch_bin_sharded.open_shard(rank.file, read) for rank in held}
     trees: dict[_Rank, Any] = {rank: each.tree for rank, each in opened.items()}
-    args = _arguments(trees[held[0]])
+    args, version = ranks.arguments(trees[held[0]]), ranks.version(trees[held[0]])
     grid = _grid(path.name, held, args)
-    version = trees[held[0]].get("checkpoint_version", 3.0) if isinstance(trees[held[0]], dict) else 3.0
-    version = float(version) if isinstance(version, (int, float)) else 3.0
     stages = [[_chunks(trees[rank], rank.file) for rank in stage] for stage in grid]
     counts = {len(chunks) for stage in stages for chunks in stage}
     if len(counts) != 1:
@@ -92,18 +89,10 @@ def open(path: Path, read: str) -> Checkpoint:
     ]
     tensors = ranks.whole_layers(chunks)
     unsafe = tuple(dict.fromkeys(name for each in opened.values() for name in each.unsafe_globals))
-    shown = {"tensor_parallel": len(grid[0]), "pipeline_parallel": len(grid), "checkpoint_version": version}
-    shown |= {str(key): value for key, value in (plain(args) or {}).items() if value is not None}
+    shown = {"tensor_parallel": len(grid[0]), "pipeline_parallel": len(grid), **ranks.shown(args, version)}
     if (known := models.of(args, tensors, version)) is not None:
         return DescribedWeights(NAME, path, known.tensors, unsafe, shown, model=known.factory)
     return StateDict(NAME, path, tensors, unsafe_globals=unsafe, metadata=shown)
-
-
-def _arguments(tree: Any) -> Mapping[str, Any]:
-    """What the training was started with; empty where the file does not say."""
-    said = tree.get("args") if isinstance(tree, dict) else None
-    found = said.attributes() if isinstance(said, OpaqueObject) else said if isinstance(said, dict) else {}
-    return {str(key): value for key, value in found.items()}
 
 
 def _grid(name: str, held: list[_Rank], args: Mapping[str, Any]) -> list[list[_Rank]]:

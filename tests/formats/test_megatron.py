@@ -1,16 +1,19 @@
 """Megatron-LM's folders: however the ranks are cut, the model is the one that was cut."""
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed import checkpoint
 
 from score.errors import LoadError, MalformedFile, NoWeights
 from score.formats import registry
 from score.inference import pipeline
 from score.settings import Settings
+from score.weights.opened import open_weights
 
 LAYERS, HIDDEN, HEADS, GROUPS, HEAD, INNER, WORDS = 4, 16, 4, 2, 4, 24, 32
 LLAMA = {
@@ -99,11 +102,47 @@ def test_however_it_is_cut_it_is_the_same_model(kind: str, name: str, tmp_path: 
 
 def test_other_arguments_leave_megatrons_names(tmp_path: Path) -> None:
     state = _write(tmp_path, "llama", 2, 2, rotary_interleaved=True)
-    checkpoint = registry.open_checkpoint(tmp_path)
-    assert {name: ref.shape for name, ref in checkpoint.tree.items()} == {n: tuple(v.shape) for n, v in state.items()}
-    assert all(torch.equal(checkpoint.tree[name].load(), value) for name, value in state.items())
+    opened = registry.open_checkpoint(tmp_path)
+    assert {name: ref.shape for name, ref in opened.tree.items()} == {n: tuple(v.shape) for n, v in state.items()}
+    assert all(torch.equal(opened.tree[name].load(), value) for name, value in state.items())
     with pytest.raises(LoadError, match="no architecture fits"):
         pipeline.load_model(Settings.load(tmp_path, device="cpu"))
+
+
+def _torch_dist(folder: Path, kind: str, **said: Any) -> dict[str, torch.Tensor]:
+    """As Megatron's core saves it since 0.8: a weight's layers behind each other, the optimizer's moments beside."""
+    state = _write(folder / "ranks", kind, 1, 1, **said)
+    saved = torch.load(folder / "ranks" / "iter_0000007" / "mp_rank_00" / "model_optim_rng.pt", weights_only=False)
+    stacks: dict[str, list[torch.Tensor]] = {}
+    for name, value in saved.pop("model").items():
+        parts = name.split(".")
+        stacks.setdefault(".".join(parts[:2] + parts[3:]) if parts[1] == "layers" else name, []).append(value)
+    held = {name: torch.stack(values) if ".layers." in name else values[0] for name, values in stacks.items()}
+    held |= {f"optimizer.state.exp_avg.{name}": torch.rand(value.shape) for name, value in held.items()}
+    place = folder / "torch_dist" / "iter_0000007"
+    place.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a process group that is not there
+        checkpoint.save(held, checkpoint_id=str(place), no_dist=True)
+    torch.save(saved, place / "common.pt")
+    (folder / "torch_dist" / "latest_checkpointed_iteration.txt").write_text("7")
+    return state
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_distributed_checkpoint_is_the_same_model(kind: str, tmp_path: Path) -> None:
+    _torch_dist(tmp_path, kind)
+    (name, wanted), (again, found) = _answer(tmp_path / "ranks"), _answer(tmp_path / "torch_dist")
+    assert name == again
+    assert torch.equal(wanted, found)
+
+
+def test_a_distributed_checkpoint_of_another_kind_has_megatrons_names(tmp_path: Path) -> None:
+    state = _torch_dist(tmp_path, "llama", rotary_interleaved=True)
+    weights = open_weights(Settings.load(tmp_path / "torch_dist")).weights
+    assert weights is not None
+    assert set(weights.tensors) == set(state)
+    assert all(torch.equal(weights.tensors[name].load(), value) for name, value in state.items())
 
 
 def test_without_a_rank_it_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from torch import distributed
 from torch.nn import functional as F
 
 torch.cuda.current_device = lambda: "cpu"
-from megatron.core import parallel_state, tensor_parallel
+torch.cuda.synchronize = lambda *_: None
+from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
@@ -76,7 +77,17 @@ place = out / "model" / "iter_0000100" / f"mp_rank_{rank:02}"
 place.mkdir(parents=True)
 saved = {"args": argparse.Namespace(**args), "checkpoint_version": 3.0, "iteration": 100, "model": model.state_dict()}
 torch.save(saved, place / "model_optim_rng.pt")
+again = out / "torch_dist" / "iter_0000100"
 if rank == 0:
+    again.mkdir(parents=True)
+distributed.barrier()
+optimizer = model.sharded_state_dict()
+for each in optimizer.values():  # as the optimizer's moments are called, and lie beside the weights
+    each.key = f"optimizer.state.exp_avg.{each.key}"
+saved |= {"model": model.sharded_state_dict(), "optimizer": optimizer}
+dist_checkpointing.save(saved, str(again))
+if rank == 0:
+    (out / "torch_dist" / "latest_checkpointed_iteration.txt").write_text("100")
     (out / "model" / "latest_checkpointed_iteration.txt").write_text("100")
     torch.save({"ids": ids, "logits": logits}, out / "wanted.pt")
 distributed.barrier()
@@ -108,8 +119,9 @@ def test_it_answers_as_megatron_did(kind: str, name: str, world: int, tmp_path: 
     ]
     assert [rank.wait(timeout=300) for rank in ranks] == [0] * world
     wanted = torch.load(tmp_path / "wanted.pt")
-    served = pipeline.load_model(Settings.load(tmp_path / "model", device="cpu"))
-    assert served.report.architecture == f"transformers.{name}"
-    with torch.inference_mode():
-        found = served.module(wanted["ids"]).logits
-    torch.testing.assert_close(found, wanted["logits"], rtol=0, atol=1e-5)
+    for folder in ("model", "torch_dist"):
+        served = pipeline.load_model(Settings.load(tmp_path / folder, device="cpu"))
+        assert served.report.architecture == f"transformers.{name}"
+        with torch.inference_mode():
+            found = served.module(wanted["ids"]).logits
+        torch.testing.assert_close(found, wanted["logits"], rtol=0, atol=1e-5)

@@ -16,7 +16,8 @@ import torch
 from score.errors import MalformedFile
 from score.formats._pickle import pieces
 from score.formats._pickle.inert import settled
-from score.formats.base import TensorRef, computed
+from score.formats._pickle.read import plain
+from score.formats.base import OpaqueObject, TensorRef, computed
 
 MAX_DEPTH = 12
 _LAYER = re.compile(r"(.*\blayers\.)(\d{1,5})(\..*)\Z")
@@ -33,6 +34,25 @@ _WHOLE = re.compile(  # each rank has all of it
 )
 _UP, _DOWN = ("linear_fc1", "dense_h_to_4h"), ("linear_fc2", "dense_4h_to_h")
 _QKV = re.compile(r"\.(query_key_value|key_value)\.(weight|bias)$")
+
+
+def arguments(tree: Any) -> dict[str, Any]:
+    """What the training was started with; empty where the file does not say."""
+    said = tree.get("args") if isinstance(tree, dict) else None
+    found = said.attributes() if isinstance(said, OpaqueObject) else said if isinstance(said, dict) else {}
+    return {str(key): value for key, value in found.items()}
+
+
+def version(tree: Any) -> float:
+    """Of the checkpoint, which says in what order rows lie; the newest where the file does not say."""
+    found = tree.get("checkpoint_version") if isinstance(tree, dict) else None
+    return float(found) if isinstance(found, (int, float)) else 3.0
+
+
+def shown(args: Mapping[str, Any], version: float) -> dict[str, Any]:
+    """The arguments for people."""
+    found = {str(key): value for key, value in (plain(args) or {}).items() if value is not None}
+    return {"checkpoint_version": version, **found}
 
 
 def flattened(held: Any, prefix: str = "", depth: int = MAX_DEPTH) -> Iterator[tuple[str, TensorRef]]:
