@@ -19,6 +19,7 @@ from score.architectures import (
     torchvision_blocks,
 )
 from score.architectures.block import Block
+from score.architectures.detection_blocks import known as detection_blocks
 from score.architectures.segmentation_blocks import known as segmentation_blocks
 from score.architectures.timm_blocks import known as timm_blocks
 from score.architectures.yolo import network
@@ -128,6 +129,10 @@ class _Rebuilding:
             return self.tensor(value, wrap=False)
         if isinstance(value, OpaqueObject) and value.path == torch_ao.OBJECT:
             return torch_ao_layers.unpacked(value, self.packed)
+        if isinstance(value, OpaqueObject) and depth and (kind := detection_blocks.VALUES.get(value.path)):
+            held = value.attributes()
+            fields = {name: held[name] for name in kind.__dataclass_fields__ if name in held}
+            return kind(**{each: self.plain(each, item, depth - 1) for each, item in fields.items()})
         if isinstance(value, GlobalName) and value.path.rpartition(".")[2] in _ACTIVATIONS:
             module, _, function = value.path.rpartition(".")
             if module in ("torch.nn.functional", "torch._C._nn", "torch"):
@@ -167,6 +172,7 @@ def _odd(block: Block) -> str:
 _LIBRARIES = (
     *(network.block, torchvision_blocks.block, inception_blocks.block, fastai_blocks.block, timm_blocks.block),
     segmentation_blocks.block,
+    detection_blocks.block,
     torch_ao_layers.layer,
 )
 

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 BUILD = Path(__file__).parents[2] / "build"
+_OPERATORS: list[torch.library.Library] = []
 
 
 @contextmanager
@@ -24,10 +26,32 @@ def torchvision() -> Iterator[None]:
     package.__path__, package.__version__ = [str(folder)], "0.28.0"  # type: ignore[attr-defined]
     extension._assert_has_ops = extension._has_ops = lambda: False  # type: ignore[attr-defined]
     extension._load_library = lambda *_: None  # type: ignore[attr-defined]
-    package.extension = extension  # type: ignore[attr-defined]
+    package.extension, package._is_tracing = extension, lambda: False  # type: ignore[attr-defined]
+    _with_nms()
     sys.modules |= {"torchvision": package, "torchvision.extension": extension}
     yield
     forget("torchvision")
+
+
+def _with_nms() -> None:
+    """torchvision's suppression, which is one of its compiled operators, in Python."""
+    if _OPERATORS:
+        return
+    _OPERATORS.append(torch.library.Library("torchvision", "DEF"))
+    _OPERATORS[0].define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _OPERATORS[0].impl("nms", _nms, "CPU")
+
+
+def _nms(boxes: torch.Tensor, scores: torch.Tensor, overlap: float) -> torch.Tensor:
+    areas, gone = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), torch.zeros(len(boxes), dtype=torch.bool)
+    kept = []
+    for at in scores.argsort(descending=True, stable=True).tolist():
+        if not gone[at]:
+            kept.append(at)
+            sides = torch.minimum(boxes[at, 2:], boxes[:, 2:]) - torch.maximum(boxes[at, :2], boxes[:, :2])
+            both = sides.clamp(min=0).prod(1)
+            gone |= both / (areas[at] + areas - both) > overlap
+    return torch.tensor(kept, dtype=torch.int64)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def kept(
     places = places[best[places].argsort(descending=True, stable=True)[:MOST_CONSIDERED]]
     shift = classes[places, None].to(boxes) * _APART
     if angles is None:
-        chosen = _greedy(boxes[places] + shift, limits)
+        chosen = greedy(boxes[places] + shift, limits)
     else:
         chosen = _rotated(torch.cat((boxes[places, :2] + shift, boxes[places, 2:]), 1), angles[places], limits)
     places = places[chosen]
@@ -48,7 +48,7 @@ def _best(scores: torch.Tensor, limits: Limits) -> tuple[torch.Tensor, torch.Ten
     return places[at // scores.shape[1]], found[good], at % scores.shape[1]
 
 
-def _greedy(boxes: torch.Tensor, limits: Limits) -> torch.Tensor:
+def greedy(boxes: torch.Tensor, limits: Limits) -> torch.Tensor:
     """Positions of boxes [K, 4] in order of score, without those that overlap a better one that is kept."""
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     left = torch.arange(len(boxes), device=boxes.device)
@@ -58,7 +58,7 @@ def _greedy(boxes: torch.Tensor, limits: Limits) -> torch.Tensor:
         chosen.append(first)
         corner = torch.minimum(boxes[first, 2:], boxes[left, 2:]) - torch.maximum(boxes[first, :2], boxes[left, :2])
         both = corner.clamp(min=0).prod(1)
-        left = left[both / (areas[first] + areas[left] - both) <= limits.overlap]
+        left = left[~(both / (areas[first] + areas[left] - both) > limits.overlap)]  # two without an area stay
     return torch.stack(chosen) if chosen else left
 
 

@@ -1,0 +1,1 @@
+"""Networks of torchvision that find things in pictures, saved whole."""
