@@ -22,7 +22,8 @@ class TensorRef:
     """A tensor in a file: its description, and how to bring it in.
 
     `dtype_name` is torch's (`float32`), `nbytes` what its elements take; `storage` identifies the bytes it views (equal
-    for tensors that share memory), and `load` maps or reads them.
+    for tensors that share memory), and `load` maps or reads them. `content` gives its elements as they lie in the file,
+    row by row, without torch; None where they do not.
     """
 
     dtype_name: str
@@ -31,6 +32,7 @@ class TensorRef:
     storage: object
     load: Callable[[], torch.Tensor] = field(repr=False)
     layout: str = "strided"
+    content: Callable[[], memoryview] | None = field(default=None, repr=False)
 
     @property
     def numel(self) -> int:

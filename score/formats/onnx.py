@@ -164,7 +164,8 @@ def _tensor(source: Source, data: Any, start: int, end: int) -> tuple[str, Tenso
         storage = _external(source, data, fields.get(_EXTERNAL, []), dtype, nbytes)
     elif _RAW in fields:
         first, last = fields[_RAW][0]
-        storage = StorageRef(dtype, last - first, partial(source.storage, first, last - first))
+        span = (first, last - first)
+        storage = StorageRef(dtype, span[1], partial(source.storage, *span), partial(source.content, *span))
     else:
         storage = _typed(data, fields, dtype)
     if storage.nbytes != nbytes:
@@ -205,7 +206,12 @@ def _typed(data: Any, fields: dict[int, list[tuple[int, int]]], dtype: str) -> S
     else:
         array = np.frombuffer(b"".join(bytes(data[first:last]) for first, last in fields[number]), _TYPED_DATA[number])
     content = bytearray(array.tobytes())
-    return StorageRef(dtype, len(content), lambda: torch.frombuffer(content, dtype=torch.uint8).untyped_storage())
+    return StorageRef(
+        dtype,
+        len(content),
+        lambda: torch.frombuffer(content, dtype=torch.uint8).untyped_storage(),
+        lambda: memoryview(content),
+    )
 
 
 def _signed(data: Any, spans: list[tuple[int, int]]) -> list[int]:

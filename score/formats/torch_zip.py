@@ -90,6 +90,6 @@ def storages(archive: Archive, folder: str = "data/") -> FindStorage:
             raw = archive.storage(record)
             return swapped(raw, dtype) if swap else raw
 
-        return StorageRef(dtype, archive.size(record), fetch)
+        return StorageRef(dtype, archive.size(record), fetch, None if swap else archive.content(record))
 
     return find

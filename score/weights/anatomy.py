@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from score.formats.base import TensorRef
@@ -108,7 +109,7 @@ def oddities(
         tensor = weights.tensors[name]
         if tensor.layout != "strided" or not tensor.numel:
             continue
-        for kind in _kinds(tensor.load(), counts=tensor.shape != ()):
+        for kind in _kinds(tensor):
             strange[kind].append(name)
     found = [f"{_listed(names)}: {kind}" for kind, names in strange.items() if names]
     floating = Counter(each.dtype_name for each in weights.tensors.values() if each.is_floating_point)
@@ -129,14 +130,33 @@ def oddities(
     return found
 
 
-def _kinds(values: torch.Tensor, counts: bool) -> list[str]:
+_IN_NUMPY = frozenset(("float64", "float32", "float16", "bfloat16"))
+
+
+def _kinds(tensor: TensorRef) -> list[str]:
+    """What is strange about a tensor's values; without torch, where they lie in the file as they are."""
+    if not tensor.is_floating_point and not tensor.dtype_name.startswith("complex"):
+        return []
+    if tensor.content is None or tensor.dtype_name not in _IN_NUMPY:
+        return _kinds_in_torch(tensor.load())
+    if tensor.dtype_name == "bfloat16":  # the upper half of a float32
+        values = (np.frombuffer(tensor.content(), np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = np.frombuffer(tensor.content(), tensor.dtype_name)
     found = []
-    if values.is_floating_point() or values.is_complex():
-        wide = values.float() if values.element_size() < 4 and not values.is_complex() else values
-        if not torch.isfinite(wide).all():
-            found += ["NaN"] if torch.isnan(wide).any() else []
-            found += ["infinite values"] if torch.isinf(wide).any() else []
-    if counts and values.ndim > 1 and values.is_floating_point() and not values.float().count_nonzero():
+    if not np.isfinite(values).all():
+        found += ["NaN"] if np.isnan(values).any() else []
+        found += ["infinite values"] if np.isinf(values).any() else []
+    return [*found, "only zeros"] if len(tensor.shape) > 1 and not values.any() else found
+
+
+def _kinds_in_torch(values: torch.Tensor) -> list[str]:
+    found = []
+    wide = values.float() if values.element_size() < 4 and not values.is_complex() else values
+    if not torch.isfinite(wide).all():
+        found += ["NaN"] if torch.isnan(wide).any() else []
+        found += ["infinite values"] if torch.isinf(wide).any() else []
+    if values.ndim > 1 and values.is_floating_point() and not wide.count_nonzero():
         found.append("only zeros")
     return found
 

@@ -1,6 +1,7 @@
 """What `score inspect` shows people: the tree, the bytes, what is odd, the page; and what differs between two files."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -130,3 +131,21 @@ def test_another_dtype_is_a_difference_and_values_are_still_compared(tmp_path: P
     assert found.dtypes == (("w", "float32", "float16"),)
     assert not found.values
     assert not found.equal
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("kind", ["finite", "NaN", "infinite values", "only zeros", "both"])
+def test_strange_values_are_the_same_with_torch_and_without(dtype: torch.dtype, kind: str, tmp_path: Path) -> None:
+    value = {"finite": 1.0, "NaN": math.nan, "infinite values": -math.inf, "only zeros": 0.0, "both": math.nan}[kind]
+    tensor = (torch.zeros(3, 4) if kind == "only zeros" else torch.rand(3, 4)).to(dtype)
+    tensor[1, 2] = value
+    if kind == "both":
+        tensor[0, 0] = math.inf
+    torch.save({"layer.weight": tensor, "turned": tensor.t()}, tmp_path / "m.pt")
+    refs = opened(tmp_path / "m.pt").tensors
+    assert refs["layer.weight"].content is not None
+    assert refs["turned"].content is None  # which does not lie row by row
+    found = [anatomy._kinds(ref) for ref in refs.values()]
+    assert found[0] == found[1] == anatomy._kinds_in_torch(tensor)
+    wanted = {"finite": [], "both": ["NaN", "infinite values"]}.get(kind, [kind])
+    assert found[0] == ([] if kind == "only zeros" and dtype.is_complex else wanted)

@@ -85,6 +85,11 @@ class Source:
         count = max(0, min(len(buffer), self.size - offset))
         return os.preadv(self._opened.descriptor, [buffer[:count]], self.start + offset) if count else 0
 
+    def content(self, offset: int, nbytes: int) -> memoryview:
+        """The bytes of a range where they are mapped."""
+        self.check(offset, nbytes, "a tensor's storage")
+        return memoryview(self.view())[offset : offset + nbytes]
+
     def storage(self, offset: int, nbytes: int) -> torch.UntypedStorage:
         """The bytes of a range as a torch storage: a view of the mapping, or a copy that was read."""
         self.check(offset, nbytes, "a tensor's storage")

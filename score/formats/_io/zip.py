@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -151,6 +152,11 @@ class Archive:
         if info.compress_type != zipfile.ZIP_STORED:
             raise MalformedFile(f"{self.path.name}: the record {name!r} is compressed")
         return self.source.window(self.offset(info), info.file_size, name)
+
+    def content(self, name: str) -> Callable[[], memoryview] | None:
+        """How to have a record's bytes where they are mapped; None for one that is compressed."""
+        stored = self._info(name).compress_type == zipfile.ZIP_STORED
+        return (lambda: memoryview(self.window(name).view())) if stored else None
 
     def text(self, name: str) -> str:
         return self.bytes(name).decode("utf-8", "replace").strip()

@@ -53,7 +53,10 @@ def read_legacy(
             raw = storage(offsets[key], nbytes)
             return swapped(raw, dtype) if swap else raw
 
-        return StorageRef(dtype, nbytes, fetch)
+        def content() -> memoryview:
+            return memoryview(data)[offsets[key] : offsets[key] + nbytes]
+
+        return StorageRef(dtype, nbytes, fetch, None if swap else content)
 
     start = position
     content = read_pickle(data, find, name=name, position=start)

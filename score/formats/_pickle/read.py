@@ -58,7 +58,7 @@ class Storages:
 
 
 def _typed(root: StorageRef, dtype: str) -> StorageRef:
-    return root if root.dtype_name == dtype else StorageRef(dtype, root.nbytes, lambda: root.untyped)
+    return root if root.dtype_name == dtype else StorageRef(dtype, root.nbytes, lambda: root.untyped, root.content)
 
 
 def _view(root: StorageRef, view: Any) -> StorageRef:

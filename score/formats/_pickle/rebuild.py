@@ -36,11 +36,13 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 
 @dataclass(eq=False)
 class StorageRef:
-    """A run of bytes in a file that tensors view. `fetch` brings it in, once."""
+    """A run of bytes in a file that tensors view. `fetch` brings it in, once; `content` gives the same bytes without
+    torch, where they lie in the file as they are."""
 
     dtype_name: str
     nbytes: int
     fetch: Callable[[], torch.UntypedStorage] = field(repr=False)
+    content: Callable[[], memoryview] | None = field(default=None, repr=False)
 
     @cached_property
     def untyped(self) -> torch.UntypedStorage:
@@ -88,7 +90,11 @@ def strided(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: str = "
     def load() -> torch.Tensor:
         return torch.empty(0, dtype=dtypes.of(dtype)).set_(storage.untyped, start, shape, steps)  # type: ignore[call-overload]
 
-    return TensorRef(dtype, shape, numel * itemsize, storage, load)
+    content = storage.content
+    dense = content is not None and list(steps) == row_major(shape)
+    first, nbytes = start * itemsize, numel * itemsize
+    lies = (lambda: content()[first : first + nbytes]) if dense else None  # type: ignore[misc]
+    return TensorRef(dtype, shape, nbytes, storage, load, content=lies)
 
 
 def row_major(shape: Sequence[Any]) -> list[int]:
@@ -118,7 +124,7 @@ def _viewed(ref: TensorRef, metadata: Any) -> TensorRef:
         tensor = tensor.conj() if metadata.get("conj") and tensor.is_complex() else tensor
         return torch._neg_view(tensor) if metadata.get("neg") else tensor
 
-    return replace(ref, load=load)
+    return replace(ref, load=load, content=None)
 
 
 def rebuild_tensor_v3(
