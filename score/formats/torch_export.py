@@ -190,7 +190,8 @@ def _payload(
             f"which torch {torch.__version__} does not know"
         )
     if record not in stored:
-        stored[record] = StorageRef(dtype, archive.size(record), lambda: archive.storage(record))
+        whole = archive.size(record)
+        stored[record] = StorageRef(dtype, whole, lambda: archive.storage(record), archive.content(record))
     try:
         sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
         return strided(stored[record], meta["storage_offset"]["as_int"], sizes, strides, dtype=dtype)

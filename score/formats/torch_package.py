@@ -66,6 +66,6 @@ def _storages(archive: Archive) -> FindStorage:
             raise MalformedFile(f"{archive.path.name}: the storage {key!r} is not in the archive")
         if archive.size(record) < nbytes:
             raise TruncatedFile(f"{archive.path.name}: the storage {key!r} is shorter than {nbytes:,} bytes")
-        return StorageRef(dtype, archive.size(record), lambda: archive.storage(record))
+        return StorageRef(dtype, archive.size(record), lambda: archive.storage(record), archive.content(record))
 
     return find
