@@ -14,6 +14,7 @@ from torch import nn
 
 from score.architectures import (
     fastai_blocks,
+    fx_modules,
     inception_blocks,
     torch_ao_layers,
     torchvision_blocks,
@@ -92,7 +93,7 @@ class _Rebuilding:
             wrap = name == "_parameters"
             return {key: None if item is None else self.tensor(item, wrap) for key, item in _dict(held).items()}
         if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) or "_hooks_" in name:
-            if held:
+            if held and "state_dict" not in name:  # those are for writing and reading a state
                 raise NotPlain(f"a hook in {name}")
             return OrderedDict()
         return self.plain(name, value, depth)
@@ -173,6 +174,7 @@ _LIBRARIES = (
     *(network.block, torchvision_blocks.block, inception_blocks.block, fastai_blocks.block, timm_blocks.block),
     segmentation_blocks.block,
     detection_blocks.block,
+    fx_modules.block,
     torch_ao_layers.layer,
 )
 
