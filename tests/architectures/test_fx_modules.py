@@ -224,11 +224,10 @@ def test_arithmetic_is_pythons() -> None:
 WRITTEN = fx.symbolic_trace(Net()).code.strip() + "\n"
 
 
-@given(
-    st.integers(0, len(WRITTEN)),
-    st.integers(0, 12),
-    st.sampled_from(["", "(", "**x", "{**x}", ".a", "None", "x, ", "\n", "0"]),
-)
+ODD = ("", "(", "**x", "{**x}", ".a", "None", "x, ", "\n", "0")
+
+
+@given(st.integers(0, len(WRITTEN)), st.integers(0, 12), st.sampled_from(ODD))
 def test_any_text_is_read_or_refused(at: int, length: int, instead: str) -> None:
     with contextlib.suppress(fx_code.NotAllowed):
         fx_code.read(WRITTEN[:at] + instead + WRITTEN[at + length :], lambda _path: nn.Identity())

@@ -18,7 +18,7 @@ from score.errors import (
     SeveralCheckpoints,
     TruncatedFile,
 )
-from score.formats import search
+from score.formats import registry, search
 from score.formats.registry import open_checkpoint
 from score.formats.search import size, tree
 from score.settings import Settings
@@ -156,6 +156,7 @@ def test_unreadable_by_this_user(tmp_path: Path, what: str) -> None:
         path.parent.chmod(0o700)
     if what == "folder below":
         (path.parent / "below").mkdir(mode=0o700)
+    registry.formats()  # imported now: the other user may not be able to read Python's own modules
     child = os.fork()
     if child == 0:  # the child stands for the server: it must end here, whatever happens
         code = 1
