@@ -37,12 +37,20 @@ def checkpoints_in(folder: Path, root: Path | None = None) -> Iterator[tuple[Pat
         if entry.name.startswith(".") or leaves(entry, root) or _loops(entry):
             continue
         if entry.is_dir():
-            if entry.name not in _SKIPPED_FOLDERS and not (entry / _TUNED).is_file():
+            if entry.name not in _SKIPPED_FOLDERS and not _is_tuned(entry):
                 yield from checkpoints_in(entry, root)
         elif entry.is_file() and entry.suffix.lower() not in _SKIPPED_SUFFIXES:
             format = registry.detect(entry)
             if format is not None:
                 yield entry, format
+
+
+def _is_tuned(folder: Path) -> bool:
+    """Whether a folder is what `score tune` wrote. Raises `ModelDirUnreadable`."""
+    try:
+        return (folder / _TUNED).is_file()
+    except PermissionError:
+        raise unreadable(folder) from None
 
 
 def _which(entries: list[Path]) -> list[Path]:

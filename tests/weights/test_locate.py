@@ -149,7 +149,7 @@ def test_a_wrong_path_shows_how_far_it_is_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["folder", "file", "folder below"])
 def test_unreadable_by_this_user(tmp_path: Path, what: str) -> None:
     path = save(tmp_path / "model" / "model.pt")
-    for parent in [tmp_path, *tmp_path.parents[:2]]:
+    for parent in [tmp_path, *tmp_path.parents[:-2]]:  # all below the temporary folder, which is everybody's
         parent.chmod(0o755)
     path.chmod(0o600)
     if what == "folder":
