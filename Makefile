@@ -138,7 +138,9 @@ soak: $(READY)  ## twice the load that the server can carry; bounded by SECONDS 
 
 test-quantised: $(READY)  ## compare quantised weights with the libraries that write them, which are installed into build/quantised
 	$(VENV)/bin/$(PIP) --upgrade --target build/quantised --no-deps compressed-tensors==0.20.0 bitsandbytes==0.50.2 torchao==0.18.0 loguru
+	$(VENV)/bin/$(PIP) --upgrade --target build/quantised_before --no-deps torchao==0.10.0
 	$(VENV)/bin/python -m pytest -m quantised tests/weights/test_quantisation_libraries.py
+	$(VENV)/bin/python -m pytest -m quantised tests/weights/test_quantisation_before.py
 
 test-deepspeed: $(READY)  ## compare DeepSpeed's folders with its own zero_to_fp32, installed into build/deepspeed
 	DS_BUILD_OPS=0 $(VENV)/bin/$(PIP) --upgrade --target build/deepspeed --no-deps deepspeed==0.19.8 hjson py-cpuinfo msgpack ninja einops nvidia-ml-py

@@ -59,6 +59,32 @@ def test_torchao(tmp_path: Path, config: str, block: int | None, dtype: torch.dt
         assert found[name].dtype == dtype and torch.equal(found[name], wanted)
 
 
+@pytest.mark.parametrize("shape", [(96, 64), (3, 96, 64)])
+def test_four_bits_of_torchao(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """What packs them is for GPUs alone; here it is done by hand, as it does."""
+    import score
+
+    quantization = pytest.importorskip("torchao.quantization")
+    torch.manual_seed(0)
+    weight = torch.randn(shape, dtype=torch.bfloat16)
+    blocks = weight.float().unflatten(-1, (-1, 32))
+    least, most = blocks.amin(-1), blocks.amax(-1)
+    scale = (most - least) / 15
+    zero = least + 8 * scale
+    values = ((blocks - zero[..., None]) / scale[..., None]).round().clamp(-8, 7).to(torch.int8).flatten(-2)
+    made = quantization.Int4Tensor(
+        values[..., ::2] & 15 | values[..., 1::2] << 4,
+        scale.transpose(-1, -2).to(weight.dtype).contiguous(),
+        zero.transpose(-1, -2).to(weight.dtype).contiguous(),
+        [1] * (len(shape) - 1) + [32],
+        torch.Size(shape),
+    )
+    torch.save({"0.weight": made, "0.bias": torch.zeros(96)}, tmp_path / "model.pt")
+    found = score.open_weights(tmp_path / "model.pt")["0.weight"]
+    assert found.dtype == weight.dtype
+    assert (found.float() - weight.float()).abs().max() <= 0.52 * scale.max() + 0.03
+
+
 def test_what_is_not_known_of_torchao_is_refused(tmp_path: Path) -> None:
     import score
     from score.errors import QuantisedWeights
@@ -93,7 +119,7 @@ def test_four_bits_of_bitsandbytes(kind: str, nested: bool, shape: tuple[int, in
     layer = layer.to("cpu")
     state = layer.state_dict()
     wanted = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    found = bitsandbytes.dequantised(refs(state), {}, torch.float32)
+    found = bitsandbytes.dequantised(refs(state), {}, "float32")
     assert set(found) == {"weight", "bias"} or set(found) == {".weight", ".bias"}
     assert torch.allclose(found["weight"].load(), wanted.float(), atol=1e-6)
 
@@ -107,7 +133,7 @@ def test_rows_that_are_no_whole_blocks() -> None:
     weight = torch.randn(7, 96)
     layer = bnb.nn.Linear4bit(96, 7, quant_type="nf4", compress_statistics=False)
     layer.load_state_dict({"weight": weight.clone(), "bias": torch.zeros(7)})
-    found = bitsandbytes.dequantised(refs(layer.to("cpu").state_dict()), {}, torch.float32)
+    found = bitsandbytes.dequantised(refs(layer.to("cpu").state_dict()), {}, "float32")
     assert (found["weight"].load() - weight).abs().max() < 0.4
 
 
@@ -119,7 +145,7 @@ def test_eight_bits_of_bitsandbytes() -> None:
     layer = bnb.nn.Linear8bitLt(128, 64, has_fp16_weights=False)
     layer.load_state_dict({"weight": weight, "bias": torch.zeros(64)})
     state = nn.ModuleDict({"fc": layer.to("cpu")}).state_dict()
-    found = bitsandbytes.dequantised(refs(state), {}, torch.float32)
+    found = bitsandbytes.dequantised(refs(state), {}, "float32")
     assert set(found) == {"fc.weight", "fc.bias"}
     assert torch.allclose(found["fc.weight"].load(), weight, atol=0.03)
 
@@ -166,7 +192,7 @@ def test_compressed_tensors(name: str) -> None:
     state = {f"fc.{key}": value.detach().clone() for key, value in layer.state_dict().items()}
     decompress_module(layer)
     config = {"config_groups": {"group_0": json.loads(scheme.model_dump_json())}}
-    found = compressed.dequantised(refs(state), config, torch.float32)
+    found = compressed.dequantised(refs(state), config, "float32")
     assert set(found) == {"fc.weight"}
     rounded = 1e-2 if "NVFP4" in name else 1e-5  # the library gives these as bfloat16
     assert torch.allclose(found["fc.weight"].load(), layer.weight.float(), rtol=rounded, atol=1e-6)

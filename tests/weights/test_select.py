@@ -1,17 +1,15 @@
 """Choosing the weights, and saying what a file without weights is."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from score.errors import LoadError, NoWeights, SeveralWeights, WeightsNotFound
+from score.errors import NoWeights, SeveralWeights, WeightsNotFound
 from score.formats.registry import open_checkpoint
-from score.weights import quantised, select
+from score.weights import select
 from tests.makers import net
 
 LINEAR = nn.Linear(3, 2).state_dict()
@@ -146,55 +144,6 @@ def test_a_tensor_that_wraps_another_is_not_left_out_in_silence(tmp_path: Path) 
     torch.save({"a.weight": Scaled(torch.ones(2, 2), 3.0), "a.bias": torch.ones(2)}, tmp_path / "model.pt")
     with pytest.raises(NoWeights, match="Scaled"):
         select.weights_of(open_checkpoint(tmp_path / "model.pt"))
-
-
-class Int8Tensor(torch.Tensor):
-    """As torchao writes it, with a scale for each block of a row."""
-
-    @staticmethod
-    def __new__(cls, qdata: torch.Tensor, scale: torch.Tensor, block: list[int], **more: Any) -> "Int8Tensor":
-        made = torch.Tensor._make_wrapper_subclass(cls, qdata.shape, dtype=torch.float32)
-        made.qdata, made.scale, made.block_size, made.zero_point = qdata, scale, block, more.get("zero")
-        made.act_pre_scale = more.get("pre")
-        return made
-
-    @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise NotImplementedError
-
-
-@pytest.fixture
-def of_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("torchao.quantization")
-    module.Int8Tensor = Int8Tensor  # type: ignore[attr-defined]
-    monkeypatch.setattr(Int8Tensor, "__module__", module.__name__)
-    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-
-
-@pytest.mark.usefixtures("of_torchao")
-@pytest.mark.parametrize("zero", [None, torch.tensor([[1, 2], [3, 4]], dtype=torch.int8)])
-def test_torchaos_weights_are_the_numbers_that_they_stand_for(tmp_path: Path, zero: torch.Tensor | None) -> None:
-    data, scale = torch.arange(-4, 4, dtype=torch.int8).view(2, 4), torch.tensor([[1.0, 2.0], [0.5, 0.25]])
-    weight = Int8Tensor(data, scale, [1, 2], zero=zero)
-    torch.save({"a.weight": weight, "a.bias": torch.ones(2)}, tmp_path / "model.pt")
-    weights = quantised.weights_of(open_checkpoint(tmp_path / "model.pt"), None)
-    assert weights is not None
-    taken = torch.zeros(2, 2) if zero is None else zero.float()
-    wanted = (data - taken.repeat_interleave(2, 1)) * scale.repeat_interleave(2, 1)
-    assert torch.equal(weights.tensors["a.weight"].load(), wanted)
-
-
-@pytest.mark.usefixtures("of_torchao")
-@pytest.mark.parametrize(
-    "odd", [{"block": [1, 3]}, {"block": [2]}, {"pre": torch.ones(4)}, {"scale": torch.ones(3)}, {"block": "1, 2"}]
-)
-def test_a_weight_of_torchaos_that_lacks_something_is_refused(tmp_path: Path, odd: dict[str, Any]) -> None:
-    said = {"block": [1, 2], "scale": torch.ones(2, 2), **odd}
-    weight = Int8Tensor(torch.ones(2, 4, dtype=torch.int8), said["scale"], said["block"], pre=said.get("pre"))
-    torch.save({"a.weight": weight, "a.bias": torch.ones(2)}, tmp_path / "model.pt")
-    with pytest.raises(LoadError):
-        quantised.weights_of(open_checkpoint(tmp_path / "model.pt"), None)
 
 
 def test_tensors_of_a_class_that_wraps_others_are_not_left_out_in_silence(tmp_path: Path) -> None:

@@ -1,58 +1,201 @@
 """torchao's tensors of quantised weights, as the numbers that they stand for.
 
-In a pickle, each is an object with its integers or floats of 8 bits, and a scale (and a zero point) for each block.
-Source: torchao 0.18, `dequantize` of the classes that are named here. Others of torchao are refused by their class.
+In a pickle, each is an object with its integers or floats of few bits, and a scale (and a zero point) for each block.
+Sources: torchao 0.18 and, for AffineQuantizedTensor, which it no longer has, 0.10; of Int4Tensor, which is packed by
+mslk, its `pack_int4` and `int4_row_quantize_zp`. Others of torchao are refused by their class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
 from score.formats import dtypes
 from score.formats.base import OpaqueObject, TensorRef, computed
 
-_INTEGERS = frozenset(("Int8Tensor", "IntxUnpackedToInt8Tensor"))
-_FLOATS = frozenset(("Float8Tensor",))
+_WRAPPER = "LinearActivationQuantizedTensor"  # of weights whose layer quantises its inputs, which is not done here
 _CHANGES_INPUTS = "act_pre_scale"  # what inputs are multiplied with, which a plain layer would not do
+_Shape = tuple[int, ...]
+_INTEGERS = ("int8", "uint8")
+_FLOATS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+_INTEGER, _FLOAT = 1, 2  # of torchao's ZeroPointDomain: before it is scaled, or added once it is
+_SHARDS: dict[Any, tuple[tuple[int, int], ...]] = {  # bits of an integer: bits of each of its shards, and where they go
+    1: ((1, 0),), 2: ((2, 0),), 3: ((2, 0), (1, 2)), 4: ((4, 0),), 5: ((4, 0), (1, 4)), 6: ((4, 0), (2, 4)),
+    7: ((4, 0), (2, 4), (1, 6)),
+}  # fmt: skip
+
+
+class _Blocks(NamedTuple):
+    """A number for each element of the weight, a scale and a zero point for each block of them, in the blocks' order.
+    `middle` is subtracted before it is scaled, where the zero point is added after it."""
+
+    data: Callable[[], torch.Tensor]
+    scale: Callable[[], torch.Tensor]
+    zero: Callable[[], torch.Tensor] | None
+    counts: tuple[int, ...]
+    middle: float | None = None
 
 
 def is_one(value: Any) -> bool:
     return (
         isinstance(value, OpaqueObject)
         and value.path.startswith("torchao.")
-        and value.path.rpartition(".")[2] in _INTEGERS | _FLOATS
+        and value.path.rpartition(".")[2] in (*_KINDS, _WRAPPER)
     )
 
 
 def numbers(value: OpaqueObject) -> TensorRef | None:
     """The weights as a tensor; None where a part is missing, or is not what it should be."""
-    held: Mapping[Any, Any] = value.attributes()
+    if _kind(value) == _WRAPPER:
+        value = value.attribute("original_weight_tensor")
+        if not is_one(value):
+            return None
     dtype, shape = (*value.args, None, None)[:2]
-    data, scale, zero, block = (held.get(name) for name in ("qdata", "scale", "zero_point", "block_size"))
-    if not isinstance(dtype, torch.dtype) or not isinstance(shape, tuple) or held.get(_CHANGES_INPUTS) is not None:
+    held: Mapping[Any, Any] = value.attributes()
+    read = _KINDS.get(_kind(value))
+    if read is None or not isinstance(dtype, torch.dtype) or not isinstance(shape, tuple):
         return None
-    if not isinstance(data, TensorRef) or not isinstance(scale, TensorRef) or data.shape != shape:
+    blocks = read(held, shape) if held.get(_CHANGES_INPUTS) is None else None
+    if blocks is None:
         return None
-    whole = value.path.rpartition(".")[2] in _INTEGERS
-    if whole != (data.dtype_name == "int8") or not (zero is None or isinstance(zero, TensorRef)):
+    return computed(dtypes.name_of(dtype), shape, lambda: _load(blocks, shape, dtype))
+
+
+def _load(blocks: _Blocks, shape: _Shape, dtype: torch.dtype) -> torch.Tensor:
+    data, scale = blocks.data(), _spread(blocks.scale(), blocks.counts, shape)
+    zero = None if blocks.zero is None else _spread(blocks.zero(), blocks.counts, shape)
+    if blocks.middle is not None:
+        found = (data.to(torch.float32) - blocks.middle) * scale
+        return (found if zero is None else found + zero).to(dtype)
+    if data.is_floating_point():
+        return (data.to(torch.float32) * scale).to(dtype)
+    if zero is not None:
+        data = data.to(torch.int32) - zero.to(torch.int32)
+    return (data.to(dtype) * scale).to(dtype)
+
+
+def _eight_bits(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
+    """Int8Tensor, IntxUnpackedToInt8Tensor and Float8Tensor."""
+    data, scale, zero = (held.get(name) for name in ("qdata", "scale", "zero_point"))
+    return _in_blocks(data, scale, zero, _counts(shape, held.get("block_size")), shape)
+
+
+def _four_bits(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
+    """Int4Tensor: two signed integers a byte, the first in its lower half; scales and zero points with the blocks of a
+    row below each other, the zero points added to what is scaled."""
+    data, scale, zero = (held.get(name) for name in ("qdata", "scale", "zero_point"))
+    counts = _counts(shape, held.get("block_size"))
+    if counts is None or len(shape) < 2 or shape[-1] % 2:
         return None
-    counts = _counts(shape, block)
-    if counts is None or any(part is not None and part.numel not in (1, _product(counts)) for part in (scale, zero)):
+    turned = (*counts[:-2], counts[-1], counts[-2])
+    if not isinstance(data, TensorRef) or data.dtype_name not in _INTEGERS:
         return None
+    if data.shape != (*shape[:-1], shape[-1] // 2) or any(
+        not isinstance(part, TensorRef) or part.shape != turned for part in (scale, zero)
+    ):
+        return None
+    assert isinstance(scale, TensorRef) and isinstance(zero, TensorRef)
+    load, scales, zeros = data.load, scale.load, zero.load
+
+    def integers() -> torch.Tensor:
+        packed = load().view(torch.uint8)
+        return (torch.stack((packed & 15, packed >> 4), -1).flatten(-2).to(torch.int8) ^ 8) - 8
+
+    return _Blocks(
+        integers,
+        lambda: scales().to(torch.float32).transpose(-1, -2),
+        lambda: zeros().to(torch.float32).transpose(-1, -2),
+        counts,
+        0.0,
+    )
+
+
+def _affine(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
+    """AffineQuantizedTensor, by how it lies: plain, as floats of eight bits, or as shards of integers."""
+    inner = held.get("tensor_impl")
+    if not isinstance(inner, OpaqueObject) or not inner.path.startswith("torchao."):
+        return None
+    parts = inner.attributes()
+    counts = _counts(shape, held.get("block_size"))
+    scale, zero = parts.get("scale"), parts.get("zero_point")
+    if _kind(inner) == "Float8AQTTensorImpl" and not parts.get("transposed"):
+        return _in_blocks(parts.get("float8_data"), scale, zero, counts, shape)
+    if _kind(inner) not in ("PlainAQTTensorImpl", "UintxAQTTensorImpl"):
+        return None
+    data = parts.get("int_data")
+    data = _of_shards(data, shape) if isinstance(data, OpaqueObject) else data
+    blocks = _in_blocks(data, scale, zero, counts, shape)
+    domain, least, most = (held.get(name) for name in ("zero_point_domain", "quant_min", "quant_max"))
+    domain = domain.args[:1] if isinstance(domain, OpaqueObject) else ()  # an enumeration's member
+    if blocks is None or domain == (_INTEGER,) or (zero is None and domain != (_FLOAT,)):
+        return blocks
+    if domain != (_FLOAT,) or not isinstance(least, int) or not isinstance(most, int):
+        return None
+    return blocks._replace(middle=(least + most + 1) / 2)
+
+
+def _in_blocks(data: Any, scale: Any, zero: Any, counts: _Shape | None, shape: _Shape) -> _Blocks | None:
+    if counts is None or not isinstance(data, TensorRef) or data.shape != shape:
+        return None
+    if data.dtype_name not in (_FLOATS if zero is None else ()) + _INTEGERS:
+        return None
+    if not isinstance(scale, TensorRef) or not (zero is None or isinstance(zero, TensorRef)):
+        return None
+    if any(part is not None and part.numel not in (1, math.prod(counts)) for part in (scale, zero)):
+        return None
+    return _Blocks(data.load, scale.load, None if zero is None else zero.load, counts)
+
+
+def _of_shards(value: OpaqueObject, shape: _Shape) -> TensorRef | None:
+    """UintxTensor: an integer's bits in shards of 4, 2 and 1 bits, each byte of which has those of as many integers, a
+    part of the dimension apart."""
+    held = value.attributes()
+    bits, along = held.get("bit_width"), held.get("pack_dim")
+    shards = _SHARDS.get(bits) if isinstance(bits, int) else None
+    if (
+        _kind(value) != "UintxTensor"
+        or not isinstance(along, int)
+        or not -len(shape) <= along < len(shape)
+        or not shards
+    ):
+        return None
+    parts = [held.get(f"int{width}_shard") for width, _ in shards]
+    for part, (width, _) in zip(parts, shards, strict=True):
+        packed = list(shape)
+        packed[along] = shape[along] * width // 8
+        if shape[along] * width % 8 or not isinstance(part, TensorRef):
+            return None
+        if part.dtype_name != "uint8" or part.shape != tuple(packed):
+            return None
+    loads = [part.load for part in parts if isinstance(part, TensorRef)]
 
     def load() -> torch.Tensor:
-        found = data.load().to(dtype if whole else torch.float32)
-        if zero is not None:
-            found = found - _spread(zero.load(), counts, shape).to(found.dtype)
-        return (found * _spread(scale.load(), counts, shape)).to(dtype)
+        found = torch.zeros(shape, dtype=torch.uint8)
+        for packed, (width, to) in zip((each() for each in loads), shards, strict=True):
+            pieces = [packed >> shift & (1 << width) - 1 for shift in range(0, 8, width)]
+            found |= torch.cat(pieces, along) << to
+        return found
 
-    return computed(dtypes.name_of(dtype), shape, load)
+    return computed("uint8", shape, load)
 
 
-def _counts(shape: tuple[int, ...], block: Any) -> tuple[int, ...] | None:
+_KINDS: dict[str, Callable[[Mapping[Any, Any], _Shape], _Blocks | None]] = {
+    "Int8Tensor": _eight_bits,
+    "IntxUnpackedToInt8Tensor": _eight_bits,
+    "Float8Tensor": _eight_bits,
+    "Int4Tensor": _four_bits,
+    "AffineQuantizedTensor": _affine,
+}
+
+
+def _kind(value: OpaqueObject) -> str:
+    return value.path.rpartition(".")[2]
+
+
+def _counts(shape: _Shape, block: Any) -> _Shape | None:
     """How many blocks there are along each dimension."""
     if not isinstance(block, (list, tuple)) or len(block) != len(shape):
         return None
@@ -62,14 +205,7 @@ def _counts(shape: tuple[int, ...], block: Any) -> tuple[int, ...] | None:
     return tuple(whole // each for each, whole in zip(sizes, shape, strict=True))
 
 
-def _product(counts: tuple[int, ...]) -> int:
-    product = 1
-    for each in counts:
-        product *= each
-    return product
-
-
-def _spread(values: torch.Tensor, counts: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
+def _spread(values: torch.Tensor, counts: _Shape, shape: _Shape) -> torch.Tensor:
     """One value a block as one an element."""
     if values.numel() == 1:
         return values.reshape(())
