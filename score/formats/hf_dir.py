@@ -83,7 +83,7 @@ def open(path: Path, read: str, described_by: Path | None = None) -> Checkpoint:
         inner.tree,
         model=HfConfig(described_by, config),
         unsafe_globals=inner.unsafe_globals,
-        metadata={"weights": found, **shown, **_gptq(path), **inner.metadata},
+        metadata={"weights": found, **inner.metadata, **shown, **_gptq(path)},
         adapters=_adapter(path, adapts, read).adapters if adapts else (),
     )
 

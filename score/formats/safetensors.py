@@ -25,6 +25,7 @@ NAME = "safetensors"
 PRIORITY = 0
 SERVABLE = True
 MAX_HEADER = 100_000_000  # the specification's own limit
+TORCHAO = "torchao"  # in the metadata: descriptions of its weights, by their names
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -56,7 +57,20 @@ def open(path: Path, read: str) -> Checkpoint:
         spans.append((begin, end, name))
         tree[name] = _tensor(source, name, entry, start + begin, end - begin)
     _refuse_overlaps(spans)
-    return StateDict(NAME, path, tree, metadata=metadata if isinstance(metadata, dict) else {})
+    return StateDict(NAME, path, tree, metadata=_gathered(metadata) if isinstance(metadata, dict) else {})
+
+
+def _gathered(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What torchao says of each of its weights under one name, and not among what else is said of the file."""
+    try:
+        names = orjson.loads(metadata.get("tensor_names", "[]"))
+    except (TypeError, orjson.JSONDecodeError):
+        return metadata
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return metadata
+    described = {"tensor_names", *names}
+    rest = {name: value for name, value in metadata.items() if name not in described}
+    return {**rest, TORCHAO: {name: metadata.get(name) for name in names}}
 
 
 def _header(source: Source) -> tuple[dict[str, Any], int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from score.errors import MalformedFile
+from score.formats import safetensors
 from score.formats._io.folder import json_file, within
 from score.formats._pickle.inert import settled
 from score.formats.base import Checkpoint, StateDict, TensorRef
@@ -54,5 +55,9 @@ def open_index(
         tree[tensor] = ref
     unsafe = dict.fromkeys(name for shard in shards.values() for name in shard.unsafe_globals)
     metadata = document.get("metadata")
-    shown = metadata if isinstance(metadata, dict) else {}
-    return StateDict(name, folder, tree, unsafe_globals=tuple(unsafe), metadata={"shards": len(shards), **shown})
+    shown = {"shards": len(shards), **(metadata if isinstance(metadata, dict) else {})}
+    if parts := [
+        shard.metadata[safetensors.TORCHAO] for shard in shards.values() if safetensors.TORCHAO in shard.metadata
+    ]:
+        shown[safetensors.TORCHAO] = {key: value for part in parts for key, value in part.items()}
+    return StateDict(name, folder, tree, unsafe_globals=tuple(unsafe), metadata=shown)

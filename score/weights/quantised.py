@@ -16,8 +16,9 @@ from score.errors import NoWeights, QuantisedWeights
 from score.formats._pickle import torchao
 from score.formats._pickle.inert import settled
 from score.formats.base import Checkpoint, OpaqueObject, Program, TensorRef
+from score.formats.safetensors import TORCHAO
 from score.weights import select
-from score.weights.quantisation import awq, bitsandbytes, compressed, float8, gptq, packing, torch_ao
+from score.weights.quantisation import awq, bitsandbytes, compressed, float8, gptq, packing, torch_ao, torchao_parts
 from score.weights.select import Candidate
 
 MAX_VISITED = 200_000
@@ -35,7 +36,7 @@ _SCHEMES = (
     (_TORCH_AO, re.compile(r"(^|\.)_packed_params(\.|$)|\._packed_params\.")),
     ("MXFP4", re.compile(r"_proj_(blocks|scales)$")),
     ("quanto", re.compile(r"\.weight\._(data|scale|shift)$")),
-    (_TORCHAO, re.compile(r"\.weight:(qdata|scale|zero_point)$")),
+    (_TORCHAO, re.compile(r"(\.weight:|(^|\.)_\w+_)(qdata|scale|zero_point)$")),
 )
 
 
@@ -53,7 +54,7 @@ def weights_of(checkpoint: Checkpoint, wanted: str | None) -> Candidate | None:
     if method is None:
         refuse(checkpoint, weights)
     assert method is not None, "what is not known is refused"
-    said = checkpoint.metadata.get("quantization_config")
+    said = checkpoint.metadata.get(TORCHAO if method is torchao_parts else "quantization_config")
     tensors = _unpacked(checkpoint, weights)
     dtype = "bfloat16" if any(ref.dtype_name == "bfloat16" for ref in tensors.values()) else "float32"
     made = method.dequantised(tensors, said if isinstance(said, dict) else {}, dtype)
@@ -75,7 +76,7 @@ def _as(ref: TensorRef, dtype: str) -> TensorRef:
     return packing.made(ref.shape, ref.load, dtype)
 
 
-_MODULES = (gptq, awq, float8, bitsandbytes, compressed)
+_MODULES = (gptq, awq, float8, bitsandbytes, compressed, torchao_parts)
 
 
 def _method(checkpoint: Checkpoint, weights: Candidate) -> Any:
@@ -85,6 +86,8 @@ def _method(checkpoint: Checkpoint, weights: Candidate) -> Any:
         return next((each for each in _MODULES if said.get("quant_method") in each.METHODS), None)
     if any(".quant_state.bitsandbytes__" in name for name in weights.tensors):
         return bitsandbytes  # which says all of itself
+    if TORCHAO in checkpoint.metadata:
+        return torchao_parts
     if weights.module is not None:
         return torch_ao if (found := scheme(checkpoint, weights)) and found[0] == _TORCH_AO else None
     ours = any(ref.layout == "quantized" for ref in _unpacked(checkpoint, weights).values())

@@ -85,6 +85,37 @@ def test_four_bits_of_torchao(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert (found.float() - weight.float()).abs().max() <= 0.52 * scale.max() + 0.03
 
 
+@pytest.mark.parametrize("shard", ["40KB", "1GB"])
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("Int8WeightOnlyConfig", {}),
+        ("Int8DynamicActivationInt8WeightConfig", {}),
+        ("Float8WeightOnlyConfig", {}),
+        ("IntxWeightOnlyConfig", {"weight_dtype": torch.int4}),
+    ],
+)
+def test_torchao_as_transformers_saves_it(tmp_path: Path, config: str, said: dict[str, Any], shard: str) -> None:
+    import score
+
+    quantization = pytest.importorskip("torchao.quantization")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 200}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(num_attention_heads=4, **small)).bfloat16()
+    model.save_pretrained(tmp_path / "plain")
+    way = transformers.TorchAoConfig(getattr(quantization, config)(**said))
+    made = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "plain", quantization_config=way, dtype=torch.bfloat16
+    )
+    made.save_pretrained(tmp_path / "quantised", max_shard_size=shard)
+    found, wanted = score.open_weights(tmp_path / "quantised"), made.state_dict()
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        numbers = value.dequantize() if hasattr(value, "qdata") else value
+        assert torch.equal(found[name], numbers)
+
+
 def test_what_is_not_known_of_torchao_is_refused(tmp_path: Path) -> None:
     import score
     from score.errors import QuantisedWeights

@@ -4,6 +4,7 @@ tests/weights/test_quantisation_libraries.py holds them against torchao itself.
 """
 
 import enum
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from score.errors import LoadError
+from score.errors import LoadError, QuantisedWeights
 from score.formats.registry import open_checkpoint
 from score.weights import quantised
 
@@ -174,3 +176,128 @@ def test_what_lacks_something_is_refused(tmp_path: Path, name: str) -> None:
     torch.save({"a.weight": REFUSED[name](), "a.bias": torch.ones(2)}, tmp_path / "model.pt")
     with pytest.raises(LoadError):
         quantised.weights_of(open_checkpoint(tmp_path / "model.pt"), None)
+
+
+INT8 = {"_type": "Int8Tensor", "_data": {"block_size": [1, 2], "dtype": {"_type": "torch.dtype", "_data": "float32"}}}
+INT4 = {"_type": "Int4Tensor", "_data": {"block_size": [1, 2], "shape": [2, 4]}}
+PLAIN = {"_type": "Tensor"}
+SAID = {
+    "a.weight": INT8 | {"_tensor_data_names": ["qdata", "scale"]},
+    "b.weight": INT4 | {"_tensor_data_names": ["qdata", "scale", "zero_point"]},
+    "b.bias": PLAIN,
+}
+PARTS = {
+    "a._weight_qdata": DATA,
+    "a._weight_scale": SCALE,
+    "b._weight_qdata": torch.tensor([[0x21, 0x43], [0x8F, 0x70]], dtype=torch.uint8).view(torch.int8),
+    "b._weight_scale": torch.tensor([[1.0, 0.5], [2.0, 0.25]]),
+    "b._weight_zero_point": torch.tensor([[0.0, 1.0], [-1.0, 0.0]]),
+    "b.bias": torch.ones(2),
+}
+WANTED = {
+    "a.weight": DATA * spread(SCALE),
+    "b.weight": torch.tensor([[1.0, 2.0, 5.0, 7.0], [0.5, -3.0, 0.0, 1.75]]),
+    "b.bias": torch.ones(2),
+}
+CONFIG = {"model_type": "llama", "quantization_config": {"quant_method": "torchao"}}
+
+
+def described(said: dict[str, Any]) -> dict[str, str]:
+    """As torchao has it in a safetensors file's metadata."""
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in said.items()}
+    return {"format": "pt", "tensor_names": json.dumps(list(said)), **texts}
+
+
+def numbers(path: Path) -> dict[str, torch.Tensor]:
+    weights = quantised.weights_of(open_checkpoint(path), None)
+    assert weights is not None
+    return {name: ref.load() for name, ref in weights.tensors.items()}
+
+
+def assert_wanted(found: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == WANTED.keys()
+    assert all(torch.equal(found[name], WANTED[name]) for name in WANTED)
+
+
+def test_parts_in_a_safetensors_file(tmp_path: Path) -> None:
+    save_file(PARTS, tmp_path / "model.safetensors", described(SAID))
+    assert_wanted(numbers(tmp_path / "model.safetensors"))
+    said = open_checkpoint(tmp_path / "model.safetensors").metadata
+    assert said.keys() == {"format", "torchao"} and said["torchao"].keys() == SAID.keys()
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert_wanted(numbers(tmp_path))
+
+
+def test_parts_in_several_files(tmp_path: Path) -> None:
+    places = {}
+    for at, name in enumerate(PARTS):
+        places[name] = f"model-0000{at % 2}.safetensors"
+    for file in set(places.values()):
+        held = {name: value for name, value in PARTS.items() if places[name] == file}
+        save_file(held, tmp_path / file, described(SAID))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    assert_wanted(numbers(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert_wanted(numbers(tmp_path))
+
+
+def test_a_folder_of_a_pickle(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    weight = tensor("Int8Tensor", (2, 4), qdata=DATA, scale=SCALE, block_size=[1, 2])
+    torch.save({"a.weight": weight, "a.bias": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    assert torch.equal(numbers(tmp_path)["a.weight"], WANTED["a.weight"])
+
+
+def test_a_folder_that_says_so_of_weights_that_are_not(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    torch.save({"a.weight": torch.ones(2, 4), "a.bias": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(QuantisedWeights, match="leaves all as they are"):
+        numbers(tmp_path)
+
+
+def test_a_files_own_metadata_do_not_hide_what_the_configuration_says(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    save_file({"a.weight": torch.ones(2, 4)}, tmp_path / "model.safetensors", {"quantization_config": "none"})
+    with pytest.raises(QuantisedWeights):
+        numbers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "gone", "match"),
+    [
+        ({}, "a._weight_scale", "a._weight_scale is not in the checkpoint"),
+        ({"a.weight": INT8 | {"_tensor_data_names": ["qdata"]}}, None, "Int8Tensor"),
+        ({"a.weight": INT8 | {"_type": "Int4TilePackedTo4dTensor", "_tensor_data_names": ["qdata"]}}, None, "4dTensor"),
+        ({"a.weight": INT8}, None, "made of"),
+        ({"a.weight": "["}, None, "do not say what 'a.weight' is"),
+        ({"a.weight": "[1]"}, None, "do not say"),
+        (
+            {"a.weight": INT8 | {"_data": {"block_size": [1, 3]}, "_tensor_data_names": ["qdata", "scale"]}},
+            None,
+            "Int8",
+        ),
+        (
+            {"a.weight": {**INT8, "_data": {**INT8["_data"], "dtype": 5}, "_tensor_data_names": ["qdata", "scale"]}},  # type: ignore[dict-item]
+            None,
+            "Int8",
+        ),
+        ({"b.weight": INT4 | {"_data": {"block_size": [1, 2], "shape": [2, -4]}}}, None, "made of"),
+        ({"b.weight": PLAIN}, None, r"leaves b\._weight"),
+    ],
+)
+def test_descriptions_that_do_not_fit_are_refused(
+    tmp_path: Path, said: dict[str, Any], gone: str | None, match: str
+) -> None:
+    parts = {name: value for name, value in PARTS.items() if name != gone}
+    save_file(parts, tmp_path / "model.safetensors", described(SAID | said))
+    with pytest.raises(QuantisedWeights, match=match):
+        numbers(tmp_path / "model.safetensors")
+
+
+def test_parts_without_a_description_are_refused(tmp_path: Path) -> None:
+    save_file(PARTS, tmp_path / "model.safetensors")
+    with pytest.raises(QuantisedWeights, match="torchao"):
+        numbers(tmp_path / "model.safetensors")
+    save_file(PARTS, tmp_path / "model.safetensors", described(SAID) | {"tensor_names": "[1]"})
+    with pytest.raises(QuantisedWeights, match="torchao"):
+        numbers(tmp_path / "model.safetensors")

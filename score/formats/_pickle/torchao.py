@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -54,14 +55,27 @@ def numbers(value: OpaqueObject) -> TensorRef | None:
         if not is_one(value):
             return None
     dtype, shape = (*value.args, None, None)[:2]
-    held: Mapping[Any, Any] = value.attributes()
-    read = _KINDS.get(_kind(value))
-    if read is None or not isinstance(dtype, torch.dtype) or not isinstance(shape, tuple):
+    if not isinstance(dtype, torch.dtype) or not isinstance(shape, tuple):
         return None
-    blocks = read(held, shape) if held.get(_CHANGES_INPUTS) is None else None
-    if blocks is None:
+    return numbers_of(_kind(value), value.attributes(), shape, dtypes.name_of(dtype))
+
+
+def numbers_of(kind: str, held: Mapping[Any, Any], shape: tuple[int, ...], dtype: str) -> TensorRef | None:
+    """The same, of a class of torchao's by its name, with what it holds."""
+    read = _KINDS.get(kind)
+    blocks = read(held, shape) if read is not None and held.get(_CHANGES_INPUTS) is None else None
+    if blocks is None or not dtypes.is_floating_point(dtype):
         return None
-    return computed(dtypes.name_of(dtype), shape, lambda: _load(blocks, shape, dtype))
+    return replace(computed(dtype, shape, lambda: _load(blocks, shape, dtypes.of(dtype))), storage=_Numbers())
+
+
+class _Numbers:
+    """In place of the storage of a tensor that was computed here."""
+
+
+def was_one(ref: TensorRef) -> bool:
+    """Whether a tensor is the numbers that one of torchao's stands for."""
+    return isinstance(ref.storage, _Numbers)
 
 
 def _load(blocks: _Blocks, shape: _Shape, dtype: torch.dtype) -> torch.Tensor:
