@@ -23,7 +23,9 @@ CLASSIFIERS = (
     *("efficientnet_b0", "tf_efficientnet_b0", "efficientnetv2_rw_t", "tf_efficientnetv2_s", "efficientnet_lite0"),
     *("mobilenetv2_100", "mobilenetv3_large_100", "tf_mobilenetv3_small_100", "mnasnet_100", "lcnet_050", "tinynet_e"),
     *("convnext_tiny", "convnext_atto", "convnextv2_atto", "swin_tiny_patch4_window7_224", "densenet121", "vgg11"),
-    *("vgg16_bn", "regnetx_004", "regnety_008"),
+    *("vgg16_bn", "regnetx_004", "regnety_008", "mobilenetv4_conv_small", "mobilenetv4_conv_blur_medium"),
+    *("swinv2_tiny_window8_256", "beit_base_patch16_224", "beitv2_base_patch16_224", "vit_base_patch16_siglip_224"),
+    *("resnetblur50", "mixer_s32_224"),
 )
 ENCODERS = (
     *("resnet18", "resnet50", "vgg11_bn", "densenet121", "mobilenet_v2", "efficientnet-b0", "timm-efficientnet-b0"),
@@ -49,7 +51,7 @@ def libraries() -> Iterator[None]:
 
 
 def compared(net: nn.Module, pixels: torch.Tensor, path: Path) -> None:
-    normalised(net.eval())
+    normalised(net.eval().requires_grad_(False))  # torch multiplies matrices in another order where it may
     torch.save(net, path)
     with torch.inference_mode():
         wanted = net(pixels)

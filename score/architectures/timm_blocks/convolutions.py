@@ -98,6 +98,12 @@ class InvertedResidual(Skipping):
     ORDER = order("conv_pw bn1 act1 conv_dw bn2 act2 aa se conv_pwl bn3 drop_path")
 
 
+class UniversalInvertedResidual(Skipping):
+    """Qin 2024."""
+
+    PARTS, ORDER = words("pw_exp pw_proj"), order("dw_start pw_exp dw_mid se pw_proj dw_end layer_scale drop_path")
+
+
 class EdgeResidual(Skipping):
     """Tan 2021."""
 

@@ -5,7 +5,7 @@ How pictures become its input is in the file itself, as timm's `pretrained_cfg`.
 
 from torch import nn
 
-from score.architectures.timm_blocks import convolutions, layers, transformers
+from score.architectures.timm_blocks import attention, convolutions, layers, swin, transformers
 
 
 def _models(module: str, **classes: type[nn.Module]) -> dict[str, type[nn.Module]]:
@@ -17,6 +17,7 @@ _EFFICIENT = {
     "DepthwiseSeparableConv": convolutions.DepthwiseSeparableConv,
     "InvertedResidual": convolutions.InvertedResidual,
     "EdgeResidual": convolutions.EdgeResidual,
+    "UniversalInvertedResidual": convolutions.UniversalInvertedResidual,
 }
 _NETWORKS: dict[str, type[nn.Module]] = {
     **_models(
@@ -30,7 +31,7 @@ _NETWORKS: dict[str, type[nn.Module]] = {
         "vision_transformer",
         VisionTransformer=transformers.VisionTransformer,
         Block=transformers.TransformerBlock,
-        Attention=layers.Attention,
+        Attention=attention.Attention,
     ),
     **_models("vision_transformer", LayerScale=layers.LayerScale),
     **_models("deit", VisionTransformerDistilled=transformers.Distilled),
@@ -40,13 +41,25 @@ _NETWORKS: dict[str, type[nn.Module]] = {
         ConvNeXtStage=convolutions.ConvNeXtStage,
         ConvNeXtBlock=convolutions.ConvNeXtBlock,
     ),
+    **_models("swin_transformer", SwinTransformer=swin.SwinTransformer, SwinTransformerStage=swin.SwinStage),
+    **_models("swin_transformer", SwinTransformerBlock=swin.SwinBlock, WindowAttention=attention.WindowAttention),
+    **_models("swin_transformer", PatchMerging=swin.PatchMerging),
     **_models(
-        "swin_transformer", SwinTransformer=transformers.SwinTransformer, SwinTransformerStage=transformers.SwinStage
+        "swin_transformer_v2",
+        SwinTransformerV2=swin.SwinTransformer,
+        SwinTransformerV2Stage=swin.SwinStage,
+        SwinTransformerV2Block=swin.SwinBlockV2,
+        WindowAttention=attention.CosineWindowAttention,
+        PatchMerging=swin.PatchMergingV2,
     ),
+    **_models("mlp_mixer", MlpMixer=transformers.MlpMixer, MixerBlock=transformers.MixerBlock),
     **_models(
-        "swin_transformer", SwinTransformerBlock=transformers.SwinBlock, WindowAttention=transformers.WindowAttention
+        "beit",
+        Beit=transformers.Beit,
+        Block=transformers.BeitBlock,
+        Attention=attention.BeitAttention,
+        RelativePositionBias=attention.DistanceBias,
     ),
-    **_models("swin_transformer", PatchMerging=transformers.PatchMerging),
     **_models(
         "densenet",
         DenseNet=convolutions.DenseNet,

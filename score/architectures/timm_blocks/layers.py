@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from score.architectures.block import Block, words
+from score.architectures.timm_blocks.attention import Attention, AttentionPoolLatent
 
 MOST_PIXELS = 1 << 14  # along a side
 
@@ -63,6 +64,22 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class BlurPool2d(Block):
+    """Blurred, and then every `stride`-th pixel (Zhang 2019). The filter is one for all channels, or one each."""
+
+    KEPT, NEEDS = words("channels stride padding pad_mode"), words("stride padding")
+
+    def unknown(self) -> str:
+        frame = self.padding
+        few = isinstance(frame, (list, tuple)) and len(frame) == 4 and all(each in range(16) for each in frame)
+        return "" if few and self.stride in range(1, 16) else "padding"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        channels = x.shape[1]
+        x = F.pad(x, list(self.padding), mode=self.__dict__.get("pad_mode", "reflect"))
+        return F.conv2d(x, self.filt.expand(channels, -1, -1, -1), stride=self.stride, groups=channels)
 
 
 class GlobalResponseNorm(Block):
@@ -159,6 +176,11 @@ class LayerScale(Block):
         return x * self.gamma
 
 
+class LayerScale2d(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma.view(1, -1, 1, 1)
+
+
 class Unchanged(Block):
     """What drops something while it is trained, and nothing afterwards."""
 
@@ -209,27 +231,6 @@ class PatchEmbed(Block):
         return self.norm(x) if "norm" in self._modules else x
 
 
-class Attention(Block):
-    """Self-attention (Vaswani 2017): [N, T, C]."""
-
-    PARTS, MAY = words("qkv proj"), words("q_norm k_norm attn_drop norm proj_drop")
-    KEPT, NEEDS = words("num_heads scale fused_attn"), words("num_heads scale")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows, length, _ = x.shape
-        q, k, v = self.qkv(x).reshape(rows, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = (
-            each if (norm := self._modules.get(name)) is None else norm(each)
-            for name, each in (("q_norm", q), ("k_norm", k))
-        )
-        if self.__dict__.get("fused_attn"):
-            x = F.scaled_dot_product_attention(q, k, v)
-        else:
-            x = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
-        x = x.transpose(1, 2).reshape(rows, length, -1)
-        return self.proj(self.norm(x) if "norm" in self._modules else x)
-
-
 class ClassifierHead(Chain):
     PARTS, ORDER = words("global_pool fc"), order("global_pool drop fc flatten")
 
@@ -260,13 +261,15 @@ LAYERS: Mapping[str, type[nn.Module]] = {
     **_layers("adaptive_avgmax_pool", AdaptiveAvgMaxPool2d=AdaptiveAvgMaxPool2d),
     **_layers("adaptive_avgmax_pool", AdaptiveCatAvgMaxPool2d=AdaptiveCatAvgMaxPool2d),
     **_layers("attention", Attention=Attention),
+    **_layers("attention_pool", AttentionPoolLatent=AttentionPoolLatent),
+    **_layers("blur_pool", BlurPool2d=BlurPool2d),
     **_layers("classifier", ClassifierHead=ClassifierHead, NormMlpClassifierHead=NormMlpClassifierHead),
     **_layers("conv2d_same", Conv2dSame=Conv2dSame),
     **_layers("conv_bn_act", ConvNormAct=ConvNormAct),
     **_layers("drop", DropPath=Unchanged, DropBlock2d=Unchanged),
     **_layers("eca", EcaModule=EcaModule),
     **_layers("grn", GlobalResponseNorm=GlobalResponseNorm),
-    **_layers("layer_scale", LayerScale=LayerScale),
+    **_layers("layer_scale", LayerScale=LayerScale, LayerScale2d=LayerScale2d),
     **_layers("linear", Linear=nn.Linear),
     **_layers("mlp", Mlp=Mlp, GlobalResponseNormMlp=Mlp),
     **_layers("norm", LayerNorm=nn.LayerNorm, LayerNorm2d=LayerNorm2d),

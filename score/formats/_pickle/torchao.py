@@ -2,7 +2,9 @@
 
 In a pickle, each is an object with its integers or floats of few bits, and a scale (and a zero point) for each block.
 Sources: torchao 0.18 and, for AffineQuantizedTensor, which it no longer has, 0.10; of Int4Tensor, which is packed by
-mslk, its `pack_int4` and `int4_row_quantize_zp`. Others of torchao are refused by their class.
+mslk, its `pack_int4` and `int4_row_quantize_zp`. Others of torchao are refused by their class: those that are tiled for
+tensor cores (Int4TilePackedTo4dTensor, TensorCoreTiledLayout) have another order of their integers on CUDA than on ROCm
+or a CPU, in the same shape, and the file does not say which.
 """
 
 from __future__ import annotations
