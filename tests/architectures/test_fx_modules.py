@@ -149,6 +149,7 @@ def function(answer: str, *body: str) -> str:
         function("torch.add(x, x, out = self.weight)"),
         function("torch.add(*x)"),
         function("torch.add(**x)"),
+        function("{**x}"),
         function("[each for each in x]"),
         function("(lambda: x)()"),
         function("f'{x}'"),

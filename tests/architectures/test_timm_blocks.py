@@ -1,6 +1,6 @@
 """Pickled networks of timm, by stand-ins under its names, each of which computes by itself what is expected.
 
-`make test-blocks` holds 35 networks against timm itself.
+`make test-blocks` holds the networks against timm itself.
 """
 
 from collections.abc import Iterator
@@ -105,6 +105,18 @@ class Conv2dSame(nn.Conv2d):
         return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride)
 
 
+class BlurPool2d(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels, self.stride, self.padding, self.pad_mode = None, 1, [1] * 4, "reflect"
+        self.register_buffer("filt", torch.tensor([[0.0, 1, 0], [1, 2, 3], [0, 4, 0]])[None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.pad(x, (1, 1, 1, 1), "reflect")
+        up, left, right, down = y[..., :-2, 1:-1], y[..., 1:-1, :-2], y[..., 1:-1, 2:], y[..., 2:, 1:-1]
+        return up + left + 2 * x + 3 * right + 4 * down
+
+
 class SqueezeExcite(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -122,11 +134,11 @@ class InvertedResidual(nn.Module):
         self.has_skip, self.conv_s2d = True, None
         self.conv_pw, self.bn1 = nn.Conv2d(4, 6, 1, bias=False), BatchNormAct2d(6, nn.SiLU())
         self.conv_dw = nn.Conv2d(6, 6, 3, 1, 1, groups=6, bias=False)
-        self.bn2, self.aa, self.se = BatchNormAct2d(6, nn.SiLU()), nn.Identity(), SqueezeExcite()
+        self.bn2, self.aa, self.se = BatchNormAct2d(6, nn.SiLU()), BlurPool2d(), SqueezeExcite()
         self.conv_pwl, self.bn3 = nn.Conv2d(6, 4, 1, bias=False), BatchNormAct2d(4, nn.Identity())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.se(self.bn2(self.conv_dw(self.bn1(self.conv_pw(x)))))
+        y = self.se(self.aa(self.bn2(self.conv_dw(self.bn1(self.conv_pw(x))))))
         return x + self.bn3(self.conv_pwl(y))  # type: ignore[no-any-return]
 
 
@@ -155,6 +167,7 @@ STAND_INS = StandIns(
         "timm.layers.mlp": (Mlp,),
         "timm.layers.layer_scale": (LayerScale,),
         "timm.layers.drop": (DropPath,),
+        "timm.layers.blur_pool": (BlurPool2d,),
         "timm.models.vision_transformer": (VisionTransformer, Block, Attention),
         "timm.models.layers.norm_act": (BatchNormAct2d,),  # where older versions have them
         "timm.models.layers.conv2d_same": (Conv2dSame,),
@@ -214,7 +227,8 @@ def test_pictures_are_taken_as_the_file_says(tmp_path: Path) -> None:
     [
         ({"dynamic_img_size": True}, "dynamic_img_size"),
         ({"global_pool": "map"}, "global_pool"),
-        ({"attn_pool": nn.Linear(12, 12)}, "attn_pool"),
+        ({"attn_pool": nn.Linear(12, 12)}, "global_pool"),
+        ({"ffn": nn.Linear(12, 12)}, "ffn"),
         ({"patch_embed.dynamic_img_pad": True}, "dynamic_img_pad"),
         ({"patch_embed.img_size": (32, "x")}, "img_size"),
         ({"patch_embed.img_size": None}, "img_size"),
@@ -227,4 +241,12 @@ def test_what_computes_otherwise_is_not_served(tmp_path: Path, change: dict[str,
         part, _, attribute = name.rpartition(".")
         setattr(net.get_submodule(part), attribute, value)
     with pytest.raises(NotPlain, match=odd):
+        rebuilt(saved(net, tmp_path / "odd.pt"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("padding", [1 << 30] * 4), ("padding", 1), ("stride", 0), ("stride", 99)])
+def test_a_frame_that_is_too_large_is_not_made(tmp_path: Path, name: str, value: Any) -> None:
+    net = made(EfficientNet)
+    setattr(net.blocks[0][0].aa, name, value)
+    with pytest.raises(NotPlain, match="padding"):
         rebuilt(saved(net, tmp_path / "odd.pt"))

@@ -170,6 +170,8 @@ class _Reader:
         return lambda values: kind(each(values) for each in items)
 
     def mapping(self, node: ast.Dict, depth: int) -> Expression:
+        if None in node.keys:
+            raise NotAllowed("a mapping of what another one holds")
         keys, items = self._all(node.keys, depth), self._all(node.values, depth)
         return lambda values: {key(values): item(values) for key, item in zip(keys, items, strict=True)}
 
