@@ -27,5 +27,10 @@ class Block(nn.Module):
         return ""
 
 
+def channels_of(network: nn.Module) -> int:
+    """How many channels the pictures have that a network takes, by its first convolution."""
+    return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+
+
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())

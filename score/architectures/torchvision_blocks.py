@@ -10,23 +10,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from score.architectures.block import Block, words
+from score.architectures.block import Block, channels_of, words
 
 
 class Network(Block):
     """A network from pictures [N, C, H, W] to classes [N, K], with as many channels as its first convolution takes."""
 
     @property
-    def channels(self) -> int:
-        return next((part.in_channels for part in self.modules() if isinstance(part, nn.Conv2d)), 3)
-
-    @property
     def takes(self) -> str:
-        return f"float32[N, {self.channels}, ?, ?]"
+        return f"float32[N, {channels_of(self)}, ?, ?]"
 
     @property
     def recipe_of_images(self) -> str | None:
-        return "imagenet" if self.channels == 3 else None
+        return "imagenet" if channels_of(self) == 3 else None
 
 
 class Pooled(Network):
@@ -260,7 +256,7 @@ class VisionTransformer(Network):
 
     @property
     def takes(self) -> str:
-        return f"float32[N, {self.channels}, {self.image_size}, {self.image_size}]"
+        return f"float32[N, {channels_of(self)}, {self.image_size}, {self.image_size}]"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv_proj(x).flatten(2).transpose(1, 2)

@@ -4,7 +4,10 @@ import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -31,6 +34,20 @@ class StandIns:
     def forget(self) -> None:
         for name in self._modules:
             sys.modules.pop(name, None)
+
+    def saved(self, value: Any, path: Path) -> Path:
+        """Pickled under their names, which nothing knows any more afterwards."""
+        torch.save(value, path)
+        self.forget()
+        return path
+
+
+def changed(net: nn.Module, change: Mapping[str, Any]) -> nn.Module:
+    """A network with other attributes, each named with its place: `encoder.layer1.stride`."""
+    for name, value in change.items():
+        part, _, attribute = name.rpartition(".")
+        setattr(net.get_submodule(part), attribute, value)
+    return net
 
 
 def normalised(net: nn.Module) -> nn.Module:

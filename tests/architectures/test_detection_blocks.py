@@ -17,7 +17,7 @@ from score.architectures.detection_blocks.boxes import BoxCoder as OurCoder
 from score.architectures.torch_layers import NotPlain
 from score.inference import pipeline
 from score.settings import Settings
-from tests.architectures.stand_ins import StandIns
+from tests.architectures.stand_ins import StandIns, changed
 from tests.architectures.test_torchvision_blocks import rebuilt
 
 
@@ -185,13 +185,7 @@ def _in_their_packages() -> Iterator[None]:
 
 def saved(path: Path, change: dict[str, Any]) -> Path:
     torch.manual_seed(4)
-    net = FasterRCNN()
-    for name, value in change.items():
-        part, _, attribute = name.rpartition(".")
-        setattr(net.get_submodule(part), attribute, value)
-    torch.save(net, path)
-    STAND_INS.forget()
-    return path
+    return STAND_INS.saved(changed(FasterRCNN(), change), path)
 
 
 def test_a_detector_finds_boxes_in_the_pictures_own_pixels(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from score.architectures.torch_layers import NotPlain
-from tests.architectures.stand_ins import StandIns, normalised
+from tests.architectures.stand_ins import StandIns, changed, normalised
 from tests.architectures.test_torchvision_blocks import rebuilt
 
 
@@ -169,12 +169,6 @@ def _in_their_packages() -> Iterator[None]:
     STAND_INS.forget()
 
 
-def saved(net: nn.Module, path: Path) -> Path:
-    torch.save(net, path)
-    STAND_INS.forget()
-    return path
-
-
 def made(cls: type[nn.Module]) -> Any:
     torch.manual_seed(5)
     return normalised(cls().eval())
@@ -185,7 +179,7 @@ def test_a_network_is_what_it_was(tmp_path: Path, kind: type[nn.Module], sides: 
     net, pixels = made(kind), torch.rand(2, 3, *sides)
     with torch.inference_mode():
         wanted = net(pixels)
-        torch.testing.assert_close(rebuilt(saved(net, tmp_path / "net.pt"))(pixels), wanted)
+        torch.testing.assert_close(rebuilt(STAND_INS.saved(net, tmp_path / "net.pt"))(pixels), wanted)
 
 
 def test_classes_come_beside_the_masks(tmp_path: Path) -> None:
@@ -193,11 +187,11 @@ def test_classes_come_beside_the_masks(tmp_path: Path) -> None:
     net.classification_head = ClassificationHead().eval()
     with torch.inference_mode():
         wanted = net(pixels)
-        torch.testing.assert_close(rebuilt(saved(net, tmp_path / "net.pt"))(pixels), wanted)
+        torch.testing.assert_close(rebuilt(STAND_INS.saved(net, tmp_path / "net.pt"))(pixels), wanted)
 
 
 def test_a_size_that_the_library_refuses_is_refused(tmp_path: Path) -> None:
-    served = rebuilt(saved(made(FPN), tmp_path / "fpn.pt"))
+    served = rebuilt(STAND_INS.saved(made(FPN), tmp_path / "fpn.pt"))
     with pytest.raises(ValueError, match="multiples of 8"):
         served(torch.rand(1, 3, 30, 32))
 
@@ -214,9 +208,6 @@ def test_a_size_that_the_library_refuses_is_refused(tmp_path: Path) -> None:
     ids=lambda given: given if isinstance(given, str) else "",
 )
 def test_what_computes_otherwise_is_not_served(tmp_path: Path, change: dict[str, Any], odd: str) -> None:
-    net = made(Unet)
-    for name, value in change.items():
-        part, _, attribute = name.rpartition(".")
-        setattr(net.get_submodule(part), attribute, value)
+    net = changed(made(Unet), change)
     with pytest.raises(NotPlain, match=odd):
-        rebuilt(saved(net, tmp_path / "odd.pt"))
+        rebuilt(STAND_INS.saved(net, tmp_path / "odd.pt"))

@@ -278,7 +278,6 @@ def test_a_network(tmp_path: Path, name: str) -> None:
     STAND_INS.put()
     torch.manual_seed(5)
     net, pixels = NETWORKS[name]().eval(), torch.rand(2, 3, 16, 16)
-    torch.save(net, tmp_path / "net.pt")
-    STAND_INS.forget()
+    path = STAND_INS.saved(net, tmp_path / "net.pt")
     with torch.inference_mode():
-        torch.testing.assert_close(rebuilt(tmp_path / "net.pt")(pixels), net(pixels))
+        torch.testing.assert_close(rebuilt(path)(pixels), net(pixels))

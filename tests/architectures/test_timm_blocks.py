@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from score.architectures.torch_layers import NotPlain
 from score.inference import pipeline
 from score.settings import Settings
-from tests.architectures.stand_ins import StandIns, normalised
+from tests.architectures.stand_ins import StandIns, changed, normalised
 from tests.architectures.test_torchvision_blocks import rebuilt
 
 
@@ -185,12 +185,6 @@ def _in_their_packages() -> Iterator[None]:
     STAND_INS.forget()
 
 
-def saved(net: nn.Module, path: Path) -> Path:
-    torch.save(net, path)
-    STAND_INS.forget()
-    return path
-
-
 def made(cls: type[nn.Module]) -> Any:
     torch.manual_seed(5)
     return normalised(cls().eval())
@@ -205,18 +199,18 @@ def test_a_transformer(tmp_path: Path, pool: str) -> None:
     net.global_pool = pool
     with torch.inference_mode():
         wanted = net(PIXELS)
-        torch.testing.assert_close(rebuilt(saved(net, tmp_path / "vit.pt"))(PIXELS), wanted)
+        torch.testing.assert_close(rebuilt(STAND_INS.saved(net, tmp_path / "vit.pt"))(PIXELS), wanted)
 
 
 def test_a_network_of_convolutions(tmp_path: Path) -> None:
     net = made(EfficientNet)
     with torch.inference_mode():
         wanted = net(PIXELS[:, :1])
-        torch.testing.assert_close(rebuilt(saved(net, tmp_path / "net.pt"))(PIXELS[:, :1]), wanted)
+        torch.testing.assert_close(rebuilt(STAND_INS.saved(net, tmp_path / "net.pt"))(PIXELS[:, :1]), wanted)
 
 
 def test_pictures_are_taken_as_the_file_says(tmp_path: Path) -> None:
-    served = pipeline.load_model(Settings.load(saved(made(VisionTransformer), tmp_path / "vit.pt")))
+    served = pipeline.load_model(Settings.load(STAND_INS.saved(made(VisionTransformer), tmp_path / "vit.pt")))
     assert served.report.architecture == "timm.models.vision_transformer.VisionTransformer"
     assert [list(spec.shape or ()) for spec in served.signature.inputs] == [[None, 3, 32, 32]]
     assert "mean [0.5, 0.5, 0.5]" in served.task.card()["images"]
@@ -236,12 +230,9 @@ def test_pictures_are_taken_as_the_file_says(tmp_path: Path) -> None:
     ids=lambda given: given if isinstance(given, str) else "",
 )
 def test_what_computes_otherwise_is_not_served(tmp_path: Path, change: dict[str, Any], odd: str) -> None:
-    net = made(VisionTransformer)
-    for name, value in change.items():
-        part, _, attribute = name.rpartition(".")
-        setattr(net.get_submodule(part), attribute, value)
+    net = changed(made(VisionTransformer), change)
     with pytest.raises(NotPlain, match=odd):
-        rebuilt(saved(net, tmp_path / "odd.pt"))
+        rebuilt(STAND_INS.saved(net, tmp_path / "odd.pt"))
 
 
 @pytest.mark.parametrize(("name", "value"), [("padding", [1 << 30] * 4), ("padding", 1), ("stride", 0), ("stride", 99)])
@@ -249,4 +240,4 @@ def test_a_frame_that_is_too_large_is_not_made(tmp_path: Path, name: str, value:
     net = made(EfficientNet)
     setattr(net.blocks[0][0].aa, name, value)
     with pytest.raises(NotPlain, match="padding"):
-        rebuilt(saved(net, tmp_path / "odd.pt"))
+        rebuilt(STAND_INS.saved(net, tmp_path / "odd.pt"))

@@ -94,12 +94,6 @@ def _in_their_packages() -> Iterator[None]:
     STAND_INS.forget()
 
 
-def saved(value: Any, path: Path) -> Path:
-    torch.save(value, path)
-    STAND_INS.forget()
-    return path
-
-
 def rebuilt(path: Path) -> nn.Module:
     weights = select.weights_of(registry.open_checkpoint(path))
     assert weights is not None and weights.module is not None
@@ -125,7 +119,7 @@ PIXELS = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 def test_a_network_is_what_it_was(tmp_path: Path) -> None:
     wanted = as_ours(made())
-    path = saved(made(), tmp_path / "resnet.pth")
+    path = STAND_INS.saved(made(), tmp_path / "resnet.pth")
     served = score.load(path)
     with torch.inference_mode():
         torch.testing.assert_close(served(PIXELS), wanted(PIXELS))
@@ -138,14 +132,14 @@ def test_its_head_may_be_anything_of_torchs(tmp_path: Path) -> None:
     whole.fc = nn.Identity()
     with torch.inference_mode():
         wanted = head(whole(PIXELS))
-        torch.testing.assert_close(rebuilt(saved(net, tmp_path / "tuned.pth"))(PIXELS), wanted)
+        torch.testing.assert_close(rebuilt(STAND_INS.saved(net, tmp_path / "tuned.pth"))(PIXELS), wanted)
 
 
 def test_pictures_are_taken_as_torchvision_takes_them(tmp_path: Path) -> None:
     from score.inference import pipeline
     from score.settings import Settings
 
-    served = pipeline.load_model(Settings.load(saved(made(), tmp_path / "resnet.pth")))
+    served = pipeline.load_model(Settings.load(STAND_INS.saved(made(), tmp_path / "resnet.pth")))
     assert served.report.architecture == "torchvision.models.resnet.ResNet"
     assert [list(spec.shape or ()) for spec in served.signature.inputs] == [[None, 3, None, None]]
     assert "0.485" in served.task.card()["images"]
@@ -157,7 +151,7 @@ def test_channels_are_those_of_the_first_layer(tmp_path: Path) -> None:
 
     net = made()
     net.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-    served = pipeline.load_model(Settings.load(saved(net, tmp_path / "grey.pth")))
+    served = pipeline.load_model(Settings.load(STAND_INS.saved(net, tmp_path / "grey.pth")))
     assert [list(spec.shape or ()) for spec in served.signature.inputs] == [[None, 1, None, None]]
     assert served.task.card()["images"] is None
 
@@ -166,7 +160,7 @@ def test_a_learner_of_fastai_is_its_model(tmp_path: Path) -> None:
     net, ours = made(), as_ours(made())
     body = nn.Sequential(*list(net.children())[:-2])
     head = nn.Sequential(AdaptiveConcatPool2d(), Flatten(), nn.BatchNorm1d(1024), nn.Dropout(0.25), nn.Linear(1024, 4))
-    path = saved(Learner(nn.Sequential(body, head)), tmp_path / "export.pkl")
+    path = STAND_INS.saved(Learner(nn.Sequential(body, head)), tmp_path / "export.pkl")
     with torch.inference_mode():
         x = ours.maxpool(ours.bn1(ours.conv1(PIXELS)).relu())  # type: ignore[operator]
         x = ours.layer4(ours.layer3(ours.layer2(ours.layer1(x))))  # type: ignore[operator]
@@ -185,4 +179,4 @@ def test_what_is_not_known_is_not_computed(tmp_path: Path, change: str) -> None:
     else:
         net.layer1 = DenseLayer()
     with pytest.raises(NotPlain, match={"part": "extra", "forward": "forward", "layer": "memory_efficient"}[change]):
-        rebuilt(saved(net, tmp_path / "odd.pth"))
+        rebuilt(STAND_INS.saved(net, tmp_path / "odd.pth"))

@@ -162,9 +162,7 @@ def made(seed: int = 0) -> DetectionModel:
 
 
 def saved(path: Path, model: nn.Module, **more: Any) -> Path:
-    torch.save({"model": model, "ema": None, "epoch": -1, **more}, path)
-    STAND_INS.forget()
-    return path
+    return STAND_INS.saved({"model": model, "ema": None, "epoch": -1, **more}, path)
 
 
 def rebuilt(path: Path) -> network.Network:

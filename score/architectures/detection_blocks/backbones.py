@@ -1,7 +1,6 @@
 """What gives features of several sizes: parts of a classifier, and a pyramid on top of them (Lin 2016)."""
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from score.architectures.block import Block, words
@@ -174,55 +173,3 @@ class DefaultBoxes(Block):
             pairs += [[scale * root, scale / root], [scale / root, scale * root]]
         found = torch.as_tensor(pairs, dtype=torch.float32)
         return found.clamp(0, 1) if self.clip else found
-
-
-class Masks(Block):
-    """A classifier of each pixel: DeepLab v3 (Chen 2017), FCN (Long 2014)."""
-
-    PARTS, MAY = words("backbone classifier"), words("aux_classifier")
-
-    @property
-    def takes(self) -> str:
-        return "float32[N, 3, ?, ?]"
-
-    def forward(self, x: torch.Tensor) -> Named:
-        features = self.backbone(x)
-        found = {"out": self.classifier(features["out"])}
-        if "aux_classifier" in self._modules:
-            found["aux"] = self.aux_classifier(features["aux"])
-        return {name: _as_large(each, x) for name, each in found.items()}
-
-
-class LRASPP(Masks):
-    """Howard 2019."""
-
-    PARTS, MAY = words("backbone classifier"), frozenset()
-
-    def forward(self, x: torch.Tensor) -> Named:
-        found = self.classifier(self.backbone(x))
-        return {"out": _as_large(found, x)}
-
-
-class LRASPPHead(Block):
-    PARTS = words("cbr scale low_classifier high_classifier")
-
-    def forward(self, x: Named) -> torch.Tensor:
-        low, high = x["low"], x["high"]
-        y = self.cbr(high) * self.scale(high)
-        return self.low_classifier(low) + self.high_classifier(_as_large(y, low))
-
-
-class ASPP(Block):
-    PARTS = words("convs project")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.project(torch.cat([conv(x) for conv in self.convs], 1))
-
-
-class ASPPPooling(nn.Sequential):
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return _as_large(super().forward(input), input)
-
-
-def _as_large(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

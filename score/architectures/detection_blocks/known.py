@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from score.architectures.detection_blocks import backbones, boxes, dense, detector, rcnn
+from score.architectures.detection_blocks import backbones, boxes, dense, detector, masks, rcnn
 
 
 def _of(module: str, **classes: type) -> Mapping[str, type]:
@@ -44,11 +44,11 @@ _MODELS: Mapping[str, type[nn.Module]] = {
     **_of("models.detection.ssdlite", SSDLiteFeatureExtractorMobileNet=backbones.SSDFeaturesMobile),
     **_of("models.detection.ssdlite", SSDLiteHead=dense.SSDHead, SSDLiteClassificationHead=dense.PerFeature),
     **_of("models.detection.ssdlite", SSDLiteRegressionHead=dense.PerFeature),
-    **_of("models.segmentation.deeplabv3", DeepLabV3=backbones.Masks, DeepLabHead=nn.Sequential),
-    **_of("models.segmentation.deeplabv3", ASPP=backbones.ASPP, ASPPConv=nn.Sequential),
-    **_of("models.segmentation.deeplabv3", ASPPPooling=backbones.ASPPPooling),
-    **_of("models.segmentation.fcn", FCN=backbones.Masks, FCNHead=nn.Sequential),
-    **_of("models.segmentation.lraspp", LRASPP=backbones.LRASPP, LRASPPHead=backbones.LRASPPHead),
+    **_of("models.segmentation.deeplabv3", DeepLabV3=masks.Masks, DeepLabHead=nn.Sequential),
+    **_of("models.segmentation.deeplabv3", ASPP=masks.ASPP, ASPPConv=nn.Sequential),
+    **_of("models.segmentation.deeplabv3", ASPPPooling=masks.ASPPPooling),
+    **_of("models.segmentation.fcn", FCN=masks.Masks, FCNHead=nn.Sequential),
+    **_of("models.segmentation.lraspp", LRASPP=masks.LRASPP, LRASPPHead=masks.LRASPPHead),
 }
 # Values that attributes hold, each with the fields that it is made of.
 VALUES: Mapping[str, Any] = _of(

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from score.architectures.block import Block, words
+from score.architectures.block import Block, channels_of, words
+from score.architectures.detection_blocks import masks
 from score.architectures.segmentation_blocks import ladders, modules, pyramids
 from score.architectures.segmentation_blocks.encoders import ENCODERS, Encoder
-from score.architectures.timm_blocks import layers
+from score.architectures.torchvision_blocks import LayerNorm2d
 
 
 class Network(Block):
@@ -25,8 +26,7 @@ class Network(Block):
 
     @property
     def takes(self) -> str:
-        first = next((part for part in self.modules() if isinstance(part, nn.Conv2d)), None)
-        return f"float32[N, {first.in_channels if first else 3}, ?, ?]"
+        return f"float32[N, {channels_of(self)}, ?, ?]"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         stride = self.encoder.stride
@@ -108,8 +108,8 @@ _MODELS: Mapping[str, type[nn.Module]] = {
         DeepLabV3Decoder=pyramids.DeepLabDecoder,
         DeepLabV3PlusDecoder=pyramids.DeepLabPlusDecoder,
     ),
-    **_of("decoders.deeplabv3.decoder", ASPP=pyramids.ASPP, ASPPConv=nn.Sequential, ASPPSeparableConv=nn.Sequential),
-    **_of("decoders.deeplabv3.decoder", ASPPPooling=pyramids.ASPPPooling, SeparableConv2d=nn.Sequential),
+    **_of("decoders.deeplabv3.decoder", ASPP=masks.ASPP, ASPPConv=nn.Sequential, ASPPSeparableConv=nn.Sequential),
+    **_of("decoders.deeplabv3.decoder", ASPPPooling=masks.ASPPPooling, SeparableConv2d=nn.Sequential),
     **_of("decoders.upernet.model", UPerNet=Network),
     **_of(
         "decoders.upernet.decoder",
@@ -117,7 +117,7 @@ _MODELS: Mapping[str, type[nn.Module]] = {
         PSPModule=pyramids.UPerPooling,
         FPNLateralBlock=pyramids.UPerLateral,
     ),
-    **_of("decoders.upernet.decoder", LayerNorm2d=layers.LayerNorm2d),
+    **_of("decoders.upernet.decoder", LayerNorm2d=LayerNorm2d),
     **_of("base.heads", SegmentationHead=nn.Sequential, ClassificationHead=nn.Sequential),
     **_of(
         "base.modules",

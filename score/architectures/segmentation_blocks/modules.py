@@ -31,10 +31,6 @@ class Inner(Block):
         return self.block(x)
 
 
-def sized(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
-
-
 class Activation(Block):
     PARTS = words("activation")
 

@@ -1,12 +1,12 @@
 """Decoders that look at features of several sizes at once: FPN, PAN, PSPNet, DeepLab v3 and v3+, UPerNet."""
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from score.architectures.block import Block, words
+from score.architectures.detection_blocks.masks import as_large
 from score.architectures.segmentation_blocks.encoders import Features
-from score.architectures.segmentation_blocks.modules import Doubled, Inner, sized
+from score.architectures.segmentation_blocks.modules import Doubled, Inner
 
 
 class FPNDecoder(Block):
@@ -148,18 +148,6 @@ class DeepLabPlusDecoder(Block):
         return self.block2(torch.cat((self.up(self.aspp(features[-1])), self.block1(features[2])), 1))
 
 
-class ASPP(Block):
-    PARTS = words("convs project")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.project(torch.cat([conv(x) for conv in self.convs], 1))
-
-
-class ASPPPooling(nn.Sequential):
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(super().forward(input), size=input.shape[2:], mode="bilinear", align_corners=False)
-
-
 class UPerDecoder(Block):
     """Xiao 2018."""
 
@@ -173,14 +161,14 @@ class UPerDecoder(Block):
         for block, skip in zip(self.fpn_lateral_blocks, features[-2::-1], strict=True):
             found.append(block(found[-1], skip))
         found[1:] = [block(each) for block, each in zip(self.fpn_conv_blocks, found[1:], strict=True)]
-        return self.fusion_block(torch.cat([sized(each, found[-1]) for each in reversed(found)], 1))
+        return self.fusion_block(torch.cat([as_large(each, found[-1]) for each in reversed(found)], 1))
 
 
 class UPerPooling(Block):
     PARTS = words("blocks out_conv")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out_conv(torch.cat((x, *(sized(block(x), x) for block in self.blocks)), 1))
+        return self.out_conv(torch.cat((x, *(as_large(block(x), x) for block in self.blocks)), 1))
 
 
 class UPerLateral(Block):
@@ -188,4 +176,4 @@ class UPerLateral(Block):
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         skip = self.conv_norm_relu(skip)
-        return sized(x, skip) + skip
+        return as_large(x, skip) + skip

@@ -21,16 +21,25 @@ class Attention(Block):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, length, _ = x.shape
         q, k, v = self.qkv(x).reshape(rows, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = (
-            each if (norm := self._modules.get(name)) is None else norm(each)
-            for name, each in (("q_norm", q), ("k_norm", k))
-        )
-        if self.__dict__.get("fused_attn"):
-            x = F.scaled_dot_product_attention(q, k, v)
-        else:
-            x = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
+        x = attended(self, through(self, "q_norm", q), through(self, "k_norm", k), v)
         x = x.transpose(1, 2).reshape(rows, length, -1)
         return self.proj(self.norm(x) if "norm" in self._modules else x)
+
+
+def attended(
+    block: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """[N, heads, T, C], in one step or in several, as the block says: they round differently."""
+    if block.__dict__.get("fused_attn"):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    weights = (q * block.scale) @ k.transpose(-2, -1)
+    return (weights if bias is None else weights + bias).softmax(-1) @ v
+
+
+def through(block: Block, name: str, x: torch.Tensor) -> torch.Tensor:
+    """What a part of a block makes of it; as it is where there is none."""
+    part = block._modules.get(name)
+    return x if part is None else part(x)
 
 
 def separate_biases(block: Any, x: torch.Tensor) -> torch.Tensor:
@@ -69,12 +78,7 @@ class BeitAttention(Block):
         if table is not None:
             own = by_distance(table, self.relative_position_index)[None]
             bias = own if shared is None else own + shared
-        if self.__dict__.get("fused_attn"):
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        else:
-            weights = (q * self.scale) @ k.transpose(-2, -1)
-            x = (weights if bias is None else weights + bias).softmax(-1) @ v
-        return self.proj(x.transpose(1, 2).reshape(rows, length, -1))
+        return self.proj(attended(self, q, k, v, bias).transpose(1, 2).reshape(rows, length, -1))
 
 
 class AttentionPoolLatent(Block):
@@ -94,19 +98,10 @@ class AttentionPoolLatent(Block):
         q = self.q(self.latent.expand(rows, -1, -1))
         q = q.reshape(rows, self.latent_len, self.num_heads, self.head_dim).transpose(1, 2)
         k, v = self.kv(x).reshape(rows, length, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        q, k = self.part("q_norm", q), self.part("k_norm", k)
-        if self.__dict__.get("fused_attn"):
-            x = F.scaled_dot_product_attention(q, k, v)
-        else:
-            x = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
-        x = self.part("proj", x.transpose(1, 2).reshape(rows, self.latent_len, channels))
-        x = x if self._modules.get("mlp") is None else x + self.mlp(self.part("norm", x))
+        x = attended(self, through(self, "q_norm", q), through(self, "k_norm", k), v)
+        x = through(self, "proj", x.transpose(1, 2).reshape(rows, self.latent_len, channels))
+        x = x if self._modules.get("mlp") is None else x + self.mlp(through(self, "norm", x))
         return x[:, 0] if self.__dict__["pool"] == "token" else x.mean(1)
-
-    def part(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """What a part makes of it; as it is where there is none."""
-        found = self._modules.get(name)
-        return x if found is None else found(x)
 
 
 class WindowAttention(Block):
@@ -118,16 +113,12 @@ class WindowAttention(Block):
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         rows, length, _ = x.shape
         q, k, v = self.qkv(x).reshape(rows, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
-        bias = bias.view(self.window_area, self.window_area, -1).permute(2, 0, 1).contiguous()[None]
+        index = self.relative_position_index.view(self.window_area, self.window_area)
+        bias = by_distance(self.relative_position_bias_table, index)[None]
         if mask is not None:
             masks = mask[None, :, None].expand(rows // len(mask), -1, self.num_heads, -1, -1)
             bias = bias + masks.reshape(-1, self.num_heads, length, length)
-        if self.__dict__.get("fused_attn"):
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        else:
-            x = ((q * self.scale) @ k.transpose(-2, -1) + bias).softmax(-1) @ v
-        return self.proj(x.transpose(1, 2).reshape(rows, length, -1))
+        return self.proj(attended(self, q, k, v, bias).transpose(1, 2).reshape(rows, length, -1))
 
 
 class CosineWindowAttention(Block):

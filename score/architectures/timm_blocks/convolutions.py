@@ -139,17 +139,6 @@ class DenseLayer(Block):
         return self.conv2(self.norm2(self.conv1(self.norm1(torch.cat(x, 1)))))
 
 
-class DenseBlock(Block):
-    ANY = True
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found = [x]
-        for layer in self._modules.values():
-            assert layer is not None
-            found.append(layer(found))
-        return torch.cat(found, 1)
-
-
 class VGG(ChainNetwork):
     """Simonyan 2014."""
 

@@ -5,6 +5,7 @@ How pictures become its input is in the file itself, as timm's `pretrained_cfg`.
 
 from torch import nn
 
+from score.architectures import torchvision_blocks
 from score.architectures.timm_blocks import attention, convolutions, layers, swin, transformers
 
 
@@ -63,7 +64,7 @@ _NETWORKS: dict[str, type[nn.Module]] = {
     **_models(
         "densenet",
         DenseNet=convolutions.DenseNet,
-        DenseBlock=convolutions.DenseBlock,
+        DenseBlock=torchvision_blocks.DenseBlock,
         DenseLayer=convolutions.DenseLayer,
     ),
     **_models("densenet", DenseTransition=nn.Sequential),

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from score.architectures.block import Block, words
 from score.architectures.timm_blocks.attention import Attention, AttentionPoolLatent
+from score.architectures.torchvision_blocks import LayerNorm2d, StochasticDepth
 
 MOST_PIXELS = 1 << 14  # along a side
 
@@ -57,13 +58,6 @@ class BatchNormAct2d(nn.BatchNorm2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = super().forward(input)
         return self.act(self.drop(x) if "drop" in self._modules else x)  # type: ignore[no-any-return, operator]
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Normalises over channels."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class BlurPool2d(Block):
@@ -181,13 +175,6 @@ class LayerScale2d(Block):
         return x * self.gamma.view(1, -1, 1, 1)
 
 
-class Unchanged(Block):
-    """What drops something while it is trained, and nothing afterwards."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
 class Swish(Block):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * x.sigmoid()
@@ -266,7 +253,7 @@ LAYERS: Mapping[str, type[nn.Module]] = {
     **_layers("classifier", ClassifierHead=ClassifierHead, NormMlpClassifierHead=NormMlpClassifierHead),
     **_layers("conv2d_same", Conv2dSame=Conv2dSame),
     **_layers("conv_bn_act", ConvNormAct=ConvNormAct),
-    **_layers("drop", DropPath=Unchanged, DropBlock2d=Unchanged),
+    **_layers("drop", DropPath=StochasticDepth, DropBlock2d=StochasticDepth),
     **_layers("eca", EcaModule=EcaModule),
     **_layers("grn", GlobalResponseNorm=GlobalResponseNorm),
     **_layers("layer_scale", LayerScale=LayerScale, LayerScale2d=LayerScale2d),

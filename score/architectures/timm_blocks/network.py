@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from torch import nn
-
-from score.architectures.block import Block, words
+from score.architectures.block import Block, channels_of, words
 from score.architectures.timm_blocks.layers import Chain
 
 
@@ -15,9 +13,8 @@ class Network(Block):
 
     @property
     def takes(self) -> str:
-        first = next((part for part in self.modules() if isinstance(part, nn.Conv2d)), None)
         high, wide = self.size
-        return f"float32[N, {first.in_channels if first else 3}, {high}, {wide}]"
+        return f"float32[N, {channels_of(self)}, {high}, {wide}]"
 
     @property
     def size(self) -> tuple[Any, Any]:
