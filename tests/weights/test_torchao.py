@@ -144,6 +144,8 @@ REFUSED: dict[str, Callable[[], torch.Tensor]] = {
     "too few scales": lambda: tensor("Int8Tensor", (2, 4), **EIGHT | {"scale": torch.ones(3)}),
     "no scale": lambda: tensor("Int8Tensor", (2, 4), **EIGHT | {"scale": None}),
     "integers of another shape": lambda: tensor("Int8Tensor", (2, 4), **EIGHT | {"qdata": DATA.T}),
+    "integers where floats belong": lambda: tensor("Float8Tensor", (2, 4), **EIGHT),
+    "bytes where signed integers belong": lambda: tensor("Int8Tensor", (2, 4), **EIGHT | {"qdata": DATA.byte()}),
     "floats where integers belong": lambda: tensor("Int8Tensor", (2, 4), **EIGHT | {"qdata": SCALE}),
     "four bits without zero points": lambda: tensor("Int4Tensor", (2, 4), **FOUR | {"zero_point": None}),
     "four bits, scales turned": lambda: tensor("Int4Tensor", (4, 4), **FOUR | {"qdata": torch.ones(4, 2).char()}),

@@ -93,10 +93,19 @@ def _load(blocks: _Blocks, shape: _Shape, dtype: torch.dtype) -> torch.Tensor:
     return (data.to(dtype) * scale).to(dtype)
 
 
-def _eight_bits(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
-    """Int8Tensor, IntxUnpackedToInt8Tensor and Float8Tensor."""
+def _integers(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
+    """Int8Tensor and IntxUnpackedToInt8Tensor."""
     data, scale, zero = (held.get(name) for name in ("qdata", "scale", "zero_point"))
-    return _in_blocks(data, scale, zero, _counts(shape, held.get("block_size")), shape)
+    return _in_blocks(data, ("int8",), scale, zero, _counts(shape, held.get("block_size")), shape)
+
+
+def _floats(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
+    """Float8Tensor, which has no zero points."""
+    if held.get("zero_point") is not None:
+        return None
+    return _in_blocks(
+        held.get("qdata"), _FLOATS, held.get("scale"), None, _counts(shape, held.get("block_size")), shape
+    )
 
 
 def _four_bits(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
@@ -137,13 +146,13 @@ def _affine(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
     parts = inner.attributes()
     counts = _counts(shape, held.get("block_size"))
     scale, zero = parts.get("scale"), parts.get("zero_point")
-    if _kind(inner) == "Float8AQTTensorImpl" and not parts.get("transposed"):
-        return _in_blocks(parts.get("float8_data"), scale, zero, counts, shape)
+    if _kind(inner) == "Float8AQTTensorImpl" and not parts.get("transposed") and zero is None:
+        return _in_blocks(parts.get("float8_data"), _FLOATS, scale, zero, counts, shape)
     if _kind(inner) not in ("PlainAQTTensorImpl", "UintxAQTTensorImpl"):
         return None
     data = parts.get("int_data")
     data = _of_shards(data, shape) if isinstance(data, OpaqueObject) else data
-    blocks = _in_blocks(data, scale, zero, counts, shape)
+    blocks = _in_blocks(data, _INTEGERS, scale, zero, counts, shape)
     domain, least, most = (held.get(name) for name in ("zero_point_domain", "quant_min", "quant_max"))
     domain = domain.args[:1] if isinstance(domain, OpaqueObject) else ()  # an enumeration's member
     if blocks is None or domain == (_INTEGER,) or (zero is None and domain != (_FLOAT,)):
@@ -153,10 +162,13 @@ def _affine(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
     return blocks._replace(middle=(least + most + 1) / 2)
 
 
-def _in_blocks(data: Any, scale: Any, zero: Any, counts: _Shape | None, shape: _Shape) -> _Blocks | None:
+def _in_blocks(
+    data: Any, kinds: tuple[str, ...], scale: Any, zero: Any, counts: _Shape | None, shape: _Shape
+) -> _Blocks | None:
+    """What has data of one of those dtypes, and a scale a block or for all; None where a part does not fit."""
     if counts is None or not isinstance(data, TensorRef) or data.shape != shape:
         return None
-    if data.dtype_name not in (_FLOATS if zero is None else ()) + _INTEGERS:
+    if data.dtype_name not in kinds:
         return None
     if not isinstance(scale, TensorRef) or not (zero is None or isinstance(zero, TensorRef)):
         return None
@@ -199,9 +211,9 @@ def _of_shards(value: OpaqueObject, shape: _Shape) -> TensorRef | None:
 
 
 _KINDS: dict[str, Callable[[Mapping[Any, Any], _Shape], _Blocks | None]] = {
-    "Int8Tensor": _eight_bits,
-    "IntxUnpackedToInt8Tensor": _eight_bits,
-    "Float8Tensor": _eight_bits,
+    "Int8Tensor": _integers,
+    "IntxUnpackedToInt8Tensor": _integers,
+    "Float8Tensor": _floats,
     "Int4Tensor": _four_bits,
     "AffineQuantizedTensor": _affine,
 }
