@@ -15,6 +15,8 @@ ITEMSIZE = {
     "bits1x8": 1, "bits2x4": 1, "bits4x2": 1, "bits8": 1, "bits16": 2,
 }  # fmt: skip
 """Bytes that an element takes, as `torch.dtype.itemsize` has it."""
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+"""Numbers of eight bits; `float8_e8m0fnu` is for scales."""
 
 
 def is_floating_point(name: str) -> bool:

@@ -100,12 +100,7 @@ def _all_parts(path: Path, how: str) -> tuple[Header, dict[str, TensorRef]]:
 def _tensor(source: Source, name: str, each: Described) -> TensorRef:
     kind = blocks.KINDS[each.kind]
     if kind.name in blocks.DTYPES:
-        storage = StorageRef(
-            blocks.DTYPES[kind.name],
-            each.nbytes,
-            partial(source.storage, each.offset, each.nbytes),
-            partial(source.content, each.offset, each.nbytes),
-        )
+        storage = StorageRef.within(source, blocks.DTYPES[kind.name], each.offset, each.nbytes)
         return strided(storage, 0, each.shape, row_major(each.shape))
 
     def load() -> torch.Tensor:

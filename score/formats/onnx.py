@@ -164,8 +164,7 @@ def _tensor(source: Source, data: Any, start: int, end: int) -> tuple[str, Tenso
         storage = _external(source, data, fields.get(_EXTERNAL, []), dtype, nbytes)
     elif _RAW in fields:
         first, last = fields[_RAW][0]
-        span = (first, last - first)
-        storage = StorageRef(dtype, span[1], partial(source.storage, *span), partial(source.content, *span))
+        storage = StorageRef.within(source, dtype, first, last - first)
     else:
         storage = _typed(data, fields, dtype)
     if storage.nbytes != nbytes:

@@ -134,6 +134,4 @@ def _constant(source: Source, name: str, said: dict[str, str]) -> TensorRef | No
     strides = row_major(shape)
     if any(size < 0 for size in shape) or math.prod(shape) * dtypes.ITEMSIZE[dtype] != nbytes:
         raise MalformedFile(f"{source.name}: the constant {name!r:.100} of {list(shape)} can't take {nbytes:,} bytes")
-    span = (offset, nbytes)
-    storage = StorageRef(dtype, nbytes, partial(source.storage, *span), partial(source.content, *span))
-    return strided(storage, 0, shape, strides)
+    return strided(StorageRef.within(source, dtype, offset, nbytes), 0, shape, strides)

@@ -8,7 +8,6 @@ Specification: https://github.com/huggingface/safetensors, README, "Format".
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +106,7 @@ def _tensor(source: Source, name: str, entry: dict[str, Any], offset: int, nbyte
     shape = entry.get("shape")
     if not isinstance(shape, list):
         raise MalformedFile(f"the tensor {name!r} has no shape")
-    span = (offset, nbytes)
-    storage = StorageRef(dtype, nbytes, partial(source.storage, *span), partial(source.content, *span))
-    ref = strided(storage, 0, shape, row_major(shape))
+    ref = strided(StorageRef.within(source, dtype, offset, nbytes), 0, shape, row_major(shape))
     if ref.nbytes != nbytes:
         raise MalformedFile(f"the tensor {name!r} of shape {shape} and dtype {label} can't take {nbytes:,} bytes")
     return ref

@@ -56,8 +56,7 @@ def open_index(
     unsafe = dict.fromkeys(name for shard in shards.values() for name in shard.unsafe_globals)
     metadata = document.get("metadata")
     shown = {"shards": len(shards), **(metadata if isinstance(metadata, dict) else {})}
-    if parts := [
-        shard.metadata[safetensors.TORCHAO] for shard in shards.values() if safetensors.TORCHAO in shard.metadata
-    ]:
+    parts = [shard.metadata.get(safetensors.TORCHAO, {}) for shard in shards.values()]
+    if any(parts):
         shown[safetensors.TORCHAO] = {key: value for part in parts for key, value in part.items()}
     return StateDict(name, folder, tree, unsafe_globals=tuple(unsafe), metadata=shown)

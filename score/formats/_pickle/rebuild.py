@@ -9,13 +9,14 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from score.errors import MalformedFile, VersionTooOld
 from score.formats import dtypes
+from score.formats._io.source import Source
 from score.formats.base import GlobalName, TensorRef
 
 _NAMES = {
@@ -43,6 +44,12 @@ class StorageRef:
     nbytes: int
     fetch: Callable[[], torch.UntypedStorage] = field(repr=False)
     content: Callable[[], memoryview] | None = field(default=None, repr=False)
+
+    @classmethod
+    def within(cls, source: Source, dtype_name: str, offset: int, nbytes: int) -> StorageRef:
+        """A range of a file as it is."""
+        span = (offset, nbytes)
+        return cls(dtype_name, nbytes, partial(source.storage, *span), partial(source.content, *span))
 
     @cached_property
     def untyped(self) -> torch.UntypedStorage:

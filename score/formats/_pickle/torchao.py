@@ -23,7 +23,6 @@ _WRAPPER = "LinearActivationQuantizedTensor"  # of weights whose layer quantises
 _CHANGES_INPUTS = "act_pre_scale"  # what inputs are multiplied with, which a plain layer would not do
 _Shape = tuple[int, ...]
 _INTEGERS = ("int8", "uint8")
-_FLOATS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 _INTEGER, _FLOAT = 1, 2  # of torchao's ZeroPointDomain: before it is scaled, or added once it is
 _SHARDS: dict[Any, tuple[tuple[int, int], ...]] = {  # bits of an integer: bits of each of its shards, and where they go
     1: ((1, 0),), 2: ((2, 0),), 3: ((2, 0), (1, 2)), 4: ((4, 0),), 5: ((4, 0), (1, 4)), 6: ((4, 0), (2, 4)),
@@ -104,7 +103,7 @@ def _floats(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
     if held.get("zero_point") is not None:
         return None
     return _in_blocks(
-        held.get("qdata"), _FLOATS, held.get("scale"), None, _counts(shape, held.get("block_size")), shape
+        held.get("qdata"), dtypes.FLOAT8, held.get("scale"), None, _counts(shape, held.get("block_size")), shape
     )
 
 
@@ -147,7 +146,7 @@ def _affine(held: Mapping[Any, Any], shape: _Shape) -> _Blocks | None:
     counts = _counts(shape, held.get("block_size"))
     scale, zero = parts.get("scale"), parts.get("zero_point")
     if _kind(inner) == "Float8AQTTensorImpl" and not parts.get("transposed") and zero is None:
-        return _in_blocks(parts.get("float8_data"), _FLOATS, scale, zero, counts, shape)
+        return _in_blocks(parts.get("float8_data"), dtypes.FLOAT8, scale, zero, counts, shape)
     if _kind(inner) not in ("PlainAQTTensorImpl", "UintxAQTTensorImpl"):
         return None
     data = parts.get("int_data")

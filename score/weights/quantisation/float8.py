@@ -9,22 +9,22 @@ from typing import Any
 import torch
 
 from score.errors import QuantisedWeights
+from score.formats import dtypes
 from score.weights.quantisation.packing import Tensors, made, spread
 
 METHODS = ("fp8", "fbgemm_fp8", "modelopt")
-_FLOATS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 _SCALES = ("weight_scale_inv", "weight_scale")
 _BESIDE = ("input_scale", "activation_scale", "output_scale", "k_scale", "v_scale", "q_scale")
 
 
 def dequantised(tensors: Tensors, config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The state with each weight multiplied by its scale. Raises `QuantisedWeights` for one without."""
-    eight = {name.removesuffix("weight") for name, ref in tensors.items() if ref.dtype_name in _FLOATS}
+    eight = {name.removesuffix("weight") for name, ref in tensors.items() if ref.dtype_name in dtypes.FLOAT8}
     gone = {f"{layer}{scale}" for layer in eight for scale in _SCALES}
     found = {name: ref for name, ref in tensors.items() if name not in gone and not name.endswith(_BESIDE)}
     block = config.get("weight_block_size")
     for name, ref in tensors.items():
-        if ref.dtype_name not in _FLOATS:
+        if ref.dtype_name not in dtypes.FLOAT8:
             continue
         layer = name.removesuffix("weight")
         scale = next((tensors[f"{layer}{each}"] for each in _SCALES if f"{layer}{each}" in tensors), None)
