@@ -29,6 +29,7 @@ from score.server.answer import Answer
 from score.server.api import SCORE, Api
 from score.server.body import Intake, nbytes
 from score.server.decoder import Decoder
+from score.server.heads import TEXTS
 from score.server.metrics import RequestRecord
 from score.server.models import Models
 from score.server.prediction import Prediction, asked_for, named_in, top_k
@@ -97,7 +98,7 @@ class Application:
 
     async def _score(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _headers(scope)
         if self._hooked or azmlinfsrv.wants(headers):
             await self._behind(scope, receive, send)
             return
@@ -116,7 +117,7 @@ class Application:
     async def _row(self, row: Row, scope: Scope, receive: Receive, send: Send) -> None:
         """A route of one of the tables."""
         started = time.perf_counter()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _headers(scope)
         head, path = Head.of(scope["method"], scope["query_string"], headers), scope.get("path_params", {})
         methods = row.methods
         method = "GET" if head.method == "HEAD" else head.method
@@ -259,6 +260,14 @@ class Application:
 def _prepare_hooked(predictor: Predictor, codec: Codec, body: Body, asked: Any) -> Prepared:
     """By the model's own code, which may take any time."""
     return pipeline.prepare(predictor, codec, pipeline.decode(predictor, codec, body), asked)
+
+
+def _headers(scope: Scope) -> Mapping[str, str]:
+    """A request's headers, names in lower case; where one comes twice, the last."""
+    known: Mapping[str, str] | None = scope.get(TEXTS)
+    if known is not None:
+        return known
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 class _App:

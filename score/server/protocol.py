@@ -20,6 +20,7 @@ from score import log
 from score.errors import HeadTooLarge, MalformedRequest, QueueFull, RequestTimeout, ScoreError
 from score.server import answer
 from score.server.app import REFUSAL
+from score.server.heads import ParsedHeads
 from score.server.sending import AT_ONCE, AtOnce, head_of
 from score.server.service import new_id
 
@@ -38,6 +39,7 @@ class Gate:
     def __init__(self, most: int) -> None:
         self.most = most
         self.draining = False
+        self.heads = ParsedHeads()
         self.connections: dict[HttpProtocol, None] = {}  # in the order in which they came
 
     def admit(self, connection: "HttpProtocol") -> None:
@@ -92,7 +94,10 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self.silent = False
         self._last = self.loop.time()
-        if not self._reading:
+        first = not self._reading
+        if first:
+            if self._repeated(data):
+                return
             self._reading, self._whole_by = True, self._last + WHOLE
         try:
             self.parser.feed_data(data)
@@ -108,6 +113,44 @@ class HttpProtocol(HttpToolsProtocol):
                 self._stop(_head_too_large())
         elif self.cycle is not None and self.cycle.response_complete and self._reading:
             self._ignore(len(data))
+        elif first and not self._reading and self.cycle.keep_alive:
+            self.gate.heads.learn(data, self.scope)
+
+    def _repeated(self, data: bytes) -> bool:
+        """Take a whole request past the parser, where its head is known. The parser is at a request's beginning, and
+        stays there."""
+        if self.cycle is not None and not (self.cycle.response_complete and self.cycle.keep_alive):
+            return False
+        found = self.gate.heads.find(data)
+        if found is None:
+            return False
+        (kept, _), body = found
+        scope: Any = {
+            **kept,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "state": self.app_state.copy(),
+        }
+        self.scope, self.headers = scope, scope["headers"]
+        self.cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=not self.gate.draining,
+            on_response=self.on_response_complete,
+        )
+        self.cycle.body, self.cycle.more_body = bytearray(body), False
+        self.cycle.message_event.set()
+        scope["extensions"] = {AT_ONCE: _AtOnce(self, self.cycle)}
+        self._start_asgi_task(self.cycle, self.app)
+        return True
 
     def pause_writing(self) -> None:
         self._blocked_since = self.loop.time()

@@ -1,0 +1,65 @@
+"""Heads of requests that were parsed before.
+
+A client repeats its head to the letter from one request to the next, but for the length of the body. The parser starts
+each request from the same state, so that the same bytes have the same meaning: what it made of them is kept, and the
+next request with them goes past it. Only whole requests are taken, whose body has the length that the head says;
+everything else goes to the parser.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+TEXTS = "loadstone.headers"  # in the scope of such a request: its headers as text
+_MOST = 256  # heads that are kept, of all connections together
+_LONGEST = 2048  # bytes of one
+_END = b"\r\n\r\n"
+
+
+class ParsedHead(NamedTuple):
+    """What the parser made of a head: ASGI's scope but for the connection's part of it, and the length of the body."""
+
+    scope: Mapping[str, Any]
+    length: int
+
+
+class ParsedHeads:
+    """The heads of whole requests, by their bytes; one is kept from its second time on, since many have an id of their
+    own and never come again."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, ParsedHead] = {}
+        self._once: dict[int, None] = {}  # hashes of those that came once; where two are the same, one is kept early
+
+    def find(self, data: bytes) -> tuple[ParsedHead, bytes] | None:
+        """The head that `data` begins with, and the body that is all the rest; None where it is not known."""
+        end = data.find(_END, 0, _LONGEST) + len(_END)
+        known = self._known.get(data[:end])
+        return None if known is None or len(data) - end != known.length else (known, data[end:])
+
+    def learn(self, data: bytes, scope: Mapping[str, Any]) -> None:
+        """Take note of `data`, in which the parser found the request of `scope`. Nothing is kept of what is more than
+        one whole request, has a body that is framed otherwise than by its length, or asks to go on by 100."""
+        end = data.find(_END, 0, _LONGEST) + len(_END)
+        head = data[:end]
+        seen = hash(head)
+        if seen not in self._once:
+            _make_room(self._once)
+            self._once[seen] = None
+            return
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
+        # Of two requests, or of one and a part, the first head's end and the last head's length do not fit.
+        if end < len(_END) or not length.isdigit() or int(length) != len(data) - end or _FRAMED & headers.keys():
+            return
+        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        _make_room(self._known)
+        self._known[head] = ParsedHead({name: scope[name] for name in _KEPT} | {TEXTS: texts}, len(data) - end)
+
+
+def _make_room(entries: dict[Any, Any]) -> None:
+    if len(entries) >= _MOST:
+        del entries[next(iter(entries))]
+
+
+_KEPT = ("type", "asgi", "http_version", "root_path", "headers", "method", "path", "raw_path", "query_string")
+_FRAMED = {b"transfer-encoding", b"expect", b"upgrade"}
