@@ -20,7 +20,7 @@ DOCS := .cache/docs
 CLIENTS := .cache/clients
 RAY := .cache/ray
 
-.PHONY: help setup serve image run-image image-test azure-test clients-test ray-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers test-quantised test-deepspeed test-megatron test-yolo test-blocks fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
+.PHONY: help setup serve image run-image image-test azure-test clients-test ray-test balancer-test browser-test docs notebook notebook-test deploy deploy-local smoke logs delete test test-slow test-transformers test-quantised test-deepspeed test-megatron test-yolo test-blocks test-openmmlab fuzz soak lint format example bench bench-recognise lock lock-image fingerprints test-torchvision clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -154,6 +154,11 @@ test-blocks: $(READY)  ## compare pickled networks with torchvision, timm and se
 	$(VENV)/bin/$(PIP) --upgrade --target build/torchvision --no-deps torchvision==0.28.0
 	$(VENV)/bin/$(PIP) --upgrade --target build/blocks --no-deps timm==1.0.31 segmentation-models-pytorch==0.6.0
 	$(VENV)/bin/python -m pytest -m torchvision tests/architectures/test_torchvision_library.py tests/architectures/test_blocks_library.py
+
+test-openmmlab: $(READY)  ## compare pickled networks with mmpretrain, mmsegmentation and mmdetection, installed into build/openmmlab
+	$(VENV)/bin/$(PIP) --upgrade --target build/torchvision --no-deps torchvision==0.28.0
+	$(VENV)/bin/$(PIP) --upgrade --target build/openmmlab --no-deps mmengine==0.10.7 mmcv-lite==2.1.0 mmpretrain==1.2.0 mmsegmentation==1.2.2 mmdet==3.3.0 addict yapf termcolor platformdirs opencv-python-headless einops mat4py modelindex model-index markdown prettytable wcwidth terminaltables shapely pycocotools matplotlib contourpy cycler fonttools kiwisolver pyparsing ftfy scipy ordered-set six python-dateutil
+	$(VENV)/bin/python -m pytest -m openmmlab tests/architectures/test_openmmlab_library.py
 
 test-yolo: $(READY)  ## compare YOLO networks with the library that makes them, which is installed into build/yolo
 	$(VENV)/bin/$(PIP) --upgrade --target build/yolo --no-deps ultralytics==8.4.190 ultralytics-thop==2.2.3 opencv-python-headless polars polars-runtime-32 matplotlib contourpy cycler fonttools kiwisolver pyparsing

@@ -27,6 +27,12 @@ class Block(nn.Module):
         return ""
 
 
+class PlainSequential(Block, nn.Sequential):
+    """One part after the other, of a class with attributes of its own."""
+
+    ANY = True
+
+
 def channels_of(network: nn.Module) -> int:
     """How many channels the pictures have that a network takes, by its first convolution."""
     return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)

@@ -21,6 +21,8 @@ from score.architectures import (
 )
 from score.architectures.block import Block
 from score.architectures.detection_blocks import known as detection_blocks
+from score.architectures.detectron2_blocks import known as detectron2_blocks
+from score.architectures.openmmlab_blocks import known as openmmlab_blocks
 from score.architectures.segmentation_blocks import known as segmentation_blocks
 from score.architectures.timm_blocks import known as timm_blocks
 from score.architectures.yolo import network
@@ -33,8 +35,9 @@ MAX_DEPTH = 100
 MAX_VALUES = 1_000_000  # the same list may be met many times over
 _COUNTS, MAX_COUNT = ("num_layers",), 10_000  # what a layer makes as many of as it says
 _COMPUTES = frozenset(("forward", "_forward", "_forward_impl", "_call_impl", "__call__"))  # set on an instance
-_ACTIVATIONS = frozenset(
+_FUNCTIONS = frozenset(
     {"relu", "gelu", "tanh", "sigmoid", "silu", "mish", "elu", "selu", "leaky_relu", "softplus", "hardswish"}
+    | {"scaled_dot_product_attention"}
 )
 
 
@@ -130,11 +133,14 @@ class _Rebuilding:
             return self.tensor(value, wrap=False)
         if isinstance(value, OpaqueObject) and value.path == torch_ao.OBJECT:
             return torch_ao_layers.unpacked(value, self.packed)
-        if isinstance(value, OpaqueObject) and depth and (kind := detection_blocks.VALUES.get(value.path)):
+        if isinstance(value, OpaqueObject) and depth and value.path in openmmlab_blocks.DICTS:
+            held = value.args[0] if value.args else value.mapping
+            return self.plain(name, held if isinstance(held, dict) else {}, depth - 1)
+        if isinstance(value, OpaqueObject) and depth and (kind := _VALUES.get(value.path)):
             held = value.attributes()
             fields = {name: held[name] for name in kind.__dataclass_fields__ if name in held}
             return kind(**{each: self.plain(each, item, depth - 1) for each, item in fields.items()})
-        if isinstance(value, GlobalName) and value.path.rpartition(".")[2] in _ACTIVATIONS:
+        if isinstance(value, GlobalName) and value.path.rpartition(".")[2] in _FUNCTIONS:
             module, _, function = value.path.rpartition(".")
             if module in ("torch.nn.functional", "torch._C._nn", "torch"):
                 return getattr(nn.functional, function)
@@ -169,11 +175,15 @@ def _odd(block: Block) -> str:
         return str(error)
 
 
+# Values that attributes hold, each with the fields that it is made of.
+_VALUES = {**detection_blocks.VALUES, **detectron2_blocks.VALUES, **openmmlab_blocks.VALUES}
 # What says which of our classes computes as a library's, by its path.
 _LIBRARIES = (
     *(network.block, torchvision_blocks.block, inception_blocks.block, fastai_blocks.block, timm_blocks.block),
     segmentation_blocks.block,
     detection_blocks.block,
+    detectron2_blocks.block,
+    openmmlab_blocks.block,
     fx_modules.block,
     torch_ao_layers.layer,
 )

@@ -95,6 +95,11 @@ def _nemo(folder: Path, _path: Path, _metadata: Mapping[str, Any]) -> Toolkit | 
     return Toolkit("NeMo", f"it is {match[1]}", way_out) if match else None
 
 
+_WHOLE = (
+    "Save the network whole where its library is installed, torch.save(model, 'model.pt'), and serve that without it"
+)
+
+
 def _detectron2(folder: Path, _path: Path, metadata: Mapping[str, Any]) -> Toolkit | None:
     author = str(metadata.get("__author__", ""))
     match = re.search(r"^  META_ARCHITECTURE: (\w+)\s*$", _text(folder / "config.yaml"), re.M)
@@ -102,8 +107,10 @@ def _detectron2(folder: Path, _path: Path, metadata: Mapping[str, Any]) -> Toolk
         return None
     says = f"it is {match[1]}" if match else f"it says {author!r:.60}"
     return Toolkit(
-        "Detectron2", says, "Export it to TorchScript: tools/deploy/export_model.py --export-method tracing."
-    )
+        "Detectron2", says,
+        f"{_WHOLE}: R-CNN and RetinaNet are known here. Or export it to TorchScript: tools/deploy/export_model.py "
+        "--export-method tracing.",
+    )  # fmt: skip
 
 
 def _openmmlab(_folder: Path, _path: Path, metadata: Mapping[str, Any]) -> Toolkit | None:
@@ -114,7 +121,8 @@ def _openmmlab(_folder: Path, _path: Path, metadata: Mapping[str, Any]) -> Toolk
     if not versions:
         return None
     says = ", ".join(f"{key.removesuffix('_version')} {str(value)[:20]}" for key, value in versions.items())
-    return Toolkit("OpenMMLab", f"saved by {says}", "Export it by MMDeploy to ONNX or TorchScript, and serve that.")
+    way_out = f"{_WHOLE}: most networks are known here. Or export it by MMDeploy to ONNX or TorchScript, and serve that."
+    return Toolkit("OpenMMLab", f"saved by {says}", way_out)
 
 
 def _fairseq(_folder: Path, _path: Path, metadata: Mapping[str, Any]) -> Toolkit | None:

@@ -91,13 +91,22 @@ def _greedy(boxes: torch.Tensor, scores: torch.Tensor, places: torch.Tensor, lim
 
 
 def aligned(
-    features: torch.Tensor, boxes: torch.Tensor, owners: torch.Tensor, scale: float, size: Size, sampling: int
+    features: torch.Tensor,
+    boxes: torch.Tensor,
+    owners: torch.Tensor,
+    scale: float,
+    size: Size,
+    sampling: int,
+    *,
+    middles: bool = False,
 ) -> torch.Tensor:
     """RoIAlign: features [N, C, H, W], `scale` times as large as the pictures, read in boxes [K, 4] of the pictures
     `owners` [K] at the middles of a grid of `size`, or at `sampling` points along each side of its cells; as many as
-    the box is large where that is 0: [K, C, *size]."""
-    boxes = boxes * scale
-    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0)
+    the box is large where that is 0: [K, C, *size]. Where a pixel's place is its middle, `middles`, and not its corner,
+    boxes may be smaller than a pixel."""
+    boxes = boxes * scale - (0.5 if middles else 0.0)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    sides = sides if middles else sides.clamp(min=1.0)
     cells = sides / boxes.new_tensor((size[1], size[0]))
     found = features.new_zeros(len(boxes), features.shape[1], *size)
     for points, places in _alike(cells, sampling):
@@ -115,8 +124,11 @@ def _alike(cells: torch.Tensor, sampling: int) -> Iterator[tuple[Size, torch.Ten
         yield (sampling, sampling), torch.arange(len(cells), device=cells.device)
         return
     counts = cells.ceil().long()
+    counts = counts * (counts > 0).all(1, keepdim=True)
     for pair in counts.unique(dim=0):
         across, down = pair.tolist()
+        if not across:
+            continue  # a box without an area, in which nothing is read
         yield (across, down), (counts == pair).all(1).nonzero()[:, 0]
 
 

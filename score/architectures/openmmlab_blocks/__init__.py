@@ -1,0 +1,1 @@
+"""Networks of OpenMMLab (mmpretrain, mmsegmentation, mmdetection) that were saved whole."""
