@@ -121,7 +121,7 @@ def _openmmlab(_folder: Path, _path: Path, metadata: Mapping[str, Any]) -> Toolk
     if not versions:
         return None
     says = ", ".join(f"{key.removesuffix('_version')} {str(value)[:20]}" for key, value in versions.items())
-    way_out = f"{_WHOLE}: most networks are known here. Or export it by MMDeploy to ONNX or TorchScript, and serve that."
+    way_out = f"{_WHOLE}: most networks are known here. Or export it by MMDeploy to ONNX or TorchScript."
     return Toolkit("OpenMMLab", f"saved by {says}", way_out)
 
 
