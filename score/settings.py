@@ -223,6 +223,11 @@ class Settings(BaseSettings):
         description="The base model of an adapter (LoRA and other PEFT), where it is not in the model folder, or where "
         "several are: a path, absolute, or from the model folder or the working folder.",
     )
+    adapters: Literal["auto", "merged", "beside"] = Field(
+        "auto",
+        description="Whether LoRA is merged into the weights of its base model, or runs beside its layers, so that "
+        "several adapters share one base model; `auto` merges the only one.",
+    )
     read: Literal["auto", "mmap", "read"] = Field(
         "auto", description="How weights are brought in: mapped, read, or by the file system (network mounts: read)."
     )

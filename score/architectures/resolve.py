@@ -37,6 +37,7 @@ from score.formats.base import Adapter, Checkpoint, PickledObjects, Program
 from score.imports import models_folder
 from score.settings import Settings
 from score.weights import adapters
+from score.weights.adapters import Adapted
 from score.weights.align import Alignment, align, difference
 from score.weights.select import Candidate
 from score.weights.trust import Trust
@@ -109,11 +110,13 @@ def find(checkpoint: Checkpoint, weights: Candidate | None, settings: Settings) 
     )
 
 
-def adapted(architecture: Skeleton, weights: Candidate, adapter: Adapter, prefix: str | None = None) -> Candidate:
-    """The weights with an adapter merged into them. Raises `AdapterUnsupported`."""
+def adapted(
+    architecture: Skeleton, weights: Candidate, adapter: Adapter, prefix: str | None = None, *, apart: bool = False
+) -> Adapted:
+    """The weights with an adapter merged into them, or beside them where that can be. Raises `AdapterUnsupported`."""
     groups = [list(group) for group in tied(architecture.module)]
     alignment = align(shapes(architecture.module), weights.shapes(), tied=groups, prefix=prefix)
-    return adapters.applied(architecture.module, groups, alignment, weights, adapter)
+    return adapters.applied(architecture.module, groups, alignment, weights, adapter, apart=apart)
 
 
 def match(architecture: Skeleton, weights: Candidate, prefix: str | None = None) -> Alignment:

@@ -19,6 +19,7 @@ from score.architectures.meta_init import Architecture, Complete, Skeleton
 from score.errors import DeviceOutOfMemory, Uninitialised, one_line, printable
 from score.formats.base import Checkpoint
 from score.formats.search import size
+from score.inference.sharing import NOTHING, Base
 from score.weights.align import Alignment
 from score.weights.select import Candidate
 
@@ -60,7 +61,9 @@ class LoadReport:
             f"on {self.device} in {self.seconds * 1e3:,.1f} ms ({self.gb_per_s:,.1f} GB/s)",
         ]
         if "adapter" in self.metadata:
-            shown.append(f"with the adapter {self.metadata['adapter_name']} ({self.metadata['adapter']}) merged")
+            beside = self.metadata.get("adapter_beside")
+            how = f"beside {beside:,} layers" if beside else "merged"
+            shown.append(f"with the adapter {self.metadata['adapter_name']} ({self.metadata['adapter']}) {how}")
         if isinstance(said := self.metadata.get("quantization_config"), dict):
             shown.append(f"weights that {said.get('quant_method')} quantised, as the numbers that they stand for")
         if self.ignored:
@@ -82,15 +85,21 @@ def load(
     architecture: Architecture,
     alignment: Alignment | None,
     device: torch.device,
+    base: Base = NOTHING,
 ) -> tuple[nn.Module, LoadReport]:
-    """The module with its weights, on `device`, in evaluation mode. Raises `Uninitialised`, `DeviceOutOfMemory`."""
+    """The module with its weights, on `device`, in evaluation mode; those of a `base` that other models have too are
+    theirs. Raises `Uninitialised`, `DeviceOutOfMemory`."""
     start = time.perf_counter()
     try:
         if isinstance(architecture, Complete):
             module = architecture.build(device)
         else:
             assert weights is not None and alignment is not None, "a class without its weights is no model"
-            module = fill(architecture, weights, alignment).to(device).eval()
+            module = fill(architecture, weights, alignment)
+            shared = base.shared(module, weights, alignment, device)
+            shared.take()
+            module = module.to(device).eval()
+            shared.give()
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceOutOfMemory(f"the weights do not fit on {device}: {str(error).splitlines()[0]}") from None
     except (MemoryError, RuntimeError) as error:

@@ -32,7 +32,7 @@ from score.errors import (
 )
 from score.formats._io import integrity
 from score.formats.base import Checkpoint, DescribedWeights, HfConfig
-from score.inference import device, hooks, load
+from score.inference import adapters_beside, device, hooks, load, sharing
 from score.inference.batching.queue import Pass
 from score.inference.predictor import Predictor
 from score.inference.preprocess import labels
@@ -40,6 +40,7 @@ from score.inference.running import EAGER
 from score.inference.tuning import apply
 from score.settings import Settings
 from score.weights import hashing, versions
+from score.weights.lora import Lora
 from score.weights.opened import Opened, open_weights
 from score.weights.select import Candidate
 
@@ -52,21 +53,25 @@ _VERSIONS_MATTER = (
 )
 
 
-def load_model(settings: Settings) -> Predictor:
-    """From settings to a model that answers. Raises a `LoadError` that says what is wrong."""
+def load_model(settings: Settings, *, among_others: bool = False) -> Predictor:
+    """From settings to a model that answers; `among_others`, with a base model that it may share with them. Raises a
+    `LoadError` that says what is wrong."""
+    apart = settings.adapters == "beside" or (among_others and settings.adapters == "auto")
     with hashing.kept(), integrity.checked(settings.verify):
         opened = open_weights(settings)
         checkpoint, weights = opened.checkpoint, opened.weights
         try:
             architecture = resolve.find(checkpoint, weights, settings)
-            weights = _adapted(architecture, checkpoint, weights, settings)
+            base = sharing.Base.of(checkpoint, weights) if apart else sharing.NOTHING
+            weights, beside = _adapted(architecture, checkpoint, weights, settings, apart=apart)
             alignment = None
             if isinstance(architecture, Complete):
                 weights = opened.chosen  # which computes with its weights as they are
             elif weights is not None:
                 alignment = resolve.match(architecture, weights, settings.prefix)
             where = device.choose(settings.device, weights.nbytes if weights else 0)
-            module, report = load.load(checkpoint, weights, architecture, alignment, where)
+            module, report = load.load(checkpoint, weights, architecture, alignment, where, base)
+            report = adapters_beside.attached(module, beside, report)
         except _VERSIONS_MATTER as error:
             _add_versions(error, checkpoint.metadata)
             raise
@@ -92,23 +97,25 @@ def weights_of(settings: Settings, opened: Opened) -> Candidate | None:
     if not opened.checkpoint.adapters and (weights is None or not flat_parameters.among(weights.tensors)):
         return weights
     architecture = resolve.find(opened.checkpoint, weights, settings)
-    return _adapted(architecture, opened.checkpoint, weights, settings)
+    return _adapted(architecture, opened.checkpoint, weights, settings, apart=False)[0]
 
 
 def _adapted(
-    architecture: Architecture, checkpoint: Checkpoint, weights: Candidate | None, settings: Settings
-) -> Candidate | None:
-    """The weights under the names that the class has for them, with all adapters merged; as they are for a model that
-    is built as a whole. Raises `AdapterUnsupported`."""
+    architecture: Architecture, checkpoint: Checkpoint, weights: Candidate | None, settings: Settings, *, apart: bool
+) -> tuple[Candidate | None, dict[str, Lora]]:
+    """The weights under the names that the class has for them, with all adapters merged, or `apart` where they can run
+    beside a layer; as they are for a model that is built as a whole. Raises `AdapterUnsupported`."""
     if not isinstance(architecture, Skeleton) or weights is None:
         if checkpoint.adapters:
             raise AdapterUnsupported(f"{architecture.name} is built as a whole, and takes no adapter")
-        return weights
+        return weights, {}
     weights = flat_parameters.apart(architecture.module, weights)
     weights = key_conversions.converted(architecture.module, weights)
+    beside: dict[str, Lora] = {}
     for adapter in checkpoint.adapters:
-        weights = resolve.adapted(architecture, weights, adapter, settings.prefix)
-    return weights
+        found = resolve.adapted(architecture, weights, adapter, settings.prefix, apart=apart and not beside)
+        weights, beside = found.weights, {**beside, **found.beside}
+    return weights, beside
 
 
 def _add_versions(error: LoadError, metadata: Any) -> None:

@@ -115,7 +115,7 @@ def _found(settings: Settings) -> Models:
     turns, confined = Turns(), _confined(settings)
 
     def load(own: Settings, observer: Observer) -> Service:
-        return _service(replace(load_model(own), turns=turns), confined, observer)
+        return _service(replace(load_model(own, among_others=True), turns=turns), confined, observer)
 
     models = several.find(settings, load)
     if settings.load_models == "at_start":

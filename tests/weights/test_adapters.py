@@ -18,7 +18,7 @@ from score.errors import AdapterUnsupported, LoadError, NoWeights, SeveralCheckp
 from score.inference import pipeline
 from score.server import discovery
 from score.settings import Settings
-from score.weights import adapters
+from score.weights.lora import _matches
 from score.weights.opened import open_weights
 
 LLAMA = {
@@ -378,4 +378,4 @@ def test_patterns_are_matched_as_peft_matches_them() -> None:
     for pattern in ("q_proj", "self_attn.q_proj", r"^model\.layers\.0.*q_proj", r"model.layers.\d+.mlp.down_proj", "0"):
         for layer in layers:
             theirs = get_pattern_key([pattern], f"{layer}") == pattern and (pattern != layer or pattern == "q_proj")
-            assert adapters._matches(pattern, layer) == theirs
+            assert _matches(pattern, layer) == theirs
