@@ -27,10 +27,17 @@ class Graph(nn.Module):
         self.takes = {name: _spec(port) for name, port in zip(self.names, compiled.inputs, strict=True)}
 
     def forward(self, *inputs: torch.Tensor) -> Any:
+        keep_denormals()
         request = self.compiled.create_infer_request()  # one of its own: a compiled graph may be asked by many
         request.infer([item.cpu().contiguous().numpy() for item in inputs])
         found = [torch.from_numpy(tensor.data.copy()) for tensor in request.output_tensors]
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
+
+
+def keep_denormals() -> None:
+    """Have this thread compute with numbers below 1e-38 as they are. To a processor without AVX-512, OpenVINO gives
+    integers as such numbers, and they would be zeros where these are flushed."""
+    torch.set_flush_denormal(False)
 
 
 def load(path: Path, device: torch.device) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from score.formats._program.openvino_graph import keep_denormals
 from score.inference.tuning.backends.base import Built, NotPossible, Subject, in_short
 
 NAME, PRECISION = "openvino", "f32"
@@ -55,6 +56,7 @@ def compiled(graph: Any, precision: str, threads: int) -> Any:
     request = openvino.Core().compile_model(graph, "CPU", said).create_infer_request()
 
     def run(inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        keep_denormals()
         request.infer([value.contiguous().numpy() for value in inputs], share_inputs=True)
         return [torch.from_numpy(tensor.data.copy()) for tensor in request.output_tensors]
 
