@@ -19,6 +19,7 @@ from score.architectures.meta_init import Architecture, Complete, Skeleton
 from score.errors import DeviceOutOfMemory, Uninitialised, one_line, printable
 from score.formats.base import Checkpoint
 from score.formats.search import size
+from score.inference import upload
 from score.inference.sharing import NOTHING, Base
 from score.weights.align import Alignment
 from score.weights.select import Candidate
@@ -98,7 +99,7 @@ def load(
             module = fill(architecture, weights, alignment)
             shared = base.shared(module, weights, alignment, device)
             shared.take()
-            module = module.to(device).eval()
+            module = upload.moved(module, device).eval()
             shared.give()
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceOutOfMemory(f"the weights do not fit on {device}: {str(error).splitlines()[0]}") from None

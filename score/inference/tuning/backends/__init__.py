@@ -12,7 +12,11 @@ from score.inference.tuning.backends import (
     bfloat16,
     bfloat16_autocast,
     channels_last,
+    cuda_graphs,
     eager,
+    float16,
+    float16_autocast,
+    folded,
     inductor,
     int8_dynamic,
     onnxruntime,
@@ -23,7 +27,7 @@ from score.inference.tuning.backends import (
 BACKENDS: Mapping[str, ModuleType] = {
     each.NAME: each
     for each in (
-        eager, channels_last, openvino, onnxruntime, bfloat16, bfloat16_autocast, openvino_bfloat16, int8_dynamic,
-        inductor,
+        eager, channels_last, folded, cuda_graphs, openvino, onnxruntime, bfloat16, bfloat16_autocast, float16,
+        float16_autocast, openvino_bfloat16, int8_dynamic, inductor,
     )
 }  # fmt: skip
