@@ -23,10 +23,9 @@ def labels_of(network: nn.Module) -> tuple[str, ...] | None:
     return tuple(names) or None
 
 
-class Classifier(Block):
-    """From pictures [N, C, H, W] to scores [N, classes]."""
+class Network(Block):
+    """Of pictures [N, C, H, W] that are normalised already."""
 
-    PARTS, MAY = words("backbone head"), words("neck data_preprocessor")
     KEPT = words("dataset_meta CLASSES")
 
     @property
@@ -36,6 +35,12 @@ class Classifier(Block):
     @property
     def takes(self) -> str:
         return f"float32[N, {channels_of(self.backbone)}, ?, ?]"
+
+
+class Classifier(Network):
+    """To scores [N, classes]."""
+
+    PARTS, MAY = words("backbone head"), words("neck data_preprocessor")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         features = self.backbone(x)

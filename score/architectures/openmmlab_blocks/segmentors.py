@@ -10,17 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from score.architectures.block import Block, channels_of, words
+from score.architectures.block import Block, words
 from score.architectures.openmmlab_blocks.bricks import resized
-from score.architectures.openmmlab_blocks.classifiers import labels_of
+from score.architectures.openmmlab_blocks.classifiers import Network
 
 MOST_CROPS = 10_000  # of a picture that is looked at in parts
 Features = Sequence[torch.Tensor]
 
 
-class Segmentor(Block):
+class Segmentor(Network):
     PARTS, MAY = words("backbone decode_head"), words("neck auxiliary_head data_preprocessor")
-    KEPT, NEEDS = words("test_cfg dataset_meta CLASSES out_channels align_corners"), words("test_cfg")
+    KEPT, NEEDS = Network.KEPT | words("test_cfg"), words("test_cfg")
 
     def unknown(self) -> str:
         mode = self.test_cfg.get("mode", "whole")
@@ -28,14 +28,6 @@ class Segmentor(Block):
             sides = [*self.test_cfg["crop_size"], *self.test_cfg["stride"]]
             return "" if len(sides) == 4 and all(type(each) is int and each > 0 for each in sides) else "test_cfg"
         return "" if mode == "whole" else "test_cfg"
-
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        return labels_of(self)
-
-    @property
-    def takes(self) -> str:
-        return f"float32[N, {channels_of(self.backbone)}, ?, ?]"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.in_parts(x) if self.test_cfg.get("mode") == "slide" else self.whole(x)
