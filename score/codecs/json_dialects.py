@@ -62,6 +62,11 @@ def decode(body: Body) -> Decoded:
     document = body.document
     if not isinstance(document, dict):
         raise UnknownBody(f"the body is a JSON {_kind(document)}, not an object", hint=_hint_for(document))
+    if len(document) == 1 and body.data.count(b'"') == 2 and isinstance(value := document.get(WRAPPED[0]), list):
+        made = _numbers(value, WRAPPED[0])  # no text is anywhere but its key
+        if _may_have_booleans(body.data):
+            refuse_mixed(value, WRAPPED[0])
+        return Decoded(made, WRAPPED[0])
     found = [key for key in document if key in _DIALECTS]
     if len(found) > 1:
         raise UnknownBody(f"the body has {' and '.join(map(repr, found))}, which are different ways to say the same")
@@ -213,9 +218,13 @@ def _refuse_texts(value: Any, where: str) -> None:
 
 
 def array(value: Any, where: str) -> np.ndarray:
-    """Nested lists of numbers as an array. Raises `NotNumeric` or `RaggedRows`, saying where."""
-    first = _first_leaf(value, where)
+    """Nested lists of numbers, or of texts, as an array. Raises `NotNumeric` or `RaggedRows`, saying where."""
     _refuse_texts(value, where)
+    return _numbers(value, where)
+
+
+def _numbers(value: Any, where: str) -> np.ndarray:
+    first = _first_leaf(value, where)
     try:
         found = np.asarray(value)
     except ValueError:

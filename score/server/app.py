@@ -164,7 +164,11 @@ class Application:
             if self.draining:
                 raise Draining("the server has been told to stop, and takes no new requests")
             intake = prediction.intake = Intake(head.headers, self._models.settings)
-            await _read(intake, scope, receive)
+            at_once: AtOnce | None = scope.get("extensions", {}).get(AT_ONCE)
+            if at_once is None or (whole := at_once.body()) is None:
+                await _read(intake, scope, receive)
+            else:
+                intake.add(whole)
             body = None if intake.compressed or intake.size > SMALL else api.read(intake.body(api.codec))
             name = name or asked_for(head) or (named_in(body) if api.names_model and body is not None else "")
             unread = not name and (self._models.several or (api.names_model and body is None))
@@ -174,10 +178,22 @@ class Application:
             prediction.service = service
             if version is not None:
                 self._models.state(service.name, version)
-            prepared = await self._prepare(service.predictor, intake, body, head, api, record)
+            asked = top_k(head.query)
+            if body is None or (codec := _quick(service.predictor, body)) is None:
+                late = (service.predictor, intake, body, asked, api, record)
+                prepared = await self._somewhere_else(self._prepare_large, *late)
+            else:
+                record.codec = codec.NAME
+                decoded = codec.decode(body)
+                given = (service.predictor, codec, decoded, asked)
+                long = _letters(decoded) > MOST_TEXT
+                prepared = await self._somewhere_else(pipeline.prepare, *given) if long else pipeline.prepare(*given)
             record.inputs = prepared.inputs
             record.answered(*await self._run(service.predictor, prepared, receive))
-            prediction.answer = await self._encode(service, head, api, prepared, record)
+            if nbytes(record.outputs) > SMALL or service.predictor.hooks.postprocess is not None:
+                prediction.answer = await self._somewhere_else(service.encode, prepared, record.outputs, head, api)
+            else:
+                prediction.answer = service.encode(prepared, record.outputs, head, api)
         assert prediction.answer is not None
         return prediction.answer
 
@@ -193,36 +209,19 @@ class Application:
 
         return await asyncio.get_running_loop().run_in_executor(self._loads, work)
 
-    async def _prepare(
-        self, predictor: Predictor, intake: Intake, body: Body | None, head: Head, api: Api, record: RequestRecord
-    ) -> Prepared:
-        asked = top_k(head.query)
-        if body is None or len(body.data) > SMALL:
-            return await self._somewhere_else(self._prepare_large, predictor, intake, body, asked, api, record)
-        codec = codecs.choose(body)
-        if predictor.hooks.preprocess is not None:
-            record.codec = codec.NAME
-            return await self._somewhere_else(_prepare_hooked, predictor, codec, body, asked)
-        if (codec.effort(body) or 0) > SMALL:
-            return await self._somewhere_else(self._prepare_large, predictor, intake, body, asked, api, record)
-        record.codec = codec.NAME
-        decoded = codec.decode(body)
-        if _letters(decoded) > MOST_TEXT:
-            return await self._somewhere_else(pipeline.prepare, predictor, codec, decoded, asked)
-        return pipeline.prepare(predictor, codec, decoded, asked)
-
     async def _somewhere_else(self, function: Callable[..., Made], *given: Any) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self._elsewhere, function, *given)
 
     def _prepare_large(
         self, predictor: Predictor, intake: Intake, body: Body | None, asked: Any, api: Api, record: RequestRecord
     ) -> Prepared:
-        """Of a body that takes its time: decompressed here, and decoded in another process."""
+        """Of a body that takes its time: decompressed here, and decoded in another process; or by the model's own code,
+        which may take any."""
         body = api.read(intake.body(api.codec)) if body is None else body
         if predictor.hooks.preprocess is not None:
             codec = codecs.choose(body)
             record.codec = codec.NAME
-            return _prepare_hooked(predictor, codec, body, asked)
+            return pipeline.prepare(predictor, codec, pipeline.decode(predictor, codec, body), asked)
         codec, decoded = self._decoder.decode(body)
         record.codec = codec.NAME
         intake.hold(max(0, nbytes(decoded.arrays) - len(body.data)))
@@ -249,17 +248,13 @@ class Application:
         """Resume all that one pass has answered: one call to the loop, from the model's thread."""
         tickets[0].waiter.get_loop().call_soon_threadsafe(_resolve, tickets)
 
-    async def _encode(
-        self, service: Service, head: Head, api: Api, prepared: Prepared, record: RequestRecord
-    ) -> Answer:
-        if nbytes(record.outputs) > SMALL or service.predictor.hooks.postprocess is not None:
-            return await self._somewhere_else(service.encode, prepared, record.outputs, head, api)
-        return service.encode(prepared, record.outputs, head, api)
 
-
-def _prepare_hooked(predictor: Predictor, codec: Codec, body: Body, asked: Any) -> Prepared:
-    """By the model's own code, which may take any time."""
-    return pipeline.prepare(predictor, codec, pipeline.decode(predictor, codec, body), asked)
+def _quick(predictor: Predictor, body: Body) -> Codec | None:
+    """The codec of a body that takes no time, as most do; None for any other."""
+    if len(body.data) > SMALL or predictor.hooks.preprocess is not None:
+        return None
+    codec = codecs.choose(body)
+    return codec if (codec.effort(body) or 0) <= SMALL else None
 
 
 def _headers(scope: Scope) -> Mapping[str, str]:

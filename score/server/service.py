@@ -1,8 +1,9 @@
 """What answers `/score`, without a word of how requests come in: the predictor, and those who watch it."""
 
+import itertools
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -36,11 +37,24 @@ class Head(NamedTuple):
         return cls(method, query.decode("latin-1"), headers, known)
 
 
+_drawn: str
+_numbers: Iterator[int]
+
+
 def new_id() -> str:
-    """A UUID of version 4. It is no secret, and so need not come from the kernel."""
-    digits = f"{random.getrandbits(128):032x}"
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    """A UUID in the form of version 4: its first half is drawn for the process, the other counts. It is no secret."""
+    return f"{_drawn}{next(_numbers):012x}"
+
+
+def _draw() -> None:
+    global _drawn, _numbers
+    digits = f"{random.getrandbits(72):018x}"
+    _drawn = f"{digits[:8]}-{digits[8:12]}-4{digits[12:15]}-{'89ab'[random.getrandbits(2)]}{digits[15:]}-"
+    _numbers = itertools.count(random.getrandbits(40))
+
+
+_draw()
+os.register_at_fork(after_in_child=_draw)  # or a worker's would be its sister's
 
 
 @dataclass(frozen=True, eq=False)

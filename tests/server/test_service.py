@@ -1,6 +1,8 @@
 """What answers `/score`, without HTTP."""
 
 import json
+import multiprocessing
+import uuid
 
 import pytest
 
@@ -25,7 +27,14 @@ def test_ids() -> None:
     assert Head.of("GET", b"", {"x-request-id": "r1"}, "flask").request_id == "flask"
     ids = {new_id() for _ in range(1000)}
     assert len(ids) == 1000
-    assert all(len(each) == 36 and each[14] == "4" for each in ids)
+    assert all(str(uuid.UUID(each)) == each and uuid.UUID(each).version == 4 for each in ids)
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # as workers are made
+        others = [each for found in pool.map(_ids, [100] * 4) for each in found]
+    assert len({*ids, *others}) == 1400
+
+
+def _ids(count: int) -> list[str]:
+    return [new_id() for _ in range(count)]
 
 
 def test_everything_but_a_prediction(service: Service) -> None:
