@@ -33,6 +33,9 @@ class Base:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, weights: Candidate | None) -> Base:
+        """Nothing of an archive, whose path is made up for as long as it is open."""
+        if checkpoint.packed is not None:
+            return NOTHING
         held = weights.tensors if weights is not None else {}
         written = max((each.stat().st_mtime_ns for each in (checkpoint.path, *_files(checkpoint))), default=0)
         names = {id(ref): name for name, ref in held.items()}
