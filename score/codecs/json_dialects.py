@@ -62,11 +62,13 @@ def decode(body: Body) -> Decoded:
     document = body.document
     if not isinstance(document, dict):
         raise UnknownBody(f"the body is a JSON {_kind(document)}, not an object", hint=_hint_for(document))
-    if len(document) == 1 and body.data.count(b'"') == 2 and isinstance(value := document.get(WRAPPED[0]), list):
-        made = _numbers(value, WRAPPED[0])  # no text is anywhere but its key
-        if _may_have_booleans(body.data):
-            refuse_mixed(value, WRAPPED[0])
-        return Decoded(made, WRAPPED[0])
+    if len(document) == 1 and body.data.count(b'"') == 2:  # no text is anywhere but its key
+        ((key, value),) = document.items()
+        if key in WRAPPED and isinstance(value, list):
+            made = _numbers(value, key)
+            if _may_have_booleans(body.data):
+                refuse_mixed(value, key)
+            return Decoded(made, key)
     found = [key for key in document if key in _DIALECTS]
     if len(found) > 1:
         raise UnknownBody(f"the body has {' and '.join(map(repr, found))}, which are different ways to say the same")

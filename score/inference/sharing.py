@@ -43,7 +43,9 @@ class Base:
 
     def shared(self, module: nn.Module, weights: Candidate, alignment: Alignment, device: torch.device) -> Shared:
         """Which of a module's parameters are the base model's own, by their names."""
-        sources = {name: weights.tensors[source] for name, source in alignment.mapping.items()} if self.names else {}
+        if not self.names:
+            return Shared(module, {})
+        sources = {name: weights.tensors[source] for name, source in alignment.mapping.items()}
         known = {name: self.names.get(id(ref)) for name, ref in sources.items()}
         parameters = dict(module.named_parameters(remove_duplicate=False))
         keys = {

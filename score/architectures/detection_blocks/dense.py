@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from score.architectures.block import Block, words
 from score.architectures.detection_blocks import boxes
 from score.architectures.detection_blocks.boxes import BoxCoder, BoxLinearCoder, Size
-from score.architectures.detection_blocks.detector import Detector, Found, rows_of
+from score.architectures.detection_blocks.detector import Detector, Found, per_picture, rows_of
 
 Looked = tuple[list[torch.Tensor], list[torch.Tensor]]
 """Scores [N, A, classes] and codes [N, A, 4], for each feature."""
@@ -27,10 +27,7 @@ class Dense(Detector):
         given = list(features.values())
         scores, codes = self.head(given)
         anchors = self.anchor_generator(framed, given)
-        return [
-            self.kept([each[at] for each in scores], [each[at] for each in codes], anchors, size)
-            for at in range(len(given[0]))
-        ]
+        return [self.kept(score, code, anchors, size) for score, code in per_picture(scores, codes)]
 
     def kept(
         self, scores: list[torch.Tensor], codes: list[torch.Tensor], anchors: list[torch.Tensor], size: Size

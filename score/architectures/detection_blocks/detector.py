@@ -1,6 +1,7 @@
 """What all of torchvision's detectors have in common: pictures of any size in, boxes in their pixels out."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -39,10 +40,8 @@ class Transform(Block):
             pictures = F.interpolate(
                 pictures, scale_factor=factor, mode="bilinear", recompute_scale_factor=True, align_corners=False
             )
-        step = self.__dict__.get("size_divisible", 32)
         size = (pictures.shape[-2], pictures.shape[-1])
-        tall, broad = (math.ceil(side / step) * step for side in size)
-        return F.pad(pictures, (0, broad - size[1], 0, tall - size[0])), size
+        return framed(pictures, self.__dict__.get("size_divisible", 32)), size
 
 
 def _numbers(said: Any) -> list[Any]:
@@ -56,11 +55,11 @@ class Detector(Block):
     recipe_of_images: ClassVar[str] = "pixels"
 
     def forward(self, pictures: torch.Tensor) -> list[Found]:
-        framed, size = self.transform(pictures)
-        named = self.backbone(framed)
+        whole, size = self.transform(pictures)
+        named = self.backbone(whole)
         features = named if isinstance(named, dict) else {"0": named}
         before = (pictures.shape[-2], pictures.shape[-1])
-        return [self.restored(found, size, before) for found in self.found(features, framed.shape, size)]
+        return [self.restored(found, size, before) for found in self.found(features, whole.shape, size)]
 
     def found(self, features: dict[str, torch.Tensor], framed: torch.Size, size: Size) -> list[Found]:
         """In the pixels of the scaled pictures, which are of that size within their frame."""
@@ -75,3 +74,17 @@ def rows_of(x: torch.Tensor, columns: int) -> torch.Tensor:
     """[N, A x columns, h, w] to [N, h x w x A, columns]."""
     rows, _, high, wide = x.shape
     return x.view(rows, -1, columns, high, wide).permute(0, 3, 4, 1, 2).reshape(rows, -1, columns)
+
+
+def framed(x: torch.Tensor, step: int, value: float = 0.0) -> torch.Tensor:
+    """Pictures whose height and width are multiples of `step`, filled up below and to the right."""
+    high, wide = (math.ceil(side / step) * step - side for side in x.shape[2:])
+    return F.pad(x, (0, wide, 0, high), value=value)
+
+
+def per_picture(
+    scores: list[torch.Tensor], codes: list[torch.Tensor]
+) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+    """Of scores and codes for each feature, of all pictures [N, ...], those of each picture."""
+    for at in range(len(scores[0])):
+        yield [each[at] for each in scores], [each[at] for each in codes]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from score.architectures.block import Block, words
 from score.architectures.detection_blocks import boxes
 from score.architectures.detection_blocks.boxes import BoxCoder, Size
-from score.architectures.detection_blocks.detector import Detector, Found, rows_of
+from score.architectures.detection_blocks.detector import Detector, Found, per_picture, rows_of
 
 SMALLEST = 1e-2  # pixels of a box's sides
 PADDING = 1  # pixels around a mask
@@ -50,10 +50,7 @@ class RegionProposals(Block):
         anchors = self.anchor_generator(framed, given)
         scores = [rows_of(logits, 1)[..., 0] for logits, _ in looked]
         codes = [rows_of(way, 4) for _, way in looked]
-        return [
-            self._kept([each[at] for each in scores], [each[at] for each in codes], anchors, size)
-            for at in range(len(given[0]))
-        ]
+        return [self._kept(score, code, anchors, size) for score, code in per_picture(scores, codes)]
 
     def _kept(
         self, scores: list[torch.Tensor], codes: list[torch.Tensor], anchors: list[torch.Tensor], size: Size

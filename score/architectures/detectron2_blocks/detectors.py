@@ -3,18 +3,16 @@
 Pictures are not resized: by how much is said by a configuration that is no part of the network.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.nn import functional as F
 
 from score.architectures.block import Block, words
 from score.architectures.detection_blocks import boxes, regions
 from score.architectures.detection_blocks.backbones import Named
 from score.architectures.detection_blocks.boxes import BoxCoder, Size
-from score.architectures.detection_blocks.detector import Found, rows_of
+from score.architectures.detection_blocks.detector import Found, framed, per_picture, rows_of
 from score.architectures.detection_blocks.regions import Boxes
 
 _LIKELY = 0.5  # from which on a pixel belongs to a mask
@@ -45,10 +43,8 @@ class Detector(Block):
     def forward(self, pictures: torch.Tensor) -> list[Found]:
         x = pictures * 255.0
         x = ((x if self.input_format == "RGB" else x.flip(1)) - self.pixel_mean) / self.pixel_std
-        step = max(self.backbone._size_divisibility, 1)
-        high, wide = (math.ceil(side / step) * step - side for side in x.shape[2:])
         size = (pictures.shape[-2], pictures.shape[-1])
-        found = self.found(self.backbone(F.pad(x, (0, wide, 0, high))), size)
+        found = self.found(self.backbone(framed(x, max(self.backbone._size_divisibility, 1))), size)
         return [_with_area(each) for each in found]
 
     def found(self, features: Named, size: Size) -> list[Found]:
@@ -85,10 +81,7 @@ class RPN(Block):
         anchors = self.anchor_generator(given)
         scores = [rows_of(logits, 1)[..., 0] for logits, _ in looked]
         codes = [rows_of(way, 4) for _, way in looked]
-        return [
-            self._kept([each[at] for each in scores], [each[at] for each in codes], anchors, size)
-            for at in range(len(given[0]))
-        ]
+        return [self._kept(score, code, anchors, size) for score, code in per_picture(scores, codes)]
 
     def _kept(self, scores: Boxes, codes: Boxes, anchors: Boxes, size: Size) -> torch.Tensor:
         some, found, levels = [], [], []
@@ -201,10 +194,7 @@ class RetinaNet(Detector):
         anchors = self.anchor_generator(given)
         scores = [rows_of(logits, self.num_classes).sigmoid() for logits, _ in looked]
         codes = [rows_of(way, 4) for _, way in looked]
-        return [
-            self._kept([each[at] for each in scores], [each[at] for each in codes], anchors, size)
-            for at in range(len(given[0]))
-        ]
+        return [self._kept(score, code, anchors, size) for score, code in per_picture(scores, codes)]
 
     def _kept(self, scores: Boxes, codes: Boxes, anchors: Boxes, size: Size) -> Found:
         some = []

@@ -11,7 +11,6 @@ class Normalisation(Block):
     """What pictures go through before the network, which its own `forward` leaves out."""
 
     ANY = True
-    KEPT = words("to_rgb _channel_conversion channel_conversion _enable_normalize pad_size_divisor pad_value")
 
 
 def labels_of(network: nn.Module) -> tuple[str, ...] | None:

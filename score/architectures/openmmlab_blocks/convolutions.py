@@ -25,11 +25,12 @@ class Stages(Block):
         good = isinstance(names, list) and set(names) <= self._modules.keys() and names
         return "" if good and all(type(at) is int for at in self.out_indices) else self.LISTED
 
-    def stem(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+    def begin(self, x: torch.Tensor) -> torch.Tensor:
+        """What comes before the first stage; nothing, where that is listed too."""
+        return x
 
     def forward(self, x: torch.Tensor) -> Features:
-        x = self.stem(x)
+        x = self.begin(x)
         found = []
         for at, name in enumerate(getattr(self, self.LISTED)):
             x = self._modules[name](x)  # type: ignore[misc]
@@ -39,17 +40,17 @@ class Stages(Block):
 
 
 class ResNet(Stages):
-    """He 2015; with a deep stem, He 2018."""
+    """He 2015; with a deep stem, He 2018; of other widths, Radosavovic 2020."""
 
     PARTS, MAY = words("layer1"), _STAGES | NORMS | words("stem conv1 relu maxpool")
-    KEPT = NEEDS = words("res_layers out_indices deep_stem norm1_name")
+    KEPT = words("res_layers out_indices deep_stem norm1_name")
     NEEDS = words("res_layers out_indices deep_stem")
 
     def unknown(self) -> str:
-        begin = "stem" if self.deep_stem else self.norm1_name
-        return super().unknown() or ("" if begin in self._modules else "deep_stem")
+        first = "stem" if self.deep_stem else self.norm1_name
+        return super().unknown() or ("" if first in self._modules else "deep_stem")
 
-    def stem(self, x: torch.Tensor) -> torch.Tensor:
+    def begin(self, x: torch.Tensor) -> torch.Tensor:
         parts = self._modules
         x = parts["stem"](x) if self.deep_stem else self.relu(parts[self.norm1_name](self.conv1(x)))  # type: ignore[misc]
         return self.maxpool(x) if "maxpool" in parts else x  # without, for small pictures
@@ -85,10 +86,6 @@ class Bottleneck(Residual):
     PARTS, COUNT = words("conv1 conv2 conv3 relu"), 3
 
 
-class RegNet(ResNet):
-    """Radosavovic 2020."""
-
-
 class MobileNetV2(Stages):
     """Sandler 2018."""
 
@@ -96,7 +93,7 @@ class MobileNetV2(Stages):
     PARTS, MAY = words("conv1 layer1"), _STAGES | words("conv2")
     KEPT = NEEDS = words("layers out_indices")
 
-    def stem(self, x: torch.Tensor) -> torch.Tensor:
+    def begin(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv1(x)
 
 
@@ -106,9 +103,6 @@ class MobileNetV3(Stages):
     LISTED = "layers"
     PARTS, MAY = words("layer0 layer1"), frozenset(f"layer{at}" for at in range(20))
     KEPT = NEEDS = words("layers out_indices")
-
-    def stem(self, x: torch.Tensor) -> torch.Tensor:
-        return x
 
 
 class LinearBottleneck(Block):

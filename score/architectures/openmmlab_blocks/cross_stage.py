@@ -12,14 +12,6 @@ class CSPBackbone(Stages):
     PARTS, MAY = words("stem stage1"), words("stage2 stage3 stage4 stage5")
     KEPT = NEEDS = words("layers out_indices")
 
-    def forward(self, x: torch.Tensor) -> Features:
-        found = []
-        for at, name in enumerate(self.layers):
-            x = self._modules[name](x)  # type: ignore[misc]
-            if at in self.out_indices:
-                found.append(x)
-        return tuple(found)
-
 
 class Focus(Block):
     """Every other pixel, four times."""

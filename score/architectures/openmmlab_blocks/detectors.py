@@ -3,15 +3,13 @@
 Pictures are not resized: by how much is said by a pipeline that is no part of the network.
 """
 
-import math
 from typing import ClassVar
 
 import torch
-from torch.nn import functional as F
 
 from score.architectures.block import Block, words
 from score.architectures.detection_blocks.boxes import Size
-from score.architectures.detection_blocks.detector import LARGEST, Found
+from score.architectures.detection_blocks.detector import LARGEST, Found, framed
 from score.architectures.openmmlab_blocks.classifiers import labels_of
 
 
@@ -30,9 +28,7 @@ class Pictures(Block):
         x = x * 255.0
         x = x if self._channel_conversion else x.flip(1)
         x = (x - self.mean) / self.std if self._enable_normalize else x
-        step = self.pad_size_divisor
-        high, wide = (math.ceil(side / step) * step - side for side in x.shape[2:])
-        return F.pad(x, (0, wide, 0, high), value=self.pad_value)
+        return framed(x, self.pad_size_divisor, self.pad_value)
 
 
 class Detector(Block):

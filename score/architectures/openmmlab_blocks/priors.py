@@ -108,14 +108,11 @@ def unusual(config: Any, *needed: str) -> str:
     return next((name for name, value in nms.items() if name != "iou_threshold" and _OF_NMS.get(name) != value), "")
 
 
-def apart(box: torch.Tensor, score: torch.Tensor, group: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
-    """The places of boxes that overlap no better one of their group, best first, as many as there may be."""
-    most = config.get("max_per_img", len(box))
-    return boxes.suppressed(box, score, group, config["nms"]["iou_threshold"], most if most > 0 else len(box))
-
-
 def kept(box: torch.Tensor, score: torch.Tensor, label: torch.Tensor, config: Mapping[str, Any]) -> Found:
-    some = apart(box, score, label, config)
+    """The boxes that overlap no better one of their label, best first, as many as there may be."""
+    most = config.get("max_per_img", len(box))
+    overlap = config["nms"]["iou_threshold"]
+    some = boxes.suppressed(box, score, label, overlap, most if most > 0 else len(box))
     return {"boxes": box[some], "scores": score[some], "labels": label[some]}
 
 

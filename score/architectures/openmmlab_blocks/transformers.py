@@ -17,7 +17,6 @@ class PatchEmbed(Block):
     """Pictures as rows of patches, and how many there are down and across."""
 
     PARTS, MAY = words("projection"), words("adaptive_padding norm")
-    KEPT = words("init_out_size")
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Size]:
         pad, norm = (self._modules.get(name) for name in ("adaptive_padding", "norm"))
