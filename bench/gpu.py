@@ -5,7 +5,9 @@
 Loading: a checkpoint of that size (`torch.save`, and the same as safetensors), in the page cache, onto the GPU: by this
 project, by `torch.load(mmap=True)` and `.to`, and by safetensors' own `load_file(device=...)`; a process each time,
 seconds and GB/s from the file's name to the last byte, and beside it what a copy from pinned memory reaches, which is
-the bus. Ways to run: `score tune`'s own table for each model, agreement included. Prints Markdown, with the GPU's name.
+the bus. Serving: rows/s of one process without HTTP, 64 threads with a picture each, with requests staged in pinned
+memory and sent while the GPU computes, and without. Ways to run: `score tune`'s own table for each model, agreement
+included. Prints Markdown, with the GPU's name.
 """
 
 import argparse
@@ -15,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -115,6 +119,38 @@ def running(names: list[str], tolerance: float) -> None:
                 print(f"| {each['backend']} | {speed} | {each['error']} | {each['refused'] or ''} |")
 
 
+def serving(rounds: int, requests: int = 2000, device: str = "cuda") -> None:
+    """Pictures a second of ResNet-50, in turns with and without the lane to the GPU."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from networks import resnet
+
+    from score.inference import staging
+    from score.inference.pipeline import load_model
+    from score.settings import Settings
+
+    def no_lane(_device: torch.device) -> staging.Lane | None:
+        return None
+
+    ways = {"staged": staging.lane_to, "copied at once": no_lane}
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(resnet([3, 4, 6, 3], bottleneck=True).state_dict(), Path(folder) / "model.pt")
+        pictures = [torch.rand(1, 3, 224, 224) for _ in range(64)]
+        for at in range(2 * rounds):
+            way = list(ways)[at % 2]
+            with mock.patch.object(staging, "lane_to", ways[way]):
+                predictor = load_model(Settings.load(Path(folder), device=device, inputs="float32[N, 3, 224, 224]"))
+                predictor.warm_up()
+            with ThreadPoolExecutor(64) as pool:
+                start = time.perf_counter()
+                list(pool.map(predictor, [pictures[each % 64] for each in range(requests)]))
+                found[way].append(requests / (time.perf_counter() - start))
+            predictor.close()
+    print("\n| requests | pictures/s |\n|---|--:|")
+    for way, speeds in found.items():
+        print(f"| {way} | {statistics.median(speeds):,.0f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=4)
@@ -126,6 +162,7 @@ def main() -> None:
         raise SystemExit("there is no GPU here")
     print(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}")
     loading(given.gigabytes, given.rounds)
+    serving(given.rounds)
     running(given.models.split(","), given.tolerance)
 
 

@@ -1,6 +1,6 @@
 """What a model returned, as arrays by name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from score.codecs.base import ONLY, Arrays, Records
 from score.errors import ModelRejected
 
+Leaf = Callable[[torch.Tensor], Any]
+
 
 def arrays(value: Any) -> Arrays:
     """One tensor as one array; a list of dicts (or of dataclasses) as `Records`; anything else as arrays by name.
@@ -18,35 +20,54 @@ def arrays(value: Any) -> Arrays:
     is `output_0`, `output_1`... Text is an array of text, a list of texts or of numbers one array. None, and the caches
     of transformers, are left out. Raises `ModelRejected` for anything that is no tensor, number or text.
     """
+    found: Arrays = named(value, array)
+    return found
+
+
+def named(value: Any, of: Leaf) -> Any:
+    """The same, with what `of` makes of each tensor in its place."""
     if isinstance(value, torch.Tensor):
-        return array(value)
+        return of(value)
     if isinstance(value, np.ndarray):
         return value
     if _is_plain(value):
         return np.asarray(value)
     if _is_list(value) and value and all(map(_has_names, value)):
-        return Records([dict(_flatten(each, "")) for each in value])
+        return Records([dict(_flatten(each, "", of)) for each in value])
     if _is_list(value) and len(value) == 1:
-        return arrays(value[0])
-    named = dict(_flatten(value, ""))
-    if not named:
+        return named(value[0], of)
+    found = dict(_flatten(value, "", of))
+    if not found:
         raise ModelRejected(f"the model returned a {type(value).__name__} with no tensor, number or text in it")
-    return named
+    return found
 
 
-def _flatten(value: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
+def completed(found: Any) -> Arrays:
+    """What `named` has found, with an array in place of each tensor that is left."""
+    if isinstance(found, Records):
+        return Records([{name: _array(value) for name, value in row.items()} for row in found.rows])
+    if isinstance(found, Mapping):
+        return {name: _array(value) for name, value in found.items()}
+    return _array(found)
+
+
+def _array(value: Any) -> np.ndarray:
+    return array(value) if isinstance(value, torch.Tensor) else value
+
+
+def _flatten(value: Any, name: str, of: Leaf) -> Iterator[tuple[str, Any]]:
     if isinstance(value, torch.Tensor):
-        yield name or ONLY, array(value)
+        yield name or ONLY, of(value)
     elif isinstance(value, np.ndarray):
         yield name or ONLY, value
     elif _is_plain(value):
         yield name or ONLY, np.asarray(value)
     elif _has_names(value):
-        for key, item in _named(value):
-            yield from _flatten(item, f"{name}.{key}" if name else key)
+        for key, item in _items(value):
+            yield from _flatten(item, f"{name}.{key}" if name else key, of)
     elif _is_list(value):
         for index, item in enumerate(value):
-            yield from _flatten(item, f"{name or ONLY}_{index}")
+            yield from _flatten(item, f"{name or ONLY}_{index}", of)
     elif value is not None and not type(value).__module__.startswith("transformers."):
         raise ModelRejected(
             f"the model returned a {type(value).__name__}" + (f" as {name}" if name else ""),
@@ -78,7 +99,7 @@ def _has_names(value: Any) -> bool:
     )
 
 
-def _named(value: Any) -> Iterator[tuple[str, Any]]:
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         return ((str(key), item) for key, item in value.items())
     if isinstance(value, tuple):

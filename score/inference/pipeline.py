@@ -33,7 +33,7 @@ from score.errors import (
 from score.formats._io import integrity
 from score.formats.base import Checkpoint, DescribedWeights, HfConfig
 from score.inference import adapters_beside, device, hooks, load, sharing
-from score.inference.batching.queue import Pass
+from score.inference.batching.ticket import Pass
 from score.inference.predictor import Predictor
 from score.inference.preprocess import labels
 from score.inference.running import EAGER

@@ -2,8 +2,10 @@
 
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from score.codecs import registry as codecs
 from score.codecs.base import Arrays, Body, Decoded, Records, Served, named
 from score.errors import InvalidSetting, ModelRejected, RequestError
 from score.formats.base import NOTHING_BESIDE, Beside
-from score.inference import given, infer_signature, model_errors, outputs, transformers_inputs
+from score.inference import given, infer_signature, model_errors, outputs, staging, transformers_inputs
 from score.inference.batching.queue import Batcher, Limits
-from score.inference.batching.rows import AsGuessed, same_rows
+from score.inference.batching.rows import AsGuessed, Rows, same_rows
 from score.inference.batching.turns import Turns
 from score.inference.hooks import NONE as NO_HOOKS
 from score.inference.hooks import Hooks
@@ -155,8 +157,11 @@ class Predictor:
     @cached_property
     def batcher(self) -> Batcher:
         """What requests are given to: it runs `predict`."""
-        layout = AsGuessed(self.signature) if self.signature.guessed else None
-        return Batcher(self.predict, self._limits, self._separable(), self._tolerance, layout)
+        lane = staging.lane_to(self._device)
+        empty = lane.empty if lane is not None else None
+        layout = AsGuessed(self.signature, empty=empty) if self.signature.guessed else Rows(empty=empty)
+        begin = partial(staging.begun, lane, self._call, self._explained) if lane is not None else None
+        return Batcher(self.predict, self._limits, self._separable(), self._tolerance, layout, begin)
 
     @property
     def _limits(self) -> Limits:
@@ -173,9 +178,18 @@ class Predictor:
 
     def predict(self, inputs: dict[str, Any]) -> Arrays:
         """Run the model on validated inputs. Raises `ModelRejected` with what the model said, or `OutOfMemory`."""
+        with self._explained():
+            return outputs.arrays(self._call(inputs))
+
+    def _call(self, inputs: dict[str, Any]) -> Any:
+        return infer_signature.call(self.module, inputs, self._order, self._device)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Around the model: what it raises becomes an error of ours, which says where its inputs were guessed."""
         try:
             with model_errors.as_ours():
-                return outputs.arrays(infer_signature.call(self.module, inputs, self._order, self._device))
+                yield
         except ModelRejected as error:
             if self.signature.guessed and error.hint == ModelRejected.hint:
                 error.hint = (

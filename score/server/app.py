@@ -21,7 +21,8 @@ from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded
 from score.errors import BodyTooLarge, ClientGone, Draining, MethodNotAllowed, ScoreError
 from score.inference import pipeline
-from score.inference.batching.queue import Batcher, Ticket
+from score.inference.batching.queue import Batcher
+from score.inference.batching.ticket import Ticket
 from score.inference.pipeline import Prepared
 from score.inference.predictor import Predictor
 from score.server import answer, api_page, azmlinfsrv, card

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from score.inference.batching.queue import Pass
+from score.inference.batching.ticket import Pass
 from score.server.log import say
 
 FOLD = 512  # requests that are put into histograms at a time

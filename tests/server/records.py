@@ -5,7 +5,7 @@ import time
 import numpy as np
 import torch
 
-from score.inference.batching.queue import Pass
+from score.inference.batching.ticket import Pass
 from score.server.metrics import RequestRecord
 
 

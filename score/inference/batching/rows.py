@@ -1,8 +1,8 @@
 """Requests and answers by their rows: what can be one batch, put together, and taken apart. Pure functions."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,15 @@ def rows_and_kind(inputs: Inputs) -> tuple[int, Any]:
     return (rows, tuple(kind)) if rows else (1, None)
 
 
+Empty = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
+"""Makes the tensor that a batch is put together in, where that is to be in memory of some kind."""
+
+
+@dataclass
 class Rows:
     """How requests become one batch, and a batch's answers theirs: here, those of equal shapes, behind each other."""
+
+    empty: Empty | None = field(default=None, kw_only=True)
 
     def kind(self, inputs: Inputs) -> tuple[int, Any]:
         """As `rows_and_kind`."""
@@ -42,7 +49,16 @@ class Rows:
 
     def join(self, batch: Sequence[Inputs]) -> Inputs:
         """Several requests' inputs of one kind as one batch."""
-        return joined(batch)
+        return {
+            name: self._joined([inputs[name] for inputs in batch]) if isinstance(value, torch.Tensor) else value
+            for name, value in batch[0].items()
+        }
+
+    def _joined(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        if self.empty is None:
+            return torch.cat(list(parts))
+        rows = sum(len(part) for part in parts)
+        return torch.cat(list(parts), out=self.empty((rows, *parts[0].shape[1:]), parts[0].dtype))
 
     def split(self, outputs: Arrays, batch: Sequence[Inputs], rows: Sequence[int]) -> list[Arrays]:
         """The batch's outputs by request."""
@@ -64,14 +80,6 @@ class AsGuessed(Rows):
             if isinstance(value, torch.Tensor) and shape is not None and value.dim() != len(shape):
                 return 1, None
         return rows_and_kind(inputs)
-
-
-def joined(batch: Sequence[Inputs]) -> Inputs:
-    """Several requests' inputs of one kind as one batch."""
-    return {
-        name: torch.cat([inputs[name] for inputs in batch]) if isinstance(value, torch.Tensor) else value
-        for name, value in batch[0].items()
-    }
 
 
 def part_of(inputs: Inputs, start: int, end: int) -> Inputs:

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from score.codecs.base import Arrays, named
-from score.inference import model_errors, outputs, watchdog
+from score.inference import model_errors, outputs, staging, watchdog
 from score.inference.batching.padded import Padded
-from score.inference.batching.queue import Batcher, Limits, Pass
+from score.inference.batching.queue import Batcher, Limits
+from score.inference.batching.ticket import Pass
 from score.inference.infer_signature import device_of
 
 AT_ONCE = 64  # items that are prepared, or wait for the model, at a time
@@ -40,7 +41,10 @@ class Batched:
 
     def __post_init__(self) -> None:
         self.device = device_of(self.module)
-        self.batcher = Batcher(self._forward, self.limits, None, self.tolerance, self.layout)
+        self._lane = staging.lane_to(self.device)
+        if self._lane is not None:
+            self.layout.empty = self._lane.empty
+        self.batcher = Batcher(self._forward, self.limits, None, self.tolerance, self.layout, self._begin)
         self._kind: type = dict
         self._names = list(inspect.signature(self.module.forward).parameters)
 
@@ -92,17 +96,27 @@ class Batched:
         self.passes.found = [*getattr(self.passes, "found", []), took]
 
     def _forward(self, inputs: dict[str, Any]) -> Any:
-        with model_errors.as_ours(), torch.inference_mode(), watchdog.forward_pass():
+        with model_errors.as_ours(), torch.inference_mode():
             if isinstance(job := inputs.get(_JOB), _Job):
-                job.result = job.run()
+                with watchdog.forward_pass():
+                    job.result = job.run()
                 return {}
             placed = {
                 name: value.to(self.device) if isinstance(value, torch.Tensor) else value
                 for name, value in inputs.items()
             }
+            return {name: outputs.array(value) for name, value in self._call(placed).items()}
+
+    def _begin(self, inputs: dict[str, Any]) -> Callable[[], Arrays] | None:
+        """Have the GPU begin the same; what is to be generated takes its turn."""
+        if self._lane is None or _JOB in inputs:
+            return None
+        return staging.begun(self._lane, self._call, model_errors.as_ours, inputs)
+
+    def _call(self, placed: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The module's outputs that are tensors; of what kind all were is kept."""
+        with watchdog.forward_pass():
             found = self.module(**placed)
-        if isinstance(found, torch.Tensor):
-            self._kind = torch.Tensor
-            return {"output": outputs.array(found)}
-        self._kind = type(found)
-        return {name: outputs.array(value) for name, value in found.items() if isinstance(value, torch.Tensor)}
+        self._kind = torch.Tensor if isinstance(found, torch.Tensor) else type(found)
+        named_ones = {"output": found} if isinstance(found, torch.Tensor) else found
+        return {name: value for name, value in named_ones.items() if isinstance(value, torch.Tensor)}

@@ -18,7 +18,8 @@ from score.codecs.base import Decoded, Items
 from score.errors import InternalError, InvalidItem, InvalidSetting, MalformedFile, RequestError, ScoreError
 from score.formats.base import Beside
 from score.inference.batching.padded import Padded
-from score.inference.batching.queue import Limits, Pass
+from score.inference.batching.queue import Limits
+from score.inference.batching.ticket import Pass
 from score.inference.preprocess import files, images, texts
 from score.inference.tasks import find, parameters, parts, recordings
 from score.inference.tasks.batched import AT_ONCE, Batched

@@ -15,7 +15,8 @@ from torch import nn
 
 from score.errors import DeadlinePassed, ModelRejected, OutOfMemory, QueueFull
 from score.inference.batching.cost_model import CostModel
-from score.inference.batching.queue import Batcher, Limits, Ticket
+from score.inference.batching.queue import Batcher, Limits
+from score.inference.batching.ticket import Ticket
 
 PATIENT = Limits(rows=64, requests=256, seconds=60)
 
@@ -233,7 +234,7 @@ def test_a_model_that_turns_out_not_to_answer_by_rows_is_run_one_by_one() -> Non
 def test_a_bug_in_the_batcher_is_an_error_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     batcher = Batcher(doubled, PATIENT, True)
     with monkeypatch.context() as patched:
-        patched.setattr(batcher, "_answer", lambda _batch: 1 / 0)
+        patched.setattr(batcher._passes, "answer", lambda _batch: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             batcher.submit(rows(1.0))
     assert batcher.submit(rows(1.0))[0].tolist() == [[2.0]]

@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 from score.inference.batching import rows
 
 
-@given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=6), width=st.integers(1, 4))
-def test_joined_and_sliced_again(counts: list[int], width: int) -> None:
+@given(
+    counts=st.lists(st.integers(1, 5), min_size=1, max_size=6),
+    width=st.integers(1, 4),
+    empty=st.sampled_from([None, lambda shape, dtype: torch.full(shape, -1, dtype=dtype)]),
+)
+def test_joined_and_sliced_again(counts: list[int], width: int, empty: rows.Empty | None) -> None:
     batch = [{"x": torch.rand(count, width), "n": 3} for count in counts]
-    together = rows.joined(batch)
+    together = rows.Rows(empty=empty).join(batch)
     assert together["n"] == 3
     start = 0
     for each, count in zip(batch, counts, strict=True):
