@@ -30,6 +30,13 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-co
         --only-binary :all: ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /tmp/image.lock \
     || { echo "pip could not install deploy/image-$FLAVOUR.lock. If it lacks torch: the CPU build is not on pip's own" \
               "index; name torch's (see pytorch.org) as --build-arg TORCH_INDEX=..." >&2; exit 1; }
+# The memory allocator: glibc's takes convolutional networks up to half of their time on a CPU (docs/tuning.md). apt checks
+# Debian's signature. ALLOCATOR= builds without, where no archive of Debian's can be reached.
+ARG ALLOCATOR=libtcmalloc-minimal4=2.10-1
+RUN mkdir /opt/allocator; [ -z "$ALLOCATOR" ] || { apt-get update -qq \
+        && apt-get install -qq -y --no-install-recommends "$ALLOCATOR" \
+        && cp -L /usr/lib/*/libtcmalloc_minimal.so.4 /opt/allocator/; } \
+    || { echo "apt could not install $ALLOCATOR. Where Debian's archive can't be reached: --build-arg ALLOCATOR=" >&2; exit 1; }
 # What no server opens: torch's C++ headers (there is no compiler here), test programs, and the packages' own tests.
 RUN cd /opt/venv/lib/python3.11/site-packages \
     && rm -rf torch/include torch/test torch/share torch/bin/test_* torch/bin/protoc* torch/lib/*test*.so torch/lib/*.a \
@@ -47,12 +54,13 @@ LABEL org.opencontainers.image.title="Loadstone" \
       org.opencontainers.image.revision="${REVISION}"
 RUN useradd --uid 1000 --create-home --shell /usr/sbin/nologin score && mkdir -p /var/azureml-app/azureml-models
 COPY --from=packages /opt/venv /opt/venv
+COPY --from=packages /opt/allocator/ /usr/lib/
 COPY --from=compat /usr/local/cuda/compat /usr/local/cuda/compat
 COPY models /opt/loadstone/models
 COPY score /opt/loadstone/score
 COPY deployment.yml /opt/loadstone/deployment.yml
 RUN printf '/opt/loadstone\n' > /opt/venv/lib/python3.11/site-packages/loadstone.pth \
-    && printf '#!/opt/venv/bin/python\nfrom score.cli.app import app\n\napp()\n' > /opt/venv/bin/score \
+    && printf '#!/opt/venv/bin/python\nfrom score.cli.app import main\n\nmain()\n' > /opt/venv/bin/score \
     && printf '#!/bin/sh\nexec score serve "$@"\n' > /opt/venv/bin/serve \
     && chmod 755 /opt/venv/bin/score /opt/venv/bin/serve \
     && /opt/venv/bin/python -m compileall -q /opt/loadstone

@@ -4,8 +4,8 @@
     python tools/image.py run MODEL [--port 5001]
 
 The user's own pip configuration takes part in the build as build arguments of a stage that is thrown away, so that
-indexes and proxies that it names work there too, and stay out of the image. BASE_IMAGE, COMPAT_IMAGE and TORCH_INDEX in
-the environment become build arguments, too.
+indexes and proxies that it names work there too, and stay out of the image. BASE_IMAGE, COMPAT_IMAGE, TORCH_INDEX and
+ALLOCATOR in the environment become build arguments, too.
 """
 
 import argparse
@@ -23,6 +23,7 @@ NAME = "loadstone"
 PIP_OPTIONS = ("index-url", "extra-index-url", "find-links", "trusted-host", "proxy")
 COMPAT_IMAGE = "nvidia/cuda:13.0.1-base-ubuntu22.04"  # carries cuda-compat: see the Dockerfile
 _PASSED_ON = ("BASE_IMAGE", "COMPAT_IMAGE", "TORCH_INDEX")
+_EVEN_EMPTY = ("ALLOCATOR",)  # which says something
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -106,6 +107,7 @@ def build(flavour: str) -> str:
     configuration = pip_configuration()
     arguments = {"FLAVOUR": flavour, "VERSION": __version__, "REVISION": revision()}
     arguments |= {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
+    arguments |= {name: os.environ[name] for name in _EVEN_EMPTY if name in os.environ}
     arguments |= {f"PIP_{option.replace('-', '_').upper()}": value for option, value in configuration.items()}
     if flavour == "gpu":
         arguments.setdefault("COMPAT_IMAGE", COMPAT_IMAGE)

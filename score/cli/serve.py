@@ -15,6 +15,7 @@ from score.cli.console import err, errors_shown
 from score.cli.flags import Given, to_environment, with_settings
 from score.cli.platforms import Place
 from score.errors import ModelDirUnset, PortTaken, PortUnusable
+from score.inference import allocator
 from score.settings import LOCAL, Settings
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  # only in a container, and where it is asked for
@@ -69,6 +70,7 @@ def serve(
     named = os.environ.get("SCORE_ARCHITECTURE", "").rpartition(":")
     if named[0].endswith(".py") and Path(named[0]).is_file():
         os.environ["SCORE_ARCHITECTURE"] = f"{Path(named[0]).absolute()}:{named[2]}"
+    allocator.preload(os.environ)
     os.chdir(root)  # gunicorn imports from where it runs, and that may be a folder from strangers
     server = [str(Path(sys.executable).parent / "azmlinfsrv")]
     if not verbose:

@@ -7,6 +7,7 @@ import torch
 
 from score import log
 from score.errors import DeviceUnavailable
+from score.inference import allocator
 from score.settings import RANK
 
 HEADROOM = 1.2  # weights, and some room for activations and the CUDA context
@@ -54,10 +55,11 @@ def _of_rank(index: int, nbytes: int, wanted: str) -> torch.device:
 
 
 def give_back() -> None:
-    """Return the memory of models that nothing refers to any more: modules may hold on to themselves, and torch keeps
-    what a GPU has given it."""
+    """Return the memory of models that nothing refers to any more: modules may hold on to themselves, and torch and the
+    allocator keep what a GPU and the kernel have given them."""
     gc.collect()
     torch.cuda.empty_cache()  # does nothing where CUDA was not used
+    allocator.release()
 
 
 def found() -> str:

@@ -18,7 +18,7 @@ import torch
 from score import log
 from score.codecs import registry as codecs
 from score.errors import LoadError, ModelStuck, NoTemporaryFolder, SeveralCheckpoints, WarmUpFailed, one_line
-from score.inference import cores, infer_signature, remedies, watchdog
+from score.inference import allocator, cores, infer_signature, remedies, watchdog
 from score.inference.batching.turns import Turns
 from score.inference.confine import confine, limit_memory
 from score.inference.pipeline import load_model
@@ -76,7 +76,10 @@ def use_cores() -> None:
     workers = os.environ.get("WORKER_COUNT", "1")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores.threads(int(workers) if workers.isdigit() and int(workers) else 1))
-    log.info("computing with %d threads (%d cores%s)", torch.get_num_threads(), cores.physical(), _quota())
+    log.info(
+        "computing with %d threads (%d cores%s); the memory allocator is %s",
+        torch.get_num_threads(), cores.physical(), _quota(), allocator.loaded(),
+    )  # fmt: skip
 
 
 def _quota() -> str:

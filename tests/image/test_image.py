@@ -147,6 +147,7 @@ def test_it_serves_a_mounted_model(
         assert right.float().mean() > 0.95
         assert "architecture DigitsCNN" in server.log  # the load report
         assert "Using worker: HttpWorker" in server.log
+        assert "the memory allocator is tcmalloc" in server.log
 
 
 def test_a_wrong_model_folder_ends_with_the_diagnosis(engine: tool.Engine, built: str, tmp_path: Path) -> None:
