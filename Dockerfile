@@ -8,6 +8,9 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac1
 # flavour, name an image that carries NVIDIA's cuda-compat, such as nvidia/cuda:13.0.1-base-ubuntu22.04: the container
 # runtime takes the libraries in /usr/local/cuda/compat where the host's driver is older than they are.
 ARG COMPAT_IMAGE=${BASE_IMAGE}
+# The memory allocator: glibc's takes convolutional networks up to two thirds of their time on a CPU (docs/tuning.md). apt
+# checks Debian's signature. ALLOCATOR= builds without, where no archive of Debian's can be reached.
+ARG ALLOCATOR=libtcmalloc-minimal4=2.10-1
 
 FROM ${COMPAT_IMAGE} AS compat
 USER root
@@ -30,9 +33,7 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-co
         --only-binary :all: ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /tmp/image.lock \
     || { echo "pip could not install deploy/image-$FLAVOUR.lock. If it lacks torch: the CPU build is not on pip's own" \
               "index; name torch's (see pytorch.org) as --build-arg TORCH_INDEX=..." >&2; exit 1; }
-# The memory allocator: glibc's takes convolutional networks up to half of their time on a CPU (docs/tuning.md). apt checks
-# Debian's signature. ALLOCATOR= builds without, where no archive of Debian's can be reached.
-ARG ALLOCATOR=libtcmalloc-minimal4=2.10-1
+ARG ALLOCATOR
 RUN mkdir /opt/allocator; [ -z "$ALLOCATOR" ] || { apt-get update -qq \
         && apt-get install -qq -y --no-install-recommends "$ALLOCATOR" \
         && cp -L /usr/lib/*/libtcmalloc_minimal.so.4 /opt/allocator/; } \
@@ -44,6 +45,7 @@ RUN cd /opt/venv/lib/python3.11/site-packages \
     && /opt/venv/bin/python -m compileall -q -j 0 -x py312_ .
 
 FROM ${BASE_IMAGE}
+ARG ALLOCATOR
 ARG FLAVOUR=cpu
 ARG VERSION=0.1.0
 ARG REVISION=unknown
@@ -72,10 +74,12 @@ ENV PATH=/opt/venv/bin:$PATH \
     AZUREML_MODEL_DIR=/var/azureml-app/azureml-models \
     GUNICORN_CMD_ARGS="--config /opt/loadstone/score/server/gunicorn_config.py" \
     HF_HUB_OFFLINE=1 \
+    LD_PRELOAD=${ALLOCATOR:+/usr/lib/libtcmalloc_minimal.so.4} \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_VISIBLE_DEVICES=all \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD=0
 # By number: Kubernetes refuses a name where a pod says runAsNonRoot.
 USER 1000
 WORKDIR /opt/loadstone

@@ -78,7 +78,7 @@ def serving(name: str, contender: Contender, case: Case) -> Iterator[int]:
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("SCORE_", "GUNICORN_", "PYTHON"))
     } | {
-        "MODEL_DIR": str(case.folder), "BENCH_BODY": case.body, "BENCH_WIDTH": str(WIDTHS.get(case.model, 0)),
+        "MODEL_DIR": str(case.folder), "BENCH_BODY": case.body, "BENCH_SHAPE": str(WIDTHS.get(case.model, 0)),
         "PATH": f"{bin}:{os.environ['PATH']}", **contender.environment,
     }  # fmt: skip
     with (case.folder.parent / f"{name}.log").open("wb") as log:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from bentoml.validators import DType, Shape
 
-WIDTH = int(os.environ["BENCH_WIDTH"])
+WIDTH = int(os.environ["BENCH_SHAPE"])
 Rows = Annotated[np.ndarray, DType("float32"), Shape((-1, WIDTH))]
 
 

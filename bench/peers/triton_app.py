@@ -25,7 +25,7 @@ if __name__ == "__main__":
         triton.bind(
             model_name="model",
             infer_func=infer,
-            inputs=[Tensor(name="data", dtype=np.float32, shape=(int(os.environ["BENCH_WIDTH"]),))],
+            inputs=[Tensor(name="data", dtype=np.float32, shape=tuple(map(int, os.environ["BENCH_SHAPE"].split(","))))],
             outputs=[Tensor(name="output", dtype=np.float32, shape=(-1,))],
             config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher(max_queue_delay_microseconds=5000)),
         )
