@@ -67,6 +67,7 @@ RUN printf '/opt/loadstone\n' > /opt/venv/lib/python3.11/site-packages/loadstone
     && chmod 755 /opt/venv/bin/score /opt/venv/bin/serve \
     && /opt/venv/bin/python -m compileall -q /opt/loadstone
 
+# LD_PRELOAD, and what two libraries have to know of it: score/inference/allocator.py.
 # On Azure ML, AZUREML_MODEL_DIR is set by the platform. Elsewhere: mount the model's folder here.
 # PYTHONUNBUFFERED: the diagnosis of a failed start has to be what the log ends with.
 ENV PATH=/opt/venv/bin:$PATH \
@@ -79,6 +80,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     NVIDIA_VISIBLE_DEVICES=all \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    TBB_ENABLE_SANITIZERS=1 \
     TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD=0
 # By number: Kubernetes refuses a name where a pod says runAsNonRoot.
 USER 1000

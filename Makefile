@@ -176,6 +176,8 @@ bench: $(READY)  ## what bench/README.md reports
 	$(VENV)/bin/python bench/scale.py
 	$(VENV)/bin/python bench/start.py
 	$(VENV)/bin/python bench/networks.py
+	$(VENV)/bin/python bench/network_peers.py
+	$(VENV)/bin/python bench/allocator.py
 
 bench-recognise: $(LIBRARIES)/.ready  ## what bench/recognise.md reports
 	HF_HUB_OFFLINE=1 $(LIBRARIES)/bin/python bench/recognise.py

@@ -127,7 +127,7 @@ def tuned(path: Path, model: Model, tolerance: float) -> dict[str, Any]:
     """What `score tune` finds."""
     takes = ["--inputs", model.takes] if model.takes else []
     done = subprocess.run(
-        [HERE / "score", "tune", path, *takes, "--tolerance", str(tolerance), "--tune-seconds", "300", "--json"],
+        [HERE / "score", "tune", path, *takes, "--tolerance", str(tolerance), "--tune-seconds", "150", "--json"],
         capture_output=True, check=True, text=True,
     )  # fmt: skip
     return dict(json.loads(done.stdout))

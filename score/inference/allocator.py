@@ -18,8 +18,13 @@ PRELOAD = "LD_PRELOAD"
 LIBRARY = "libtcmalloc_minimal.so.4"  # of Debian's and Ubuntu's libtcmalloc-minimal4
 _FOLDERS = tuple(Path("/usr") / name for name in (f"lib/{sysconfig.get_config_var('MULTIARCH')}", "lib64", "lib"))
 _KNOWN = re.compile(r"/lib(tcmalloc|jemalloc|mimalloc)[^/]*\.so")
-# It writes a line about each gigabyte that is asked for at once.
-_QUIET = ("TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD", "0")
+_BESIDE = {
+    # It writes a line about each gigabyte that is asked for at once.
+    "TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": "0",
+    # oneTBB, which OpenVINO has, loads its own parts so that they find glibc's functions first (RTLD_DEEPBIND): what one
+    # allocator gave goes back to the other. Sanitizers are in the same place, and it has a switch for them.
+    "TBB_ENABLE_SANITIZERS": "1",
+}
 
 
 def preload(environment: MutableMapping[str, str], folders: Iterable[Path] = _FOLDERS) -> bool:
@@ -29,7 +34,8 @@ def preload(environment: MutableMapping[str, str], folders: Iterable[Path] = _FO
     if found is None or PRELOAD in environment:
         return False
     environment[PRELOAD] = str(found)
-    environment.setdefault(*_QUIET)
+    for name, value in _BESIDE.items():
+        environment.setdefault(name, value)
     return True
 
 
