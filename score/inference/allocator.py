@@ -21,8 +21,8 @@ _KNOWN = re.compile(r"/lib(tcmalloc|jemalloc|mimalloc)[^/]*\.so")
 _BESIDE = {
     # It writes a line about each gigabyte that is asked for at once.
     "TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": "0",
-    # oneTBB, which OpenVINO has, loads its own parts so that they find glibc's functions first (RTLD_DEEPBIND): what one
-    # allocator gave goes back to the other. Sanitizers are in the same place, and it has a switch for them.
+    # oneTBB, which OpenVINO has, loads parts of itself so that they find glibc's functions first (RTLD_DEEPBIND): what
+    # one allocator gave goes back to the other. Sanitizers are in the same place, and it has a switch for them.
     "TBB_ENABLE_SANITIZERS": "1",
 }
 

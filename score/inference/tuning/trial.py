@@ -100,7 +100,9 @@ def run(
         answer = _answer(module, samples)
         if answer is None or module._forward_hooks or module._forward_pre_hooks:
             return None
+        begun = time.monotonic()
         reference = [tensors_of(module(**dict(inputs))) for inputs in samples.all]
+        took = time.monotonic() - begun
     ends = time.monotonic() + seconds
     tried: list[Tried] = []
     best: tuple[Tried, Built] | None = None
@@ -109,7 +111,7 @@ def run(
         if tried and time.monotonic() > ends:
             tried.append(Tried(name, refused="the time was over"))
             continue
-        found, built = _try(name, subject, reference, answer.scores)
+        found, built = _try(name, subject, reference, answer.scores, HOPELESS * took + START)
         tried.append(found)
         if built is not None and found.counts(tolerance):
             quicker = best is None or found.speedup(tried[0]) > best[0].speedup(tried[0]) * _asked_of(name)
@@ -119,6 +121,7 @@ def run(
     return Outcome(tuple(tried), *best, answer, samples, device)
 
 
+HOPELESS, START = 5.0, 5.0  # times as long as torch takes for all samples, and seconds, after which one is given up
 WORTH_TRUST = 1.1  # times as quick, for a backend whose files run only where their hash is trusted
 
 
@@ -194,8 +197,14 @@ def _answer(module: nn.Module, samples: Samples) -> Answer | None:
 
 
 def _try(
-    name: str, subject: Subject, reference: Sequence[Sequence[torch.Tensor]], scores: Sequence[int]
+    name: str,
+    subject: Subject,
+    reference: Sequence[Sequence[torch.Tensor]],
+    scores: Sequence[int],
+    patience: float,
 ) -> tuple[Tried, Built | None]:
+    """Build, compare and time a backend. One that takes more than `patience` seconds to answer all samples is given up:
+    half floats on a processor without instructions for them take a hundred times as long."""
     start = time.monotonic()
     backend = BACKENDS[name]
     if (why := backend.missing(subject.device)) is not None:
@@ -204,9 +213,11 @@ def _try(
         with _quiet():
             built: Built = backend.build(subject)
         with torch.inference_mode():
-            whole = Agreement()
+            whole, begun = Agreement(), time.monotonic()
             for inputs, wanted in zip(subject.samples.all, reference, strict=True):
                 whole += agreement.between(wanted, built.run(list(inputs.values())), scores)
+                if time.monotonic() - begun > patience:
+                    raise NotPossible(f"much slower than torch: given up after {time.monotonic() - begun:.0f} s")
             whole += _compared(subject, built, scores)
             speeds = {rows: rows / _seconds(built, inputs) for rows, inputs in _to_measure(subject.samples)}
     except NotPossible as error:

@@ -4,6 +4,7 @@ same as when they were found."""
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -360,3 +361,24 @@ def test_what_needs_trust_has_to_be_worth_it(times: float, wanted: str, monkeypa
     found = trial.run(network(), given, torch.device("cpu"), 1, 1e-3, 60.0, ["onnxruntime", "inductor"])
     assert found is not None
     assert found.best.name == wanted
+
+
+def test_what_is_much_slower_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    class Slow(Wrong):
+        def build(self, subject: Subject) -> Built:
+            def run(inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+                ran.append(len(inputs[0]))
+                time.sleep(0.06)  # of a test
+                return subject.flat(*inputs)  # type: ignore[no-any-return]
+
+            return Built(run)
+
+    monkeypatch.setattr(trial, "BACKENDS", {"eager": eager, "slow": Slow(0)})
+    monkeypatch.setattr(trial, "START", 0.1)
+    given = samples.Samples(("input",), ({"input": ROWS},) * 50)
+    found = trial.run(network(), given, torch.device("cpu"), 1, 1e-3, 60.0)
+    assert found is not None and found.best.name == "eager"
+    assert "much slower than torch" in (found.tried[1].refused or "")
+    assert 1 < len(ran) < 50
