@@ -6,8 +6,8 @@ The same weights for all (`bench/networks.py`), a row a request. Ours and TorchS
 azmlinfsrv with the usual score.py and ONNX Runtime behind FastAPI; LitServe npy as base64 in JSON; Triton its
 protocol's binary tensors; MLflow's scoring server lists of numbers: it takes no other arrays. TorchServe, LitServe
 and Triton batch (64 rows, 5 ms), the others don't. OpenVINO Model Server is on no package index. One server runs at a
-time, in turns; the table has medians: seconds from the start to the first answer, the proportional set size of all
-processes after that, and requests/s. Needs wrk.
+time, in turns; the table has medians: seconds from the start until wrk has been answered for two, the proportional
+set size of all processes after that, and requests/s. Needs wrk.
 """
 
 import argparse
