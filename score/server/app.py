@@ -138,7 +138,8 @@ class Application:
         try:
             intake = Intake(head.headers, self._models.settings)
             try:
-                await _read(intake, scope, receive)
+                if not _taken(intake, scope):
+                    await _read(intake, scope, receive)
                 if intake.size > MOST_ASKED:
                     raise BodyTooLarge(f"{scope['path']} takes at most {MOST_ASKED:,} bytes")
                 asked = Asked(head, path, intake.body().data if intake.size else b"", self._models)
@@ -165,11 +166,8 @@ class Application:
             if self.draining:
                 raise Draining("the server has been told to stop, and takes no new requests")
             intake = prediction.intake = Intake(head.headers, self._models.settings)
-            at_once: AtOnce | None = scope.get("extensions", {}).get(AT_ONCE)
-            if at_once is None or (whole := at_once.body()) is None:
+            if not _taken(intake, scope):
                 await _read(intake, scope, receive)
-            else:
-                intake.add(whole)
             body = None if intake.compressed or intake.size > SMALL else api.read(intake.body(api.codec))
             name = name or asked_for(head) or (named_in(body) if api.names_model and body is not None else "")
             unread = not name and (self._models.several or (api.names_model and body is None))
@@ -276,12 +274,18 @@ class _App:
         await self._endpoint(scope, receive, send)
 
 
-async def _read(intake: Intake, scope: Scope, receive: Receive) -> None:
-    """Take in the whole body. Raises what `Intake.add` does, `ClientGone`, or what is wrong with its framing."""
+def _taken(intake: Intake, scope: Scope) -> bool:
+    """Take in the whole body, where all of it is there already. Raises what `Intake.add` does."""
     at_once: AtOnce | None = scope.get("extensions", {}).get(AT_ONCE)
-    if at_once is not None and (whole := at_once.body()) is not None:
-        intake.add(whole)
-        return
+    whole = at_once.body() if at_once is not None else None
+    if whole is None:
+        return False
+    intake.add(whole)
+    return True
+
+
+async def _read(intake: Intake, scope: Scope, receive: Receive) -> None:
+    """Take in the body as it comes. Raises what `Intake.add` does, `ClientGone`, or what is wrong with its framing."""
     more = True
     while more:
         message = await receive()

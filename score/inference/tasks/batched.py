@@ -44,7 +44,8 @@ class Batched:
         self._lane = staging.lane_to(self.device)
         if self._lane is not None:
             self.layout.empty = self._lane.empty
-        self.batcher = Batcher(self._forward, self.limits, None, self.tolerance, self.layout, self._begin)
+        begin = self._begin if self._lane is not None else None
+        self.batcher = Batcher(self._forward, self.limits, None, self.tolerance, self.layout, begin)
         self._kind: type = dict
         self._names = list(inspect.signature(self.module.forward).parameters)
 
@@ -101,21 +102,22 @@ class Batched:
                 with watchdog.forward_pass():
                     job.result = job.run()
                 return {}
+            return {name: outputs.array(value) for name, value in self._call(inputs).items()}
+
+    def _begin(self, inputs: dict[str, Any]) -> Callable[[], Arrays] | None:
+        """Have the GPU begin the same; what is to be generated takes its turn."""
+        if _JOB in inputs:
+            return None
+        assert self._lane is not None
+        return staging.begun(self._lane, self._call, model_errors.as_ours, inputs)
+
+    def _call(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The module's outputs that are tensors; of what kind all were is kept."""
+        with watchdog.forward_pass():
             placed = {
                 name: value.to(self.device) if isinstance(value, torch.Tensor) else value
                 for name, value in inputs.items()
             }
-            return {name: outputs.array(value) for name, value in self._call(placed).items()}
-
-    def _begin(self, inputs: dict[str, Any]) -> Callable[[], Arrays] | None:
-        """Have the GPU begin the same; what is to be generated takes its turn."""
-        if self._lane is None or _JOB in inputs:
-            return None
-        return staging.begun(self._lane, self._call, model_errors.as_ours, inputs)
-
-    def _call(self, placed: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """The module's outputs that are tensors; of what kind all were is kept."""
-        with watchdog.forward_pass():
             found = self.module(**placed)
         self._kind = torch.Tensor if isinstance(found, torch.Tensor) else type(found)
         named_ones = {"output": found} if isinstance(found, torch.Tensor) else found
