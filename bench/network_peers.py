@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from contenders import CACHE, OURS, PEERS, PORT, ROOT, USUAL, Case, Contender, contenders, environment_of, work
-from networks import CONNECTIONS, MODELS, Model, make, trusted, tuned
-from serve import load, memory_mb, serving
+from networks import AS_NPY, CONNECTIONS, MODELS, Model, make, trusted, tuned
+from serve import load, memory_mb, serving, write_script
 
 CLASSES = CACHE / "classes"
 PATHS = f"{CLASSES}:{ROOT}"  # where a pickle finds the class of its module, as it is installed with us
@@ -79,10 +79,8 @@ def prepare(name: str, model: Model, folder: Path) -> None:
     if not (CLASSES / "loadstone_models").exists():
         (CLASSES / "loadstone_models").symlink_to(ROOT / "models")
     module = model.build().eval()
-    if name != "mlp":
-        module.load_state_dict(torch.load(CACHE / "tuned" / name / "model.pt"))
-    else:
-        module.load_state_dict(torch.load(CACHE / "tuned" / name / "model.pt", weights_only=False).state_dict())
+    held = torch.load(CACHE / "tuned" / name / "model.pt", weights_only=False)  # our own: `networks.make` wrote it
+    module.load_state_dict(held.state_dict() if isinstance(held, torch.nn.Module) else held)
     torch.save(module, folder / "model.pt")
     rows = torch.rand(model.shape)
     torch.onnx.export(
@@ -101,7 +99,7 @@ def prepare(name: str, model: Model, folder: Path) -> None:
         }
     ).encode()  # fmt: skip
     bodies = {
-        "npy": (array.read_bytes(), {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}),
+        "npy": (array.read_bytes(), AS_NPY),
         "base64": (
             json.dumps({"data": base64.b64encode(array.read_bytes()).decode()}).encode(),
             {"Content-Type": "application/json"},
@@ -115,11 +113,7 @@ def prepare(name: str, model: Model, folder: Path) -> None:
     for kind, (body, headers) in bodies.items():
         place = script(folder, kind).with_suffix("")
         place.write_bytes(body)
-        lines = "".join(f'wrk.headers["{header}"] = "{value}"\n' for header, value in headers.items())
-        script(folder, kind).write_text(
-            f'local file = io.open("{place}", "rb")\nwrk.method = "POST"\nwrk.body = file:read("*a")\nfile:close()\n'
-            + lines
-        )
+        write_script(script(folder, kind), place, headers)
 
 
 def script(folder: Path, kind: str) -> Path:

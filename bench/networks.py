@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from contenders import CACHE, OURS, Case, contenders
-from serve import first_answer, load, serving
-from texts import LABELS, save_tokenizer, write_script
+from serve import first_answer, load, serving, write_script
+from texts import LABELS, save_tokenizer
+from texts import write_script as write_texts
 
 CONNECTIONS = (1, 16)
+AS_NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
 HERE = Path(sys.executable).parent
 
 
@@ -111,15 +113,12 @@ def script(name: str, model: Model) -> Path:
 
     place = CACHE / "tuned" / f"{name}.json.lua"
     if not model.shape:
-        write_script(place)
+        write_texts(place)
         return place
     body = place.with_suffix(".npy")
     rows = np.random.default_rng(0).random(model.shape)
     np.save(body, rows.astype(np.float32) if "float" in model.takes else (rows * 1000).astype(np.int64))
-    place.write_text(
-        f'local file = io.open("{body}", "rb")\nwrk.method = "POST"\nwrk.body = file:read("*a")\nfile:close()\n'
-        'wrk.headers["Content-Type"] = "application/x-npy"\nwrk.headers["Accept"] = "application/x-npy"\n'
-    )
+    write_script(place, body, AS_NPY)
     return place
 
 

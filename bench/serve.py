@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,15 @@ def make_models(folder: Path, names: list[str]) -> None:
             ("instances", "application/json"),
             ("npy", "application/x-npy"),
         ):
-            (folder / f"{name}.{kind}.lua").write_text(
-                'wrk.method = "POST"\n'
-                f'wrk.headers["Content-Type"] = "{content_type}"\n'
-                f'wrk.body = io.open("{folder / name}.{kind}", "rb"):read("*a")\n'
-            )
+            write_script(folder / f"{name}.{kind}.lua", folder / f"{name}.{kind}", {"Content-Type": content_type})
+
+
+def write_script(script: Path, body: Path, headers: Mapping[str, str]) -> None:
+    """What wrk sends again and again: a file, as the body of a POST."""
+    lines = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in headers.items())
+    script.write_text(
+        f'local file = io.open("{body}", "rb")\nwrk.method = "POST"\nwrk.body = file:read("*a")\nfile:close()\n{lines}'
+    )
 
 
 @contextmanager
