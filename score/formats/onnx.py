@@ -74,27 +74,33 @@ def open(path: Path, read: str) -> Checkpoint:
         if number == _GRAPH_INITIALIZER
     )
     producer = _text(data, [(start, end) for number, start, end in model if number == _MODEL_PRODUCER])
+    own = {_text(data, [span]) for span in _domains_of_functions(data, model)}
+    operators = list(dict.fromkeys(_operators(source, data)))
     return Program(
         NAME,
         path,
         tree,
         metadata={"ir_version": data[1], "producer": producer},
-        build=partial(_load, path),
+        build=partial(_load, path, frozenset(name for _, name in operators)),
         class_path="an ONNX graph",
-        code=tuple(dict.fromkeys(_findings(source, data))),
+        code=tuple(
+            f"the operator {domain}::{name}"[:160]
+            for domain, name in operators
+            if domain not in _DOMAINS | own or name in _NATIVE
+        ),
     )
 
 
-def _findings(source: Source, data: Any) -> Iterator[str]:
-    """Operators that are of no known domain, wherever in the graph they are. Raises `MalformedFile` for a tensor whose
+def _domains_of_functions(data: Any, model: list[Field]) -> Iterator[tuple[int, int]]:
+    """Where the domains of the file's own functions lie."""
+    for number, start, end in model:
+        if number == _MODEL_FUNCTION:
+            yield from ((first, last) for part, first, last in _fields(data, start, end) if part == _FUNCTION_DOMAIN)
+
+
+def _operators(source: Source, data: Any) -> Iterator[tuple[str, str]]:
+    """The domain and the name of each operator, wherever in the graph it is. Raises `MalformedFile` for a tensor whose
     elements are said to be outside the folder: onnxruntime would read them from there."""
-    own = {
-        _text(data, [(first, last)])
-        for number, start, end in _fields(data, 0, source.size)
-        if number == _MODEL_FUNCTION
-        for part, first, last in _fields(data, start, end)
-        if part == _FUNCTION_DOMAIN
-    }
     waiting = [("model", 0, source.size, 0)]
     while waiting:
         kind, start, end, depth = waiting.pop()
@@ -107,9 +113,7 @@ def _findings(source: Source, data: Any) -> Iterator[str]:
             if (inner := _NESTED.get(kind, {}).get(number)) is not None:
                 waiting.append((inner, first, last, depth + 1))
         if kind == "node":
-            domain, name = _text(data, fields.get(_NODE_DOMAIN, [])), _text(data, fields.get(_NODE_TYPE, []))
-            if domain not in _DOMAINS | own or name in _NATIVE:
-                yield f"the operator {domain}::{name}"[:160]
+            yield _text(data, fields.get(_NODE_DOMAIN, [])), _text(data, fields.get(_NODE_TYPE, []))
         elif kind == "tensor" and (_EXTERNAL in fields or fields.get(_LOCATION, [(0, 0)])[0][0] == 1):
             within(source.path.parent, _pairs(data, fields.get(_EXTERNAL, [])).get("location", ""))
 
@@ -246,7 +250,7 @@ def _pairs(data: Any, spans: list[tuple[int, int]]) -> dict[str, str]:
     return pairs
 
 
-def _load(path: Path, device: torch.device) -> torch.nn.Module:
+def _load(path: Path, operators: frozenset[str], device: torch.device) -> torch.nn.Module:
     from score.formats._program import onnx_graph  # a module of torch's, which reading does without
 
-    return onnx_graph.load(path, device).eval()
+    return onnx_graph.load(path, device, operators).eval()

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from score.architectures import torch_ao_layers
 from score.errors import InvalidSetting
-from score.inference import watchdog
+from score.inference import dynamic_ranges, watchdog
 from score.inference.signature import InputSpec, Shape, Signature, parse
 
 # Sizes that image and sequence models are commonly made for.
@@ -255,7 +254,7 @@ def _takes(module: nn.Module, spec: InputSpec, order: list[str]) -> bool:
         return False
     if both is None or alone is None or both.shape[:1] != (2,) or alone.shape[:1] != (1,):
         return False
-    if torch_ao_layers.is_dynamic(module):  # rows share the steps that their range is cut into
+    if dynamic_ranges.shared(module):  # rows share the steps that their range is cut into
         return torch.allclose(both[1:], alone, rtol=0, atol=_STEPS * float(alone.abs().max()))
     return torch.allclose(both[1:], alone, rtol=tolerance(both.dtype), atol=1e-4, equal_nan=True)
 

@@ -14,14 +14,13 @@ import torch
 from torch import nn
 
 from score import __version__, log
-from score.architectures import torch_ao_layers
 from score.architectures.sentence_encoder import SentenceEncoder
 from score.codecs import oip_v2
 from score.codecs import registry as codecs
 from score.codecs.base import Arrays, Body, Decoded, Records, Served, named
 from score.errors import InvalidSetting, ModelRejected, RequestError
 from score.formats.base import NOTHING_BESIDE, Beside
-from score.inference import given, infer_signature, model_errors, outputs, staging, transformers_inputs
+from score.inference import dynamic_ranges, given, infer_signature, model_errors, outputs, staging, transformers_inputs
 from score.inference.batching.queue import Batcher, Limits
 from score.inference.batching.rows import AsGuessed, Rows, same_rows
 from score.inference.batching.turns import Turns
@@ -279,12 +278,14 @@ class Predictor:
         specs = [spec for spec in self.signature.inputs if spec.required and not spec.scalar]
         if not all(spec.shape and spec.shape[0] is None for spec in specs):
             return False  # the number of rows is fixed
-        if torch_ao_layers.is_dynamic(self.module):
-            return False  # made-up rows may be alike in their range
+        if dynamic_ranges.shared(self.module):
+            return False
         pair = infer_signature.synthetic(self.signature, rows=2)
         for value in pair.values():
             if isinstance(value, torch.Tensor) and not value.is_floating_point():
                 value[1] = 1  # made-up integers are all zero, and equal rows tell nothing
+            elif isinstance(value, torch.Tensor):
+                value[1] *= 4  # and rows of one range nothing about a range that they share
         rows = [
             {name: value[at : at + 1] if isinstance(value, torch.Tensor) else value for name, value in pair.items()}
             for at in (0, 1)

@@ -11,11 +11,12 @@ from score.errors import MalformedFile, UnsupportedFormat
 
 
 class Session(torch.nn.Module):
-    """An onnxruntime session behind the interface of a module. `takes` says its inputs, for the signature."""
+    """An onnxruntime session behind the interface of a module. `takes` says its inputs, for the signature, `operators`
+    what its graph is made of."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, operators: frozenset[str]) -> None:
         super().__init__()
-        self.session = session
+        self.session, self.operators = session, operators
         self.names = [item.name for item in session.get_inputs()]
         self.outputs = [item.name for item in session.get_outputs()]
         self.takes = {item.name: _spec(item) for item in session.get_inputs()}
@@ -42,7 +43,7 @@ def _spec(item: Any) -> str:
     return f"{names.get(kind, kind)}[{', '.join(str(size) if isinstance(size, int) else '?' for size in item.shape)}]"
 
 
-def load(path: Path, device: torch.device) -> torch.nn.Module:
+def load(path: Path, device: torch.device, operators: frozenset[str] = frozenset()) -> torch.nn.Module:
     if importlib.util.find_spec("onnxruntime") is None:
         raise UnsupportedFormat(
             f"{path.name} is an ONNX graph, and onnxruntime is not installed",
@@ -53,6 +54,6 @@ def load(path: Path, device: torch.device) -> torch.nn.Module:
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
     providers = [name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()]
     try:
-        return Session(onnxruntime.InferenceSession(str(path), providers=providers))
+        return Session(onnxruntime.InferenceSession(str(path), providers=providers), operators)
     except Exception as error:  # noqa: BLE001  # onnxruntime's own exception classes differ by version
         raise MalformedFile(f"{path.name}: onnxruntime can't load it: {error}") from None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from score.codecs.base import Arrays, named
-from score.inference import model_errors, outputs, staging, watchdog
+from score.inference import dynamic_ranges, model_errors, outputs, staging, watchdog
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Batcher, Limits
 from score.inference.batching.ticket import Pass
@@ -45,7 +45,8 @@ class Batched:
         if self._lane is not None:
             self.layout.empty = self._lane.empty
         begin = self._begin if self._lane is not None else None
-        self.batcher = Batcher(self._forward, self.limits, None, self.tolerance, self.layout, begin)
+        separable = False if dynamic_ranges.shared(self.module) else None
+        self.batcher = Batcher(self._forward, self.limits, separable, self.tolerance, self.layout, begin)
         self._kind: type = dict
         self._names = list(inspect.signature(self.module.forward).parameters)
 
