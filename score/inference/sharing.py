@@ -6,7 +6,7 @@ What no adapter changes is brought to a device once, for as long as any model us
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +79,23 @@ class Shared:
         """Let others have those that are on the device now."""
         for name, key in self.keys.items():
             _placed[key] = self.module.get_parameter(name)
+
+
+def repeated(modules: Iterable[nn.Module]) -> int:
+    """Bytes of what several modules hold, for each of them but the first."""
+    seen: set[int] = set()
+    found = 0
+    for module in modules:
+        own = {id(parameter): parameter for parameter in module.parameters()}
+        found += sum(parameter.nbytes for key, parameter in own.items() if key in seen)
+        seen |= own.keys()
+    return found
+
+
+def placed(path: Path) -> int:
+    """Bytes of a base model that are on a device already."""
+    held = {id(parameter): parameter for key, parameter in _placed.items() if key[0] == str(path)}
+    return sum(parameter.nbytes for parameter in held.values())
 
 
 def _files(checkpoint: Checkpoint) -> list[Path]:

@@ -20,7 +20,7 @@ from score.errors import (
     UnknownModel,
 )
 from score.formats.search import size
-from score.inference import device
+from score.inference import device, sharing
 from score.server.discovery import chosen, files, listed, settings_of
 from score.server.metrics import Observer
 from score.server.service import Service
@@ -236,7 +236,7 @@ class Models:
         """Load a model, and make room for it: by what its files take before, and by what it takes afterwards."""
         assert self._load is not None
         try:
-            self._make_room(entry, entry.bytes)
+            self._make_room(entry, entry.bytes - sharing.placed(entry.path))
             service = self._load(settings_of(entry.name, entry.path, self.settings), entry.observer)
             if (most := self._most) is not None and service.predictor.report.bytes > most:
                 service.predictor.close()
@@ -244,7 +244,7 @@ class Models:
                     f"its weights take {size(service.predictor.report.bytes)}, and SCORE_MAX_MEMORY_MB allows "
                     f"{size(most)}"
                 )
-            self._make_room(entry, service.predictor.report.bytes)
+            self._make_room(entry, service.predictor.report.bytes, service)
         except LoadError as error:
             said = type(error)(
                 f"{entry.name}: {error.message}", hint=error.hint, detail=error.detail, choices=error.choices
@@ -261,9 +261,9 @@ class Models:
         most = self._settings.max_memory_mb if self._settings else None
         return None if most is None else most * 1e6
 
-    def _make_room(self, coming: Entry, size: int) -> None:
-        """Unload what was not used for longest, until `size` bytes more fit; what is in use is waited for. Raises
-        `QueueFull` where that takes too long."""
+    def _make_room(self, coming: Entry, size: int, service: Service | None = None) -> None:
+        """Unload what was not used for longest, until `size` bytes more fit, less what `service` shares with others;
+        what is in use is waited for. Raises `QueueFull` where that takes too long."""
         if self._most is None:
             return
         end, dropped = time.monotonic() + self.settings.scoring_timeout_ms / 1000, False
@@ -271,7 +271,9 @@ class Models:
             while others := [
                 each for each in self._entries.values() if each.service is not None and each is not coming
             ]:
-                if sum(each.bytes for each in others) + size <= self._most:
+                services = [each.service for each in others] + [service]
+                shared = sharing.repeated(each.predictor.module for each in services if each is not None)
+                if sum(each.bytes for each in others) + size - shared <= self._most:
                     break
                 idle = [each for each in others if not each.users]
                 if idle:

@@ -1,10 +1,12 @@
 """Several models in one server: found, named, loaded when they are asked for, unloaded when room is needed."""
 
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from models.simple_model import SimpleModel
@@ -22,6 +24,7 @@ from score.server import startup
 from score.server.models import Models
 from score.server.service import Service
 from score.settings import Settings
+from tests.weights.test_adapters import llama, lora, made
 
 WIDTH = 512  # of a layer that takes a megabyte
 
@@ -174,6 +177,18 @@ def test_one_that_is_larger_than_all_may_be(wide: Path, monkeypatch: pytest.Monk
     with pytest.raises(ModelTooLarge, match=r"a: its weights take 1.0 MB, and SCORE_MAX_MEMORY_MB allows"):
         models.take("a")
     assert not models.loaded()
+
+
+def test_a_base_model_that_several_share_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path, (llama, lora("q_proj", "v_proj")))
+    for name in ("second", "third"):
+        shutil.copytree(tmp_path / "adapter", tmp_path / name)
+    base = sum(each.nbytes for each in load_file(tmp_path / "base" / "model.safetensors").values())
+    models = started(tmp_path, monkeypatch, SCORE_MAX_MEMORY_MB=str(1.9 * base / 1e6))
+    names = ["adapter", "second", "base", "third"]
+    for name in names:
+        models.release(models.take(name))
+    assert {each.name for each in models.loaded()} == set(names)
 
 
 def test_the_only_model_of_a_server_stays(service: Service) -> None:
