@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from score.errors import ArchitectureBroken, MalformedFile
+from score.errors import MalformedFile
 from score.formats import safetensors, torch_bin_sharded
 from score.formats._io.folder import json_file
 from score.formats._pickle import pieces
 from score.formats._pickle.inert import settled
+from score.formats._transformers import library
 from score.formats.base import Checkpoint, DescribedWeights, ModelFactory, TensorRef, computed
 from score.formats.probe import Probe
 
@@ -137,12 +138,7 @@ def in_halves(ref: TensorRef, heads: int, name: str) -> TensorRef:
 
 
 def _build(params: Mapping[str, Any], tree: Mapping[str, TensorRef]) -> torch.nn.Module:
-    try:
-        import transformers
-    except ImportError:
-        raise ArchitectureBroken(
-            "Llama is built by transformers, which is not installed", hint="Install the extra `hf`."
-        ) from None
+    transformers = library("Llama is")
     embeddings, up = tree["model.embed_tokens.weight"], tree["model.layers.0.mlp.up_proj.weight"]
     heads = _number(params, "n_heads")
     head = _number(params, "head_dim", _number(params, "dim") // heads)

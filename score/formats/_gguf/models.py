@@ -16,6 +16,7 @@ import torch
 from score.errors import ArchitectureBroken
 from score.formats._gguf import tokenizer
 from score.formats._gguf.header import Header
+from score.formats._transformers import library
 from score.formats.base import ModelFactory, TensorRef
 
 WAY_OUT = "Take the original safetensors, or serve it with llama.cpp."
@@ -95,12 +96,7 @@ def _build(header: Header, tree: Mapping[str, TensorRef]) -> torch.nn.Module:
             f"{', '.join(CLASSES)}",
             hint=WAY_OUT,
         )
-    try:
-        import transformers
-    except ImportError:
-        raise ArchitectureBroken(
-            "GGUF models are built by transformers, which is not installed", hint="Install the extra `hf`."
-        ) from None
+    transformers = library("GGUF models are")
     cls = getattr(transformers, f"{known.name}ForCausalLM", None)
     if cls is None:
         raise ArchitectureBroken(f"transformers {transformers.__version__} has no {known.name}ForCausalLM")

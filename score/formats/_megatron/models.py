@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from score.errors import ArchitectureBroken
 from score.formats._pickle import pieces
+from score.formats._transformers import library
 from score.formats.base import ModelFactory, TensorRef, computed
 
 Tensors = dict[str, TensorRef]
@@ -267,11 +267,6 @@ def _known(name: str, config: str, tensors: Tensors, said: Mapping[str, Any]) ->
 
 
 def _build(name: str, config: str, said: Mapping[str, Any]) -> torch.nn.Module:
-    try:
-        import transformers
-    except ImportError:
-        raise ArchitectureBroken(
-            f"{name} is built by transformers, which is not installed", hint="Install the extra `hf`."
-        ) from None
+    transformers = library(f"{name} is")
     module: torch.nn.Module = getattr(transformers, name)(getattr(transformers, config)(**said))
     return module
