@@ -7,6 +7,7 @@ alike in their range, so that trying says too little: the operators are looked a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -47,7 +48,7 @@ def _operators(part: nn.Module) -> Iterator[str]:
     """The operators of one program, as `aten::add`; nothing of a module that is none."""
     if isinstance(part, torch.jit.ScriptModule):
         graph = part.inlined_graph  # to be held, since its nodes end with it
-        waiting = [graph]
+        waiting: list[Any] = [graph]
         while waiting:
             for node in waiting.pop().nodes():
                 yield node.kind()

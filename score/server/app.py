@@ -7,39 +7,37 @@ process of its own, so that liveness and small requests never wait for it.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 from a2wsgi import WSGIMiddleware
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from score.codecs import registry as codecs
-from score.codecs.base import Body, Codec, Decoded
+from score.codecs.base import Body
 from score.errors import BodyTooLarge, ClientGone, Draining, MethodNotAllowed, ScoreError
 from score.inference import pipeline
-from score.inference.batching.queue import Batcher
 from score.inference.batching.ticket import Ticket
 from score.inference.pipeline import Prepared
 from score.inference.predictor import Predictor
 from score.server import answer, api_page, azmlinfsrv, card
 from score.server.answer import Answer
 from score.server.api import SCORE, Api
-from score.server.body import Intake, nbytes
+from score.server.body import Intake, Share, nbytes
 from score.server.decoder import Decoder
 from score.server.heads import TEXTS
 from score.server.metrics import RequestRecord
 from score.server.models import Models
 from score.server.prediction import Prediction, asked_for, named_in, top_k
+from score.server.quick import MOST_TEXT, SMALL, Quick, letters, quick_codec
 from score.server.routes.table import Asked, Page, Row
 from score.server.sending import AT_ONCE, AtOnce, gone, respond
 from score.server.service import Head, Service
+from score.server.waiting import Waiting
 
-SMALL = 256 << 10  # bytes that are decoded, or encoded, on the event loop: a few milliseconds at most
-MOST_TEXT = 4_000  # characters that are tokenised there
 ELSEWHERE = 4  # threads for what is large
 FLASK_THREADS = 64
 TASK_THREADS = 64  # requests whose items are prepared, or wait for the model, at a time
@@ -59,11 +57,11 @@ class Application:
         self._models, self._decoder = models, decoder
         self._behind: Any = WSGIMiddleware(behind, workers=FLASK_THREADS)
         self._hooked = hooked
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one that all requests come from
-        self._waking: set[Any] = set()  # batchers that are woken in this turn of the loop
+        self._waiting = Waiting()
         self._tasks = ThreadPoolExecutor(TASK_THREADS, thread_name_prefix="answer")
         self._elsewhere = ThreadPoolExecutor(ELSEWHERE, thread_name_prefix="decode")
         self._loads = ThreadPoolExecutor(LOADING, thread_name_prefix="load")
+        self.quick = None if hooked else Quick.of(models, self._waiting, self._elsewhere)
         endpoints: list[tuple[str, Endpoint]] = [
             ("/score", self._score),
             ("/score/{model}", self._score),
@@ -136,7 +134,7 @@ class Application:
 
     async def _page(self, row: Page, head: Head, path: Mapping[str, str], scope: Scope, receive: Receive) -> Answer:
         try:
-            intake = Intake(head.headers, self._models.settings)
+            intake = Intake(head.headers, self._models.settings, Share(self._models.settings))
             try:
                 if not _taken(intake, scope):
                     await _read(intake, scope, receive)
@@ -145,7 +143,7 @@ class Application:
                 asked = Asked(head, path, intake.body().data if intake.size else b"", self._models)
                 asked.document()  # a body that is none is said to be, whatever the route does with it
             finally:
-                intake.release()
+                intake.share.release()
             if row.at_once:
                 return row.answer(asked)
             return await asyncio.get_running_loop().run_in_executor(self._loads, row.answer, asked)
@@ -165,7 +163,7 @@ class Application:
             record = prediction.record
             if self.draining:
                 raise Draining("the server has been told to stop, and takes no new requests")
-            intake = prediction.intake = Intake(head.headers, self._models.settings)
+            intake = Intake(head.headers, self._models.settings, prediction.share)
             if not _taken(intake, scope):
                 await _read(intake, scope, receive)
             body = None if intake.compressed or intake.size > SMALL else api.read(intake.body(api.codec))
@@ -178,14 +176,14 @@ class Application:
             if version is not None:
                 self._models.state(service.name, version)
             asked = top_k(head.query)
-            if body is None or (codec := _quick(service.predictor, body)) is None:
+            if body is None or (codec := quick_codec(service.predictor, body)) is None:
                 late = (service.predictor, intake, body, asked, api, record)
                 prepared = await self._somewhere_else(self._prepare_large, *late)
             else:
                 record.codec = codec.NAME
                 decoded = codec.decode(body)
                 given = (service.predictor, codec, decoded, asked)
-                long = _letters(decoded) > MOST_TEXT
+                long = letters(decoded) > MOST_TEXT
                 prepared = await self._somewhere_else(pipeline.prepare, *given) if long else pipeline.prepare(*given)
             record.inputs = prepared.inputs
             record.answered(*await self._run(service.predictor, prepared, receive))
@@ -223,37 +221,17 @@ class Application:
             return pipeline.prepare(predictor, codec, pipeline.decode(predictor, codec, body), asked)
         codec, decoded = self._decoder.decode(body)
         record.codec = codec.NAME
-        intake.hold(max(0, nbytes(decoded.arrays) - len(body.data)))
+        intake.share.hold(max(0, nbytes(decoded.arrays) - len(body.data)))
         return pipeline.prepare(predictor, codec, decoded, asked)
 
     async def _run(self, predictor: Predictor, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:
         """Have the model answer, and wait for it; a request whose client leaves before it begins is dropped."""
-        loop = self._loop = self._loop or asyncio.get_running_loop()  # which is a system call
+        loop = self._waiting.loop
         if prepared.items is not None:
             return await loop.run_in_executor(self._tasks, pipeline.run, predictor, prepared)
-        batcher = predictor.batcher
-        ticket = batcher.enqueue(prepared.inputs, self._deliver, gone(receive), loop.create_future(), wake=False)
-        if batcher not in self._waking:  # once for all that are read in this turn of the loop
-            self._waking.add(batcher)
-            loop.call_soon(self._wake, batcher)
-        await ticket.waiter
-        return ticket.answer()
-
-    def _wake(self, batcher: Batcher) -> None:
-        self._waking.discard(batcher)
-        batcher.wake()
-
-    def _deliver(self, tickets: Sequence[Ticket]) -> None:
-        """Resume all that one pass has answered: one call to the loop, from the model's thread."""
-        tickets[0].waiter.get_loop().call_soon_threadsafe(_resolve, tickets)
-
-
-def _quick(predictor: Predictor, body: Body) -> Codec | None:
-    """The codec of a body that takes no time, as most do; None for any other."""
-    if len(body.data) > SMALL or predictor.hooks.preprocess is not None:
-        return None
-    codec = codecs.choose(body)
-    return codec if (codec.effort(body) or 0) <= SMALL else None
+        found: asyncio.Future[Ticket] = loop.create_future()
+        self._waiting.submit(predictor.batcher, prepared.inputs, gone(receive), partial(_resolve, found))
+        return (await found).answer()
 
 
 def _headers(scope: Scope) -> Mapping[str, str]:
@@ -299,17 +277,6 @@ async def _read(intake: Intake, scope: Scope, receive: Receive) -> None:
         more = message.get("more_body", False)
 
 
-def _resolve(tickets: Sequence[Ticket]) -> None:
-    for ticket in tickets:
-        if not ticket.waiter.done():  # its request may have been cancelled
-            ticket.waiter.set_result(None)
-
-
-def _letters(decoded: Decoded) -> int:
-    """Characters of texts; 0 for numbers."""
-    if decoded.items is not None:
-        return sum(len(item) for item in decoded.items.values if isinstance(item, str))
-    arrays = decoded.arrays
-    if isinstance(arrays, np.ndarray) and arrays.dtype.kind == "U":
-        return int(arrays.size * arrays.dtype.itemsize // 4)
-    return 0
+def _resolve(found: asyncio.Future[Ticket], ticket: Ticket) -> None:
+    if not found.done():  # its request may have been cancelled
+        found.set_result(ticket)

@@ -118,7 +118,7 @@ def respond(request: Request) -> Response:
 
 def _predict(served: Models, head: Head, name: str, request: Request) -> Answer:
     with Prediction(served, head, SCORE) as prediction:
-        intake = prediction.intake = Intake(head.headers, served.settings)
+        intake = Intake(head.headers, served.settings, prediction.share)
         # Not request.data, which Flask leaves empty for a form: `curl -d` sends one unless told otherwise.
         while piece := request.stream.read(PIECE):
             intake.add(piece)

@@ -3,7 +3,7 @@
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,17 +43,35 @@ def nbytes(values: Any) -> int:
     return sum(getattr(array, "nbytes", 8) for array in arrays)
 
 
+class Share:
+    """What one request has of the memory that all requests may hold together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.max_held_mb * 1e6
+        self._counted = 0
+
+    def hold(self, size: int) -> None:
+        """Count what this request takes. Raises `QueueFull`; what was counted stays counted until `release`."""
+        self._counted += size
+        if held.add(size) > self._most:
+            raise QueueFull(f"requests of {held.bytes / 1e6:.0f} MB are being answered already")
+
+    def release(self) -> None:
+        held.add(-self._counted)
+        self._counted = 0
+
+
 class Intake:
-    """One request's body. Everything that is counted is given back by `release`.
+    """One request's body, counted in its `share`.
 
     Raises `BodyTooLarge` or `UnsupportedMediaType` by what the headers say.
     """
 
-    def __init__(self, headers: Mapping[str, str], settings: Settings) -> None:
+    def __init__(self, headers: Mapping[str, str], settings: Settings, share: Share) -> None:
         self._headers, self._settings = headers, settings
         self._limit = int(settings.max_body_mb * 1_000_000)
         self._pieces: list[bytes] = []
-        self._counted = 0
+        self.share = share
         self.size = 0  # bytes as they were sent
         said = headers.get("content-length", "")
         if said.isascii() and said.isdigit() and (len(said) > 15 or int(said) > self._limit):
@@ -63,36 +81,24 @@ class Intake:
     def add(self, piece: bytes) -> None:
         """The next bytes. Raises `BodyTooLarge`, or `QueueFull` where all requests together hold too much."""
         self.size += len(piece)
-        self.hold(len(piece))
+        self.share.hold(len(piece))
         if self.size > self._limit:
             raise self._too_large()
         self._pieces.append(piece)
-
-    def hold(self, size: int) -> None:
-        """Count what this request takes. Raises `QueueFull`; what was counted stays counted until `release`."""
-        self._counted += size
-        if held.add(size) > self._settings.max_held_mb * 1e6:
-            raise QueueFull(f"requests of {held.bytes / 1e6:.0f} MB are being answered already")
-
-    def release(self) -> None:
-        held.add(-self._counted)
-        self._counted = 0
 
     def body(self, codec: str = "") -> Body:
         """All of it, decompressed; for that `codec`, where the path says which. Raises `BodyTooLarge`, `QueueFull`,
         `InvalidGzip`, `InvalidTable` or `InvalidTensor`."""
         data = b"".join(self._inflated() if self.compressed else self._pieces)
         self._pieces.clear()
-        kind, semicolon, rest = self._headers.get("content-type", "").partition(";")
-        more = _parameters(rest) if semicolon else {}
-        said = self._headers.get(_LENGTH) or more.get(SIZE_PARAMETER)
+        said = content_type_of(self._headers)
         return Body(
             data,
-            kind.strip().lower(),
-            None if said is None else _json_length(said, len(data)),
+            said.name,
+            None if said.json_length is None else _json_length(said.json_length, len(data)),
             self._limit,
             codec,
-            _has_header(more["header"]) if "header" in more else None,
+            None if said.header is None else _has_header(said.header),
         )
 
     def _inflated(self) -> Iterator[bytes]:
@@ -107,7 +113,7 @@ class Intake:
                     raise InvalidGzip(f"the body is not {self._named()} ({error})") from None
                 piece = stream.unused_data or stream.unconsumed_tail
                 size += len(part)
-                self.hold(len(part))
+                self.share.hold(len(part))
                 if size > self._limit:
                     raise self._too_large()
                 yield part
@@ -119,6 +125,21 @@ class Intake:
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._settings.max_body_mb:g} MB")
+
+
+class ContentType(NamedTuple):
+    """What a body is said to be: its type, and as they were said, how much of it is JSON (where binary data follow) and
+    whether a table has a header."""
+
+    name: str
+    json_length: str | None = None
+    header: str | None = None
+
+
+def content_type_of(headers: Mapping[str, str]) -> ContentType:
+    name, semicolon, rest = headers.get("content-type", "").partition(";")
+    more = _parameters(rest) if semicolon else {}
+    return ContentType(name.strip().lower(), headers.get(_LENGTH) or more.get(SIZE_PARAMETER), more.get("header"))
 
 
 def _compressed(said: str) -> int:

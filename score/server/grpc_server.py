@@ -30,7 +30,6 @@ from score.errors import InternalError, InvalidTensor, NotSupported, PortUnusabl
 from score.inference import pipeline
 from score.inference.predictor import Predictor
 from score.server.api import OIP_V2
-from score.server.body import Intake
 from score.server.grpc_messages import PACKAGE, message
 from score.server.models import READY, Models
 from score.server.prediction import Prediction
@@ -178,8 +177,7 @@ def _infer(models: Models, asked: Any, context: Any) -> Any:
     response = None
     with Prediction(models, head, OIP_V2) as prediction:
         record = prediction.record
-        prediction.intake = Intake({}, models.settings)
-        prediction.intake.hold(asked.ByteSize())
+        prediction.share.hold(asked.ByteSize())
         service = prediction.service = models.take(asked.model_name)
         models.state(service.name, asked.model_version)
         codec = codecs.codecs()[oip_v2.NAME]

@@ -6,7 +6,7 @@ next request with them goes past it. Only whole requests are taken, whose body h
 everything else goes to the parser.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 TEXTS = "loadstone.headers"  # in the scope of such a request: its headers as text
@@ -16,17 +16,20 @@ _END = b"\r\n\r\n"
 
 
 class ParsedHead(NamedTuple):
-    """What the parser made of a head: ASGI's scope but for the connection's part of it, and the length of the body."""
+    """What the parser made of a head: ASGI's scope but for the connection's part of it, and the length of the body;
+    what whoever was asked made of that."""
 
     scope: Mapping[str, Any]
     length: int
+    plain: Any = None
 
 
 class ParsedHeads:
     """The heads of whole requests, by their bytes; one is kept from its second time on, since many have an id of their
     own and never come again."""
 
-    def __init__(self) -> None:
+    def __init__(self, plain: Callable[[Mapping[str, Any]], Any] = lambda _scope: None) -> None:
+        self._plain = plain
         self._known: dict[bytes, ParsedHead] = {}
         self._once: dict[int, None] = {}  # hashes of those that came once; where two are the same, one is kept early
 
@@ -53,7 +56,8 @@ class ParsedHeads:
             return
         texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         _make_room(self._known)
-        self._known[head] = ParsedHead({name: scope[name] for name in _KEPT} | {TEXTS: texts}, len(data) - end)
+        kept = {name: scope[name] for name in _KEPT} | {TEXTS: texts}
+        self._known[head] = ParsedHead(kept, len(data) - end, self._plain(kept))
 
 
 def _make_room(entries: dict[Any, Any]) -> None:

@@ -11,7 +11,7 @@ from score.inference import pipeline
 from score.server import answer
 from score.server.answer import Answer
 from score.server.api import Api
-from score.server.body import Intake
+from score.server.body import Share
 from score.server.metrics import RequestRecord
 from score.server.models import Models
 from score.server.service import Head, Service
@@ -22,16 +22,17 @@ _OF_ROUTES = ("top_k", _NAME)
 
 
 class Prediction:
-    """The record of it, its body as it comes in, the model that it is for, and the answer.
+    """The record of it, what it holds of the memory, the model that it is for, and the answer.
 
-    To be entered as a context. Whatever is raised in it becomes the answer, in the form of the protocol; what was held
-    is given back, and all who watch see it.
+    To be entered as a context, or closed. Whatever is raised in it becomes the answer, in the form of the protocol;
+    what was held is given back, and all who watch see it.
     """
 
     def __init__(self, models: Models, head: Head, api: Api) -> None:
-        self._models, self._head, self._api = models, head, api
+        self.head = head
+        self._models, self._api = models, api
         self.record = RequestRecord(head.request_id, trace=head.headers, route=api.route)
-        self.intake: Intake | None = None
+        self.share = Share(models.settings)
         self.service: Service | None = None
         self.answer: Answer | None = None
         self.error: Exception | None = None
@@ -40,8 +41,11 @@ class Prediction:
         return self
 
     def __exit__(self, _kind: Any, raised: BaseException | None, _trace: Any) -> bool:
-        if self.intake is not None:
-            self.intake.release()
+        return self.close(raised)
+
+    def close(self, raised: BaseException | None = None) -> bool:
+        """It has an answer, or ended with what was `raised`; whether that has become the answer."""
+        self.share.release()
         service, models, record = self.service, self._models, self.record
         if service is not None and models.several:
             models.release(service)
@@ -51,7 +55,7 @@ class Prediction:
                 return False
             self.error = raised
             record.error = getattr(raised, "code", InternalError.code)
-            self.answer = answer.of_failure(raised, self._head.request_id, self._api.said)
+            self.answer = answer.of_failure(raised, self.head.request_id, self._api.said)
         assert self.answer is not None
         record.status = self.answer.status
         (service or models.front).saw(record)

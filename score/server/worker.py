@@ -67,11 +67,11 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
         prometheus.share(azmlinfsrv.models())
         if self.grpc is not None:
             self.grpc.start(azmlinfsrv.models())
-        self.config.app = Application(
+        application = self.config.app = Application(
             azmlinfsrv.models(), every_row(), self.wsgi, self.decoder, hooked=azmlinfsrv.has_hooks()
         )
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
-        server = _Server(self.config, Gate(_connections(self.cfg.worker_connections)), self)
+        server = _Server(self.config, Gate(_connections(self.cfg.worker_connections), application.quick), self)
         self._install_sigquit_handler()
         for number in HANDLED_SIGNALS:  # uvicorn raises them again at its end, which would be this process's
             signal.signal(number, signal.SIG_IGN)

@@ -33,7 +33,7 @@ def listening() -> Iterator[Callable[..., SimpleNamespace]]:
 
     def serve(app: Any, most: int = 100) -> SimpleNamespace:
         config = uvicorn.Config(app, http=HttpProtocol, lifespan="off", ws="none", log_config=None, access_log=False)
-        server, gate = uvicorn.Server(config), Gate(most)
+        server, gate = uvicorn.Server(config), Gate(most, getattr(app, "quick", None))
         server.server_state.gate = gate  # type: ignore[attr-defined]
         listener = socket.create_server(("127.0.0.1", 0))
 

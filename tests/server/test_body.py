@@ -16,12 +16,13 @@ from score.errors import (
     ScoreError,
     UnsupportedMediaType,
 )
-from score.server.body import Intake, held
+from score.server.body import Intake, Share, held
 from score.settings import Settings
 
 
 def intake(headers: dict[str, str] | None = None, **settings: float) -> Intake:
-    return Intake(headers or {}, Settings(**settings))
+    found = Settings(**settings)
+    return Intake(headers or {}, found, Share(found))
 
 
 def test_pieces_become_one_body() -> None:
@@ -31,8 +32,8 @@ def test_pieces_become_one_body() -> None:
     assert held.bytes == found.size == 11
     body = found.body()
     assert (body.data, body.content_type, body.json_length) == (b'{"data": 1}', "application/json", None)
-    found.release()
-    found.release()  # twice is once
+    found.share.release()
+    found.share.release()  # twice is once
     assert held.bytes == 0
 
 
@@ -52,7 +53,7 @@ def test_what_was_counted_is_given_back_whatever_happens(compressed: bool) -> No
             for at in range(0, len(content), 65_536):
                 found.add(content[at : at + 65_536])
             found.body()
-        found.release()
+        found.share.release()
         assert held.bytes == 0
 
 
@@ -61,9 +62,9 @@ def test_all_requests_together_are_bounded() -> None:
     one.add(bytes(700_000))
     with pytest.raises(QueueFull):
         other.add(bytes(700_000))
-    other.release()
+    other.share.release()
     assert held.bytes == 700_000
-    one.release()
+    one.share.release()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_what_is_wrong_with_a_body(headers: dict[str, str], content: bytes, erro
         try:
             found.body()
         finally:
-            found.release()
+            found.share.release()
     assert held.bytes == 0
 
 
@@ -95,21 +96,21 @@ def test_gzip_members_in_any_pieces(parts: list[bytes], cut: int) -> None:
     for at in range(0, len(content), cut):
         found.add(content[at : at + cut])
     assert found.body().data == b"".join(parts)
-    found.release()
+    found.share.release()
     assert held.bytes == 0
 
 
 def test_deflate_is_taken_as_gzip_is() -> None:
     packed = zlib.compress(b'{"data": [1]}')
-    intake = Intake({"content-encoding": "deflate"}, Settings.load())
+    intake = Intake({"content-encoding": "deflate"}, Settings.load(), Share(Settings.load()))
     intake.add(packed)
     assert intake.body().data == b'{"data": [1]}'
-    intake.release()
-    intake = Intake({"content-encoding": "deflate"}, Settings.load())
+    intake.share.release()
+    intake = Intake({"content-encoding": "deflate"}, Settings.load(), Share(Settings.load()))
     intake.add(b"nothing of the kind")
     with pytest.raises(InvalidGzip, match="zlib"):
         intake.body()
-    intake.release()
+    intake.share.release()
 
 
 @pytest.mark.parametrize(
@@ -122,13 +123,13 @@ def test_deflate_is_taken_as_gzip_is() -> None:
     ],
 )
 def test_what_follows_the_content_type(kind: str, header: bool | None, length: int | None) -> None:
-    intake = Intake({"content-type": kind}, Settings.load())
+    intake = Intake({"content-type": kind}, Settings.load(), Share(Settings.load()))
     intake.add(b"1,2,3")
     body = intake.body()
-    intake.release()
+    intake.share.release()
     assert (body.header, body.json_length) == (header, length)
 
 
 def test_a_header_that_is_neither_there_nor_absent() -> None:
     with pytest.raises(InvalidTable, match="present or absent"):
-        Intake({"content-type": "text/csv; header=maybe"}, Settings.load()).body()
+        Intake({"content-type": "text/csv; header=maybe"}, Settings.load(), Share(Settings.load())).body()

@@ -55,16 +55,22 @@ def test_pictures(tmp_path: Path, listening: Serve) -> None:
     assert json.loads(output["data"][0]) == wanted
 
 
+def near(found: list[Any], wanted: list[Any]) -> None:
+    """Texts of one pass may differ from those of several by a float's last digits."""
+    assert [each["label"] for each in found] == [each["label"] for each in wanted]
+    assert [each["score"] for each in found] == pytest.approx([each["score"] for each in wanted])
+
+
 def test_texts(tmp_path: Path, listening: Serve) -> None:
     ask = served(tiny.made("text-classification", tmp_path / "model"), listening)
     wanted = [ask("/score", {"inputs": text})[0] for text in ("a fine day", "no")]
     both = ["a fine day", "no"]
-    assert ask("/v1/models/m:predict", {"instances": both}) == {"predictions": wanted}
-    assert ask("/invocations", {"inputs": both}) == {"predictions": wanted}
-    assert ask("/invocations", b"text\na fine day\nno\n", "text/csv") == {"predictions": wanted}
+    near(ask("/v1/models/m:predict", {"instances": both})["predictions"], wanted)
+    near(ask("/invocations", {"inputs": both})["predictions"], wanted)
+    near(ask("/invocations", b"text\na fine day\nno\n", "text/csv")["predictions"], wanted)
     tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": both}
     (output,) = ask("/v2/models/m/infer", {"inputs": [tensor]})["outputs"]
-    assert [json.loads(each) for each in output["data"]] == wanted
+    near([json.loads(each) for each in output["data"]], wanted)
 
 
 def test_embeddings(tmp_path: Path, listening: Serve) -> None:

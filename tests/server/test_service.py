@@ -75,9 +75,9 @@ def test_what_is_raised_is_the_answer_and_what_was_held_is_given_back(service: S
     asked = head()
     models = Models.of_one(service)
     with Prediction(models, asked, SCORE) as prediction:
-        prediction.intake = Intake({}, models.settings)
-        prediction.intake.add(b"{")
-        predict(service, SCORE, asked, prediction.intake.body(), prediction.record)
+        intake = Intake({}, models.settings, prediction.share)
+        intake.add(b"{")
+        predict(service, SCORE, asked, intake.body(), prediction.record)
     assert prediction.answer is not None
     assert prediction.answer.status == 400
     assert (prediction.record.status, prediction.record.error) == (400, InvalidJson.code)
