@@ -6,6 +6,7 @@ numpy parses a header as Python, and formats one with as much care; most request
 import io
 import math
 from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -25,18 +26,19 @@ def read_array(data: bytes, where: str) -> np.ndarray:
     if start > _LONGEST:
         raise InvalidArray(f"{where} has no valid npy header (it says that it has {start} bytes)")
     try:
-        shape, fortran, dtype = _header(data[:start])
+        shape, order, dtype, expected = _header(data[:start])
     except Exception as error:  # noqa: BLE001  # numpy parses the header as Python: TokenError, RecursionError ...
         raise InvalidArray(f"{where} has no valid npy header ({error})") from None
     if len(shape) > MOST_DIMENSIONS:
         raise InvalidArray(f"{where} is an array of {len(shape)} dimensions; at most {MOST_DIMENSIONS} are taken")
     if dtype.kind not in "biuf":
         raise NotNumeric(f"{where} is an array of {dtype}, not of numbers")
-    expected, found = math.prod(shape) * dtype.itemsize, len(data) - start
-    if expected != found or any(size < 0 for size in shape):
-        raise InvalidArray(f"{where}: an array of {dtype}{list(shape)} is {expected} bytes, and {found} follow")
-    values = np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
-    return values.astype(dtype.newbyteorder("="), copy=False)
+    if expected != len(data) - start:
+        raise InvalidArray(
+            f"{where}: an array of {dtype}{list(shape)} is {expected} bytes, and {len(data) - start} follow"
+        )
+    values = np.frombuffer(data, dtype, offset=start).reshape(shape, order=order)
+    return values if dtype.isnative else values.astype(dtype.newbyteorder("="))
 
 
 def write_array(values: np.ndarray) -> bytes:
@@ -44,16 +46,25 @@ def write_array(values: np.ndarray) -> bytes:
     return _head(values.dtype.str, values.shape) + values.tobytes()
 
 
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    order: Literal["F", "C"]
+    dtype: np.dtype
+    nbytes: int  # what follows
+
+
 @lru_cache(256)
-def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(head: bytes) -> _Header:
     stream = io.BytesIO(head)
     version = npy.read_magic(stream)
     if version not in _READERS:
         raise ValueError(f"version {version} of the npy format")
-    found: tuple[tuple[int, ...], bool, np.dtype] = _READERS[version](stream)
+    shape, fortran, dtype = _READERS[version](stream)
     if stream.tell() != len(head):
         raise ValueError("its length is not what it says")
-    return found
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a size in {list(shape)} is negative")
+    return _Header(shape, "F" if fortran else "C", dtype, math.prod(shape) * dtype.itemsize)
 
 
 @lru_cache(256)

@@ -176,7 +176,7 @@ def _cast(spec: InputSpec, array: np.ndarray) -> torch.Tensor:
     """The array in the model's dtype. Values may lose precision, never their meaning: no fraction is cut from a number
     meant for an integer, and nothing finite becomes infinite."""
     dtype = spec.torch_dtype
-    if dtype == torch.float32 and _plainly_fits(array):
+    if dtype == torch.float32 and (array.dtype == _SINGLE or _plainly_fits(array)):
         return torch.from_numpy(array.astype(np.float32, order="C"))
     if array.dtype.kind == "b" and dtype != torch.bool:
         raise WrongDtype(f"{spec.name}: expected {spec.dtype}, received booleans")
@@ -207,7 +207,7 @@ def _cast(spec: InputSpec, array: np.ndarray) -> torch.Tensor:
 
 _FEW = 64  # numbers: Python looks through them while numpy gets ready to
 _LARGEST = 3.4e38  # a float32, about
-_DOUBLE = np.dtype(np.float64)
+_DOUBLE, _SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 
 
 def _plainly_fits(array: np.ndarray) -> bool:
