@@ -27,6 +27,7 @@ from score.codecs import multipart
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded, Items
 from score.errors import InternalError, OutOfMemory, ScoreError
+from score.inference import allocator
 
 WORTH_IT = 64 << 10  # bytes to be parsed; below, handing them over takes longer than doing it
 MOST_SECONDS = 60  # of work for one body
@@ -58,7 +59,10 @@ class Decoder:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         script = _HELPER.format(root=_ROOT, socket=theirs.fileno())
         with theirs:
-            subprocess.Popen([sys.executable, "-P", "-c", script], pass_fds=[theirs.fileno()], cwd="/")  # noqa: S603
+            subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-c", script],
+                pass_fds=[theirs.fileno()], cwd="/", env=allocator.without(os.environ),
+            )  # fmt: skip
         self._helper = ours
 
     def stop(self) -> None:

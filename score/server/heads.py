@@ -1,4 +1,4 @@
-"""Heads of requests that were parsed before.
+"""Heads of requests: what is wrong with them, and those that were parsed before.
 
 A client repeats its head to the letter from one request to the next, but for the length of the body. The parser starts
 each request from the same state, so that the same bytes have the same meaning: what it made of them is kept, and the
@@ -9,7 +9,11 @@ everything else goes to the parser.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from score.errors import HeadTooLarge, MalformedRequest, ScoreError
+
 TEXTS = "loadstone.headers"  # in the scope of such a request: its headers as text
+MOST_HEAD = 1 << 16  # bytes of a request's line and headers
+MOST_HEADERS = 100
 _MOST = 256  # heads that are kept, of all connections together
 _LONGEST = 2048  # bytes of one
 _END = b"\r\n\r\n"
@@ -67,3 +71,34 @@ def _make_room(entries: dict[Any, Any]) -> None:
 
 _KEPT = ("type", "asgi", "http_version", "root_path", "headers", "method", "path", "raw_path", "query_string")
 _FRAMED = {b"transfer-encoding", b"expect", b"upgrade"}
+
+
+def too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"the request's line and headers have more than {MOST_HEAD:,} bytes, or {MOST_HEADERS} headers")
+
+
+def wrong_with(headers: list[tuple[bytes, bytes]], url: bytes, version: str) -> ScoreError | None:
+    """What the parser lets pass and RFC 9112 does not."""
+    size, hosts, lengths, encoded = len(url), 0, 0, False
+    if len(headers) > MOST_HEADERS:
+        return too_large()
+    for name, value in headers:
+        size += len(name) + len(value)
+        hosts += name == b"host"
+        lengths += name == b"content-length"
+        encoded |= name == b"transfer-encoding"
+    if size > MOST_HEAD:
+        return too_large()
+    if version not in ("1.0", "1.1"):
+        return MalformedRequest(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
+    if hosts != 1 and (version == "1.1" or hosts):
+        return MalformedRequest(f"a request has one Host header, and this has {hosts}")
+    if lengths > 1:
+        return MalformedRequest("the length of the body is said twice")
+    if encoded:
+        codings = b",".join(value for name, value in headers if name == b"transfer-encoding").lower().strip()
+        if codings != b"chunked" or lengths or version == "1.0":
+            return MalformedRequest(
+                "a body's Transfer-Encoding is chunked, once, in HTTP/1.1, and without Content-Length"
+            )
+    return None

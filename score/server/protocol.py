@@ -17,11 +17,11 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from score import log
-from score.errors import HeadTooLarge, MalformedRequest, QueueFull, RequestTimeout, ScoreError
+from score.errors import MalformedRequest, RequestTimeout, ScoreError
 from score.server import answer
 from score.server.app import REFUSAL
-from score.server.heads import ParsedHeads
-from score.server.quick import Quick
+from score.server.gate import Gate
+from score.server.heads import MOST_HEAD, too_large, wrong_with
 from score.server.sending import AT_ONCE, AtOnce, head_of
 from score.server.service import new_id
 
@@ -29,39 +29,7 @@ KEEPALIVE = 75.0  # seconds; longer than load balancers keep theirs, or requests
 STALLED = 20.0  # seconds in which something has to come or go, once a request has begun
 WHOLE = 180.0  # seconds for a request to arrive; Azure gives up after as many
 LINGER = 2.0  # seconds that a connection is kept after its last answer, for the client to read it
-MOST_HEAD = 1 << 16  # bytes of a request's line and headers
-MOST_HEADERS = 100
 MOST_IGNORED = 16_000_000  # bytes of a body that nobody reads any more, before the connection is given up
-
-
-class Gate:
-    """All connections of a server: how many there may be, and whose time has come."""
-
-    def __init__(self, most: int, quick: Quick | None = None) -> None:
-        self.most, self.quick = most, quick
-        self.draining = False
-        self.heads = ParsedHeads() if quick is None else ParsedHeads(quick.head)
-        self.connections: dict[HttpProtocol, None] = {}  # in the order in which they came
-
-    def admit(self, connection: "HttpProtocol") -> None:
-        """A new connection; another may have to go for it, or it itself."""
-        self.connections[connection] = None
-        if len(self.connections) > self.most:
-            others = [each for each in self.connections if each is not connection]
-            silent = next((each for each in others if each.silent), None)
-            idle = silent or next((each for each in others if each.idle), None)
-            if idle is not None:
-                idle.abort()
-            else:
-                connection.refuse(QueueFull(f"there are {self.most:,} connections already"))
-
-    def leave(self, connection: "HttpProtocol") -> None:
-        self.connections.pop(connection, None)
-
-    def sweep(self, now: float) -> None:
-        """Give up on those whose time has come. To be called every now and then."""
-        for connection in list(self.connections):
-            connection.check(now)
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -111,7 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD:
-                self._stop(_head_too_large())
+                self._stop(too_large())
         elif self.cycle is not None and self.cycle.response_complete and self._reading:
             self._ignore(len(data))
         elif first and not self._reading and self.cycle.keep_alive:
@@ -175,7 +143,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._error = _wrong_with(self.headers, self.url, self.parser.get_http_version())
+        self._error = wrong_with(self.headers, self.url, self.parser.get_http_version())
         if self._error is not None:
             raise ValueError(self._error.message)
         super().on_headers_complete()
@@ -321,34 +289,3 @@ class _Exchange:
     def send(self, head: str, body: bytes) -> None:
         if not self.disconnected:
             self._protocol.write_whole(self, head, body)
-
-
-def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(f"the request's line and headers have more than {MOST_HEAD:,} bytes, or {MOST_HEADERS} headers")
-
-
-def _wrong_with(headers: list[tuple[bytes, bytes]], url: bytes, version: str) -> ScoreError | None:
-    """What the parser lets pass and RFC 9112 does not."""
-    size, hosts, lengths, encoded = len(url), 0, 0, False
-    if len(headers) > MOST_HEADERS:
-        return _head_too_large()
-    for name, value in headers:
-        size += len(name) + len(value)
-        hosts += name == b"host"
-        lengths += name == b"content-length"
-        encoded |= name == b"transfer-encoding"
-    if size > MOST_HEAD:
-        return _head_too_large()
-    if version not in ("1.0", "1.1"):
-        return MalformedRequest(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
-    if hosts != 1 and (version == "1.1" or hosts):
-        return MalformedRequest(f"a request has one Host header, and this has {hosts}")
-    if lengths > 1:
-        return MalformedRequest("the length of the body is said twice")
-    if encoded:
-        codings = b",".join(value for name, value in headers if name == b"transfer-encoding").lower().strip()
-        if codings != b"chunked" or lengths or version == "1.0":
-            return MalformedRequest(
-                "a body's Transfer-Encoding is chunked, once, in HTTP/1.1, and without Content-Length"
-            )
-    return None

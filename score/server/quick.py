@@ -7,8 +7,9 @@ same: a test holds the two against each other.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
@@ -122,7 +123,7 @@ class Quick:
             _end(prediction, reply)
 
 
-def _encoded(prediction: Prediction, reply: Reply, found: Future[Answer]) -> None:
+def _encoded(prediction: Prediction, reply: Reply, found: asyncio.Future[Answer]) -> None:
     error = found.exception()
     if error is None:
         prediction.answer = found.result()

@@ -27,7 +27,7 @@ from score.server.log import Background
 from score.settings import Settings, variable
 
 if TYPE_CHECKING:
-    from score.server.protocol import Gate
+    from score.server.gate import Gate
 
 SILENT = 120.0  # seconds in which the loop does not come round; then the process ends, and gunicorn starts another
 SWEEP = 0.5  # seconds between two looks at all connections
@@ -61,7 +61,7 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         from score.server import azmlinfsrv
         from score.server.app import Application
-        from score.server.protocol import Gate
+        from score.server.gate import Gate
         from score.server.routes import every_row, prometheus
 
         prometheus.share(azmlinfsrv.models())

@@ -46,6 +46,21 @@ def test_without_it_nothing_changes(tmp_path: Path) -> None:
     assert environment == {}
 
 
+@pytest.mark.parametrize(
+    ("preloaded", "left"),
+    [
+        ("/usr/lib/libtcmalloc_minimal.so.4", ""),
+        ("/usr/lib/libjemalloc.so.2:/usr/lib/libother.so", "/usr/lib/libother.so"),
+        ("/usr/lib/libother.so /usr/lib/libtcmalloc.so.4", "/usr/lib/libother.so"),
+        ("", ""),
+    ],
+)
+def test_a_process_that_computes_nothing_has_none(preloaded: str, left: str) -> None:
+    found = allocator.without({allocator.PRELOAD: preloaded, "HOME": "/h"})
+    assert found == {allocator.PRELOAD: left, "HOME": "/h"}
+    assert allocator.without({"HOME": "/h"})[allocator.PRELOAD] == ""
+
+
 def test_it_is_known_by_its_name(tmp_path: Path) -> None:
     maps = tmp_path / "maps"
     line = "7f4a9c7c6000-7f4a9c7d0000 r-xp 00000000 fe:00 5 {}\n"

@@ -14,7 +14,8 @@ import uvicorn
 
 from models.simple_model import SimpleModel
 from score.inference.pipeline import load_model
-from score.server.protocol import Gate, HttpProtocol
+from score.server.gate import Gate
+from score.server.protocol import HttpProtocol
 from score.server.service import Service
 from score.settings import Settings
 

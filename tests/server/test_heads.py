@@ -13,8 +13,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from score.server import heads
+from score.server.gate import Gate
 from score.server.heads import TEXTS, ParsedHeads
-from score.server.protocol import Gate, HttpProtocol
+from score.server.protocol import HttpProtocol
 
 POST = b"POST /score?a=b%20c HTTP/1.1\r\nHost: x\r\n"
 REQUESTS = (
