@@ -134,7 +134,7 @@ class Application:
 
     async def _page(self, row: Page, head: Head, path: Mapping[str, str], scope: Scope, receive: Receive) -> Answer:
         try:
-            intake = Intake(head.headers, self._models.settings, Share(self._models.settings))
+            intake = Intake(head.headers, self._models.settings, Share())
             try:
                 if not _taken(intake, scope):
                     await _read(intake, scope, receive)
@@ -221,7 +221,7 @@ class Application:
             return pipeline.prepare(predictor, codec, pipeline.decode(predictor, codec, body), asked)
         codec, decoded = self._decoder.decode(body)
         record.codec = codec.NAME
-        intake.share.hold(max(0, nbytes(decoded.arrays) - len(body.data)))
+        intake.hold(max(0, nbytes(decoded.arrays) - len(body.data)))
         return pipeline.prepare(predictor, codec, decoded, asked)
 
     async def _run(self, predictor: Predictor, prepared: Prepared, receive: Receive) -> tuple[Any, Any]:

@@ -46,14 +46,13 @@ def nbytes(values: Any) -> int:
 class Share:
     """What one request has of the memory that all requests may hold together."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._most = settings.max_held_mb * 1e6
+    def __init__(self) -> None:
         self._counted = 0
 
-    def hold(self, size: int) -> None:
+    def hold(self, size: int, settings: Settings) -> None:
         """Count what this request takes. Raises `QueueFull`; what was counted stays counted until `release`."""
         self._counted += size
-        if held.add(size) > self._most:
+        if held.add(size) > settings.max_held_mb * 1e6:
             raise QueueFull(f"requests of {held.bytes / 1e6:.0f} MB are being answered already")
 
     def release(self) -> None:
@@ -81,10 +80,14 @@ class Intake:
     def add(self, piece: bytes) -> None:
         """The next bytes. Raises `BodyTooLarge`, or `QueueFull` where all requests together hold too much."""
         self.size += len(piece)
-        self.share.hold(len(piece))
+        self.hold(len(piece))
         if self.size > self._limit:
             raise self._too_large()
         self._pieces.append(piece)
+
+    def hold(self, size: int) -> None:
+        """Count what the request takes beside its bytes. Raises `QueueFull`."""
+        self.share.hold(size, self._settings)
 
     def body(self, codec: str = "") -> Body:
         """All of it, decompressed; for that `codec`, where the path says which. Raises `BodyTooLarge`, `QueueFull`,
@@ -113,7 +116,7 @@ class Intake:
                     raise InvalidGzip(f"the body is not {self._named()} ({error})") from None
                 piece = stream.unused_data or stream.unconsumed_tail
                 size += len(part)
-                self.share.hold(len(part))
+                self.hold(len(part))
                 if size > self._limit:
                     raise self._too_large()
                 yield part

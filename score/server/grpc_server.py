@@ -177,7 +177,7 @@ def _infer(models: Models, asked: Any, context: Any) -> Any:
     response = None
     with Prediction(models, head, OIP_V2) as prediction:
         record = prediction.record
-        prediction.share.hold(asked.ByteSize())
+        prediction.share.hold(asked.ByteSize(), models.settings)
         service = prediction.service = models.take(asked.model_name)
         models.state(service.name, asked.model_version)
         codec = codecs.codecs()[oip_v2.NAME]

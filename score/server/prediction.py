@@ -32,7 +32,7 @@ class Prediction:
         self.head = head
         self._models, self._api = models, api
         self.record = RequestRecord(head.request_id, trace=head.headers, route=api.route)
-        self.share = Share(models.settings)
+        self.share = Share()
         self.service: Service | None = None
         self.answer: Answer | None = None
         self.error: Exception | None = None

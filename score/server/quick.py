@@ -18,6 +18,7 @@ import numpy as np
 
 from score.codecs import registry as codecs
 from score.codecs.base import Body, Codec, Decoded
+from score.errors import LoadError
 from score.inference import pipeline
 from score.inference.batching.ticket import Ticket
 from score.inference.pipeline import Prepared
@@ -59,16 +60,20 @@ class Quick:
 
     def __init__(self, models: Models, service: Service, waiting: Waiting, elsewhere: Executor) -> None:
         self._models, self._service, self._waiting, self._elsewhere = models, service, waiting, elsewhere
-        self._limit = int(models.settings.max_body_mb * 1_000_000)
+        self._settings = models.settings
+        self._limit = int(self._settings.max_body_mb * 1_000_000)
 
     @classmethod
     def of(cls, models: Models, waiting: Waiting, elsewhere: Executor) -> Quick | None:
-        """None where there are several models, or requests are more than numbers."""
+        """None where there are several models, none that could be loaded, or requests are more than numbers."""
         service = models.only
-        if service is None or service.predictor.runner is not None:
+        if service is None:
             return None
-        hooks = service.predictor.hooks
-        if hooks.preprocess is not None or hooks.postprocess is not None:
+        try:
+            runner, hooks = service.predictor.runner, service.predictor.hooks
+        except LoadError:  # each request is answered with it
+            return None
+        if runner is not None or hooks.preprocess is not None or hooks.postprocess is not None:
             return None
         return cls(models, service, waiting, elsewhere)
 
@@ -98,7 +103,7 @@ class Quick:
             decoded = codec.decode(body)
             if letters(decoded) > MOST_TEXT:
                 return False
-            prediction.share.hold(len(data))
+            prediction.share.hold(len(data), self._settings)
             prepared = pipeline.prepare(predictor, codec, decoded)
             record.inputs = prepared.inputs
             resume = partial(self._answered, prediction, prepared, reply)

@@ -22,7 +22,7 @@ from score.settings import Settings
 
 def intake(headers: dict[str, str] | None = None, **settings: float) -> Intake:
     found = Settings(**settings)
-    return Intake(headers or {}, found, Share(found))
+    return Intake(headers or {}, found, Share())
 
 
 def test_pieces_become_one_body() -> None:
@@ -102,11 +102,11 @@ def test_gzip_members_in_any_pieces(parts: list[bytes], cut: int) -> None:
 
 def test_deflate_is_taken_as_gzip_is() -> None:
     packed = zlib.compress(b'{"data": [1]}')
-    intake = Intake({"content-encoding": "deflate"}, Settings.load(), Share(Settings.load()))
+    intake = Intake({"content-encoding": "deflate"}, Settings.load(), Share())
     intake.add(packed)
     assert intake.body().data == b'{"data": [1]}'
     intake.share.release()
-    intake = Intake({"content-encoding": "deflate"}, Settings.load(), Share(Settings.load()))
+    intake = Intake({"content-encoding": "deflate"}, Settings.load(), Share())
     intake.add(b"nothing of the kind")
     with pytest.raises(InvalidGzip, match="zlib"):
         intake.body()
@@ -123,7 +123,7 @@ def test_deflate_is_taken_as_gzip_is() -> None:
     ],
 )
 def test_what_follows_the_content_type(kind: str, header: bool | None, length: int | None) -> None:
-    intake = Intake({"content-type": kind}, Settings.load(), Share(Settings.load()))
+    intake = Intake({"content-type": kind}, Settings.load(), Share())
     intake.add(b"1,2,3")
     body = intake.body()
     intake.share.release()
@@ -132,4 +132,4 @@ def test_what_follows_the_content_type(kind: str, header: bool | None, length: i
 
 def test_a_header_that_is_neither_there_nor_absent() -> None:
     with pytest.raises(InvalidTable, match="present or absent"):
-        Intake({"content-type": "text/csv; header=maybe"}, Settings.load(), Share(Settings.load())).body()
+        Intake({"content-type": "text/csv; header=maybe"}, Settings.load(), Share()).body()

@@ -17,12 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from torch import nn
 
+from score.errors import WeightsMismatch
 from score.inference.pipeline import load_model
 from score.server.app import Application
 from score.server.body import held
 from score.server.decoder import Decoder
+from score.server.metrics import Observer
 from score.server.models import Models
 from score.server.service import Service
+from score.server.startup import Unserved
 from score.settings import Settings
 
 Serve = Callable[..., SimpleNamespace]
@@ -192,6 +195,16 @@ def test_from_the_third_time_on_the_application_is_not_asked(both: Service, list
     before = both.observer.snapshot()["requests"]
     assert client.status(REQUESTS["JSON"]) == b"200"
     assert both.observer.snapshot()["requests"] == before + 1
+
+
+def test_a_model_that_could_not_be_loaded_says_why_to_each_request(listening: Serve) -> None:
+    error = WeightsMismatch("it does not fit")
+    found = Service(Unserved(error), Observer(log_requests=False))  # type: ignore[arg-type]
+    client = Client(served(found, listening))
+    for _ in range(4):
+        head, body = client.ask(REQUESTS["JSON"])
+        assert head.startswith(b"HTTP/1.1 503")
+        assert json.loads(body)["error"]["code"] == "weights_mismatch"
 
 
 def test_a_large_answer_is_encoded_elsewhere(tmp_path: Path, listening: Serve) -> None:
