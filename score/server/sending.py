@@ -7,10 +7,13 @@ from typing import Protocol
 
 from starlette.types import Receive, Send
 
+from score.errors import ClientGone
 from score.server.answer import Answer
 
 AT_ONCE = "loadstone.at_once"  # among the extensions in the scope: an `AtOnce`
-_STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus} | {
+    ClientGone.status: f"{ClientGone.status} Client Closed Request"  # as nginx calls it; nobody is there to read it
+}
 
 
 class AtOnce(Protocol):

@@ -234,7 +234,9 @@ def one(value: float) -> bytes:
     return request(json.dumps({"data": [[value]]}).encode().ljust(30))
 
 
-def test_a_request_whose_client_left_is_not_computed(model: Held, listening: Serve) -> None:
+def test_a_request_whose_client_left_is_not_computed(
+    model: Held, listening: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     server = served(model.service, listening)
     model.go.set()
     first, second = learned(server, one(0.0)), Client(server)
@@ -254,6 +256,7 @@ def test_a_request_whose_client_left_is_not_computed(model: Held, listening: Ser
     assert model.given[-2:] == [1.0, 3.0]
     assert 2.0 not in model.given
     assert held.bytes == 0
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
 def test_what_is_sent_before_the_answer_has_its_turn(model: Held, listening: Serve) -> None:
