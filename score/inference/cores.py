@@ -18,6 +18,11 @@ def threads(workers: int = 1) -> int:
     return max(1, math.ceil(cores) // workers)
 
 
+def counts(most: int) -> list[int]:
+    """Numbers of threads that are worth trying, the most first: all, and powers of two below."""
+    return [most, *(1 << power for power in reversed(range((most - 1).bit_length())))]
+
+
 def physical() -> int:
     """The physical cores that this process may run on: two threads of one share what computes."""
     try:

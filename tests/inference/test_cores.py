@@ -69,3 +69,9 @@ def test_what_can_not_be_read_is_no_limit(machine: Path) -> None:
     assert cores.quota() is None
     (machine / "own").unlink()
     assert cores.threads() == 4
+
+
+def test_numbers_of_threads_that_are_tried() -> None:
+    assert [cores.counts(most) for most in (1, 2, 3, 4, 6, 16)] == [
+        *([1], [2, 1], [3, 2, 1], [4, 2, 1], [6, 4, 2, 1], [16, 8, 4, 2, 1])
+    ]

@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 
+from score import log
 from score.codecs.base import Arrays
 from score.errors import ClientGone, DeadlinePassed, QueueFull, RequestError
+from score.inference import cores
 from score.inference.batching.cost_model import CostModel
 from score.inference.batching.passes import Begin, Forward, Outputs, Passes
 from score.inference.batching.rows import TOLERANCE, Inputs, Rows
@@ -27,6 +29,9 @@ from score.inference.batching.ticket import Deliver, Pass, Ticket, deliver, rows
 from score.inference.batching.turns import Turns
 
 LONG_PASS = 0.05  # seconds
+SHORT_PASS = 0.01  # seconds; a longer one has work for all cores
+TRIES = 5  # passes for each number of cores
+CLEARLY = 0.9  # of the time with all cores
 _forks = 0  # that this process has come out of since it imported this
 
 
@@ -87,6 +92,7 @@ class Batcher:
         self._ended = 0.0  # the last pass
         self._expected = 1  # rows in the last pass, and in the queue when it ended
         self._cores = self._used_cores = torch.get_num_threads()
+        self._small = (0, self._cores)  # a pass of up to so many rows is computed with so many cores
 
     @property
     def waiting(self) -> int:
@@ -173,6 +179,22 @@ class Batcher:
         self._closed.set()
         self.wake()
 
+    def choose_cores(self, inputs: Inputs) -> None:
+        """Find out with how many cores a small request, such as this one, is answered soonest: threads wait for each
+        other at every step of a pass, and where the steps are short that takes longer than they save. Raises as
+        `submit`."""
+        rows, _ = self._layout.kind(inputs)
+        found: dict[int, float] = {}
+        for count in cores.counts(self._cores):
+            self._small = rows, count
+            found[count] = min(self.submit(inputs)[1].computed for _ in range(TRIES))
+            if found[count] > SHORT_PASS:
+                break
+        best = min(found, key=lambda count: found[count])
+        self._small = rows, best if found[best] < CLEARLY * found[self._cores] else self._cores
+        if self._small[1] != self._cores:
+            log.info("a small request is computed with %d of %d cores, which is quicker", best, self._cores)
+
     def _drained_in(self) -> float:
         """Seconds until what waits now is done, by what it took so far."""
         return self.costs.of(self.most_rows) * rows_in(self._queue) / self.most_rows
@@ -251,10 +273,14 @@ class Batcher:
         return [ticket for ticket in batch if ticket.finished] if unfinished else batch
 
     def _share_cores(self, rows: int, crowded: bool) -> None:
-        """All cores for a lone request; under load, one is left to reading and writing requests, which would otherwise
-        take turns with a thread that all others of the forward pass wait for. A long pass has few of them beside it."""
-        short = self.costs.of(rows) < LONG_PASS
-        wanted = max(self._cores - 1, 1) if crowded and short else self._cores
+        """All cores for a lone request, or as many as it is quickest with; under load, one is left to reading and
+        writing requests, which would otherwise take turns with a thread that all others of the forward pass wait for. A
+        long pass has few of them beside it."""
+        most, best = self._small
+        if crowded and self.costs.of(rows) < LONG_PASS:
+            wanted = max(self._cores - 1, 1)
+        else:
+            wanted = best if rows <= most else self._cores
         if wanted != self._used_cores:
             self._used_cores = wanted
             torch.set_num_threads(wanted)

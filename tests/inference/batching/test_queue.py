@@ -75,6 +75,32 @@ def test_a_lone_request_runs_at_once_and_alone() -> None:
     assert (took.rows, took.batch_rows, recorder.calls) == (2, 2, [2])
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected", "tried"),
+    [({2: 0.004, 1: 0.001}, 1, {1, 2}), ({2: 0.001, 1: 0.004}, 2, {1, 2}), ({2: 0.015, 1: 0.001}, 2, {2})],
+)
+def test_a_small_request_is_computed_with_the_cores_that_are_quickest(
+    seconds: dict[int, float], expected: int, tried: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores, used = [2], list[tuple[int, int]]()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores[-1])
+    monkeypatch.setattr(torch, "set_num_threads", cores.append)
+
+    def forward(inputs: dict[str, Any]) -> np.ndarray:
+        used.append((len(inputs["x"]), cores[-1]))
+        time.sleep(seconds[cores[-1]])
+        return np.asarray(inputs["x"])
+
+    batcher = Batcher(forward, Limits(64, 64, 10), True)
+    batcher.choose_cores({"x": torch.zeros(1, 2)})
+    assert {count for _, count in used} == tried
+    used.clear()
+    for rows in (1, 8):
+        batcher.submit({"x": torch.zeros(rows, 2)})
+    batcher.close()
+    assert used == [(1, expected), (8, 2)]
+
+
 def test_requests_that_wait_together_run_together_by_rows() -> None:
     recorder = Recorder(doubled)
     batcher = Batcher(recorder, Limits(8, 256, 60), True)
