@@ -166,17 +166,20 @@ def environment_of(name: str, contender: Contender) -> Path:
     """The folder of executables of a contender's virtual environment, made where it is missing."""
     if not contender.packages and not contender.revision:
         return Path(sys.executable).parent
-    home = CACHE / name
-    if not (home / ".ready").exists():
+    home, ready = CACHE / name, CACHE / name / ".ready"
+    wanted = {contender.revision} if contender.revision else {TORCH, "numpy", *contender.packages}
+    there = set(ready.read_text().splitlines()) if ready.exists() else set()
+    if not wanted <= there:
         print(f"installing {name} ...", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", home], check=True)
         install = [str(home / "bin/pip"), "install", "--quiet"]
         if contender.revision:
             tree = home / "tree"
-            subprocess.run(["git", "worktree", "add", "--force", "--detach", tree, contender.revision], check=True)
+            if not tree.exists():
+                subprocess.run(["git", "worktree", "add", "--force", "--detach", tree, contender.revision], check=True)
             subprocess.run([*install, "-r", str(tree / "requirements.lock")], check=True)
             subprocess.run([*install, "--no-deps", "--editable", str(tree)], check=True)
         else:
-            subprocess.run([*install, TORCH, "numpy", *contender.packages], check=True)
-        (home / ".ready").touch()
+            subprocess.run([*install, *sorted(there | wanted)], check=True)
+        ready.write_text("\n".join(sorted(there | wanted)))
     return home / "bin"

@@ -2,66 +2,82 @@
 
     python bench/network_peers.py [--models resnet18,mlp] [--seconds 5] [--rounds 3] [--only NAME ...]
 
-The same weights for all (`bench/networks.py`), a row a request. Ours and TorchServe are sent npy, and so are
+The same weights for all (`bench/networks.py`), a row or a text a request. Ours and TorchServe are sent npy, and so are
 azmlinfsrv with the usual score.py and ONNX Runtime behind FastAPI; LitServe npy as base64 in JSON; Triton its
-protocol's binary tensors; MLflow's scoring server lists of numbers: it takes no other arrays. TorchServe, LitServe
-and Triton batch (64 rows, 5 ms), the others don't. OpenVINO Model Server is on no package index. One server runs at a
-time, in turns; the table has medians: seconds from the start until wrk has been answered for two, the proportional
-set size of all processes after that, and requests/s. Needs wrk.
+protocol's binary tensors; MLflow's scoring server lists of numbers: it takes no other arrays. Texts are JSON for all:
+64 of 4 to 40 words in turns; azmlinfsrv and MLflow have transformers' pipeline, the others its tokenizer and model.
+TorchServe, LitServe and Triton batch (64 rows, 5 ms; texts padded to a batch's longest), the others don't. OpenVINO
+Model Server is on no package index. One server runs at a time, in turns; the table has medians: seconds from the start
+until wrk has been answered for two, the proportional set size of all processes after that, and requests/s. Needs wrk.
 """
 
 import argparse
-import base64
 import dataclasses
-import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from contenders import CACHE, OURS, PEERS, PORT, ROOT, USUAL, Case, Contender, contenders, environment_of, work
-from networks import AS_NPY, CONNECTIONS, MODELS, Model, make, trusted, tuned
-from serve import load, memory_mb, serving, write_script
+from contenders import CACHE, OURS, PEERS, PORT, USUAL, Case, Contender, contenders, environment_of, work
+from network_files import PATHS, prepare, script
+from networks import CONNECTIONS, MODELS, Model, make, trusted, tuned
+from serve import load, memory_mb, serving
+from texts import servers as text_servers
 
-CLASSES = CACHE / "classes"
-PATHS = f"{CLASSES}:{ROOT}"  # where a pickle finds the class of its module, as it is installed with us
+TRANSFORMERS = f"transformers=={version('transformers')}"
+TEXTS = {"onnxruntime": "json", "torchserve": "json", "litserve": "json", "triton": "bytes", "mlflow": "list"}
+ARRAYS = {"onnxruntime": "npy", "torchserve": "npy", "litserve": "base64", "triton": "binary", "mlflow": "nested"}
+"""The body that a server is asked with."""
 
 
-def peers(shape: tuple[int, ...]) -> dict[str, Contender]:
+def peers(model: Model) -> dict[str, Contender]:
     """The other servers, and what each is asked with."""
     known = contenders()
-    more = {"PYTHONPATH": PATHS, "BENCH_SHAPE": ",".join(map(str, shape))}
-
-    def like(name: str, body: str, **change: Any) -> Contender:
-        found = known[name]
-        environment = {**found.environment, **more, "BENCH_BODY": body}
-        return dataclasses.replace(found, kind=body, environment=environment, **change)
-
-    return {
-        USUAL: like(USUAL, "npy"),
-        "onnxruntime": like(
-            "fastapi", "npy", packages=("fastapi", "uvicorn[standard]", "onnxruntime"), path=lambda _: "/npy",
-            command=lambda case, bin: [str(bin / "uvicorn"), "onnxruntime_app:app", "--port", str(PORT)],
-        ),
-        "torchserve": like("torchserve", "npy"),
-        "litserve": like("litserve", "base64"),
-        "triton": like("triton", "binary"),
-        "mlflow": Contender(
-            mlflow, lambda _: "/invocations", ("mlflow>=3", "pandas"), "/health", kind="nested",
-            environment={**more, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        ),
+    kinds = TEXTS if model.of_texts else ARRAYS
+    needed = (TRANSFORMERS,) if model.folder else ()
+    shape = ",".join(map(str, model.shape[1:]))
+    more = {
+        "PYTHONPATH": PATHS, "BENCH_SHAPE": shape, "BENCH_DTYPE": model.dtype,
+        "BENCH_OUTPUT_DIMENSIONS": str(model.answers), "MLFLOW_DISABLE_TELEMETRY": "true",
     }  # fmt: skip
+
+    def like(name: str, base: Contender) -> Contender:
+        said = "texts" if model.of_texts else kinds[name]
+        environment = {**base.environment, **more, "BENCH_BODY": said}
+        return dataclasses.replace(base, kind=kinds[name], environment=environment, packages=(*base.packages, *needed))
+
+    behind_fastapi = dataclasses.replace(
+        known["fastapi"], packages=("fastapi", "uvicorn[standard]", "onnxruntime"),
+        path=lambda _: "/texts" if model.of_texts else "/npy",
+        command=lambda case, bin: [str(bin / "uvicorn"), "onnxruntime_app:app", "--port", str(PORT)],
+    )  # fmt: skip
+    of_mlflow = Contender(mlflow, lambda _: "/invocations", ("mlflow>=3", "pandas"), "/health")
+    others = {
+        "onnxruntime": behind_fastapi, **{name: known[name] for name in ("torchserve", "litserve", "triton")},
+        "mlflow": of_mlflow,
+    }  # fmt: skip
+    if model.of_texts:
+        usual = dataclasses.replace(text_servers()[USUAL], kind="json")
+    else:
+        usual = dataclasses.replace(known[USUAL], kind="npy", environment={**more, "BENCH_BODY": "npy"})
+    return {USUAL: usual, **{name: like(name, base) for name, base in others.items()}}
 
 
 def mlflow(case: Case, bin: Path) -> list[str]:
     folder = work(case, f"{case.model}-mlflow")
     if not (folder / "saved").exists():
-        shape = ",".join(map(str, MODELS[case.model].shape[1:]))
-        environment = {"PYTHONPATH": PATHS, "PATH": f"{bin}:/usr/bin:/bin", "BENCH_SHAPE": shape}
-        command = [bin / "python", PEERS / "mlflow_save.py", case.folder / "model.pt", folder / "saved"]
+        model = MODELS[case.model]
+        shape = ",".join(map(str, model.shape[1:]))
+        environment = {
+            "PYTHONPATH": PATHS, "PATH": f"{bin}:/usr/bin:/bin", "BENCH_SHAPE": shape, "BENCH_DTYPE": model.dtype,
+        }  # fmt: skip
+        saving = (
+            ("mlflow_save_texts.py", case.folder) if model.of_texts else ("mlflow_save.py", case.folder / "model.pt")
+        )
+        command = [bin / "python", PEERS / saving[0], saving[1], folder / "saved"]
         subprocess.run(command, check=True, env=environment, capture_output=True)
     return [
         str(bin / "mlflow"), "models", "serve", "--model-uri", str(folder / "saved"), "--port", str(PORT),
@@ -69,59 +85,10 @@ def mlflow(case: Case, bin: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def prepare(name: str, model: Model, folder: Path) -> None:
-    """The module, pickled whole and as ONNX, and wrk's script and body for each kind."""
-    import numpy as np
-    import torch
-
-    folder.mkdir(parents=True, exist_ok=True)
-    CLASSES.mkdir(exist_ok=True)
-    if not (CLASSES / "loadstone_models").exists():
-        (CLASSES / "loadstone_models").symlink_to(ROOT / "models")
-    module = model.build().eval()
-    held = torch.load(CACHE / "tuned" / name / "model.pt", weights_only=False)  # our own: `networks.make` wrote it
-    module.load_state_dict(held.state_dict() if isinstance(held, torch.nn.Module) else held)
-    torch.save(module, folder / "model.pt")
-    rows = torch.rand(model.shape)
-    torch.onnx.export(
-        module, (rows,), str(folder / "model.onnx"), dynamo=False, input_names=["data"], output_names=["output"],
-        dynamic_axes={"data": {0: "rows"}, "output": {0: "rows"}},
-    )  # fmt: skip
-    array = folder / "body.npy"
-    np.save(array, rows.numpy())
-    head = json.dumps(
-        {
-            "inputs": [
-                {"name": "data", "shape": list(model.shape), "datatype": "FP32",
-                 "parameters": {"binary_data_size": rows.numel() * 4}}
-            ],
-            "outputs": [{"name": "output", "parameters": {"binary_data": True}}],
-        }
-    ).encode()  # fmt: skip
-    bodies = {
-        "npy": (array.read_bytes(), AS_NPY),
-        "base64": (
-            json.dumps({"data": base64.b64encode(array.read_bytes()).decode()}).encode(),
-            {"Content-Type": "application/json"},
-        ),
-        "binary": (
-            head + rows.numpy().tobytes(),
-            {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))},
-        ),
-        "nested": (json.dumps({"inputs": rows.tolist()}).encode(), {"Content-Type": "application/json"}),
-    }
-    for kind, (body, headers) in bodies.items():
-        place = script(folder, kind).with_suffix("")
-        place.write_bytes(body)
-        write_script(script(folder, kind), place, headers)
-
-
-def script(folder: Path, kind: str) -> Path:
-    return folder.parent / f"{folder.name}.{kind}.lua"
-
-
 def ours(model: Model, how: Mapping[str, str]) -> Contender:
-    return dataclasses.replace(contenders()[OURS], kind="npy", environment={**how, "SCORE_INPUTS": model.takes})
+    takes = {} if model.of_texts else {"SCORE_INPUTS": model.takes}
+    kind = "json" if model.of_texts else "npy"
+    return dataclasses.replace(contenders()[OURS], kind=kind, environment={**how, **takes})
 
 
 def measured(name: str, contender: Contender, case: Case, seconds: float) -> dict[str, float]:
@@ -165,7 +132,7 @@ def main() -> None:
         found = tuned(path, model, 1e-3)
         folder = CACHE / "network-peers" / model_name
         prepare(model_name, model, folder)
-        theirs = {name: each for name, each in peers(model.shape[1:]).items() if not given.only or name in given.only}
+        theirs = {name: each for name, each in peers(model).items() if not given.only or name in given.only}
         servers = {
             "loadstone, tuned": (ours(model, trusted(found)), path),
             "loadstone, torch as it is": (ours(model, {"SCORE_BACKEND": "eager"}), path),

@@ -74,12 +74,22 @@ def minilm(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model to measure: what builds it, and what it takes; none for texts."""
+    """A model to measure: what builds it, what it takes (none for texts), and of how many dimensions its answer is
+    beside the rows."""
 
     build: Callable[..., Any]
     takes: str = ""
     shape: tuple[int, ...] = ()
     folder: bool = False
+    answers: int = 1
+
+    @property
+    def of_texts(self) -> bool:
+        return not self.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.takes.partition("[")[0]
 
 
 PIXELS = ("float32[N, 3, 224, 224]", (1, 3, 224, 224))
@@ -88,7 +98,7 @@ MODELS: Mapping[str, Model] = {
     "resnet50": Model(lambda: resnet([3, 4, 6, 3], True), *PIXELS),
     "mobilenet_v2": Model(mobilenet, *PIXELS),
     "vit_b_16": Model(vit, *PIXELS, folder=True),
-    "lstm": Model(tagger, "int64[N, 32]", (1, 32)),
+    "lstm": Model(tagger, "int64[N, 32]", (1, 32), answers=2),
     "mlp": Model(perceptron, "float32[N, 3072]", (1, 3072)),
     "minilm": Model(minilm, folder=True),
 }
@@ -112,7 +122,7 @@ def script(name: str, model: Model) -> Path:
     import numpy as np
 
     place = CACHE / "tuned" / f"{name}.json.lua"
-    if not model.shape:
+    if model.of_texts:
         write_texts(place)
         return place
     body = place.with_suffix(".npy")
@@ -143,9 +153,9 @@ def measured(path: Path, model: Model, wrk: Path, how: Mapping[str, str], second
     environment = {**how, **({"SCORE_INPUTS": model.takes} if model.takes else {})}
     ours = dataclasses.replace(contenders()[OURS], environment=environment)
     start = time.monotonic()
-    with serving(OURS, ours, Case("tuned", path, "npy" if model.shape else "json")):
+    with serving(OURS, ours, Case("tuned", path, "json" if model.of_texts else "npy")):
         first = time.monotonic() - start
-        if not model.shape:
+        if model.of_texts:
             first_answer("/score", wrk.with_suffix(""))
         found = {}
         for connections in CONNECTIONS:

@@ -27,7 +27,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from contenders import CACHE, OURS, PEERS, PORT, ROOT, USUAL, Case, Contender, contenders, environment_of, revision
+from contenders import (
+    CACHE,
+    OURS,
+    PEERS,
+    PORT,
+    ROOT,
+    TUNED,
+    USUAL,
+    Case,
+    Contender,
+    contenders,
+    environment_of,
+    revision,
+)
 
 CONNECTIONS = (1, 16, 64)
 WIDTHS = {"tiny": 10, "wide": 3072}
@@ -208,7 +221,7 @@ def verdicts(model: str, body: str, results: dict[str, dict[int, dict[str, float
     if OURS not in results:
         return found
     earlier = [name for name in results if name not in contenders()]
-    others = {name: by for name, by in results.items() if name not in (OURS, USUAL, *earlier)}
+    others = {name: by for name, by in results.items() if name not in (OURS, TUNED, USUAL, *earlier)}
     for connections in CONNECTIONS:
         ours = results[OURS][connections]
         parts = []

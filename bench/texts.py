@@ -13,7 +13,9 @@ import json
 import random
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from contenders import CACHE, OURS, PEERS, PORT, USUAL, Case, Contender, contenders
 from serve import first_answer, load, serving
@@ -53,10 +55,15 @@ def save_tokenizer(folder: Path) -> int:
     return len(words)
 
 
-def write_script(script: Path) -> None:
-    """wrk's script with 64 texts in turns, and beside it, without `.lua`, the body of the first."""
+def as_inputs(text: str) -> Any:
+    """A text as Hugging Face's servers are asked about it."""
+    return {"inputs": text}
+
+
+def write_script(script: Path, form: Callable[[str], Any] = as_inputs) -> None:
+    """wrk's script with 64 texts in turns, each in a `form` of JSON, and beside it, without `.lua`, the first body."""
     texts = random.Random(0)
-    bodies = [json.dumps({"inputs": " ".join(texts.choices(WORDS, k=texts.randint(4, 40)))}) for _ in range(64)]
+    bodies = [json.dumps(form(" ".join(texts.choices(WORDS, k=texts.randint(4, 40))))) for _ in range(64)]
     script.with_suffix("").write_text(bodies[0])
     listed = ",\n".join(f"  {json.dumps(body)}" for body in bodies)
     script.write_text(

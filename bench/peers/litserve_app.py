@@ -40,7 +40,25 @@ class Base64(Json):
         return torch.from_numpy(np.load(io.BytesIO(base64.b64decode(request["data"]))))
 
 
+class Texts(litserve.LitAPI):
+    def setup(self, device):
+        from text_classifier import Classifier
+
+        self.classify = Classifier()
+
+    def decode_request(self, request):
+        return request["inputs"]
+
+    def predict(self, batch):
+        return self.classify(batch)
+
+    def encode_response(self, output):
+        return output
+
+
+APIS = {"base64": Base64, "texts": Texts}
+
 if __name__ == "__main__":
-    api = (Base64 if os.environ["BENCH_BODY"] == "base64" else Json)(max_batch_size=64, batch_timeout=0.005)
+    api = APIS.get(os.environ["BENCH_BODY"], Json)(max_batch_size=64, batch_timeout=0.005)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
     server.run(port=int(sys.argv[1]), generate_client_file=False, log_level="warning")

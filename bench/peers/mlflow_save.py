@@ -1,4 +1,5 @@
-"""A pickled module as a model of MLflow's: `python mlflow_save.py MODEL.PT FOLDER`; BENCH_SHAPE is a row's."""
+"""A pickled module as a model of MLflow's: `python mlflow_save.py MODEL.PT FOLDER`; BENCH_SHAPE is a row's, BENCH_DTYPE
+its type."""
 
 import os
 import sys
@@ -11,5 +12,5 @@ from mlflow.types import Schema, TensorSpec
 
 module = torch.load(sys.argv[1], weights_only=False).eval()
 shape = (-1, *map(int, os.environ["BENCH_SHAPE"].split(",")))
-signature = ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.float32), shape)]))
+signature = ModelSignature(inputs=Schema([TensorSpec(np.dtype(os.environ["BENCH_DTYPE"]), shape)]))
 mlflow.pytorch.save_model(module, sys.argv[2], signature=signature, serialization_format="pickle")
