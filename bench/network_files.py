@@ -2,6 +2,7 @@
 it is asked with."""
 
 import base64
+import importlib
 import io
 import json
 import shutil
@@ -62,21 +63,20 @@ def _classifier(kept: Path) -> Any:
     """A folder of transformers as a module that answers with an array."""
     from transformers import AutoModelForImageClassification
 
-    sys.path.insert(0, str(PEERS))
-    from logits import Logits
+    return _logits(AutoModelForImageClassification.from_pretrained(kept, attn_implementation="sdpa"))
 
-    return Logits(AutoModelForImageClassification.from_pretrained(kept, attn_implementation="sdpa")).eval()
+
+def _logits(classifier: Any) -> Any:
+    sys.path.insert(0, str(PEERS))  # under the name that the peers unpickle it by
+    return importlib.import_module("logits").Logits(classifier).eval()
 
 
 def _texts(kept: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    sys.path.insert(0, str(PEERS))
-    from logits import Logits
-
     shutil.copytree(kept, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tuned*", "*.pt2", "*.onnx"))
-    module = Logits(AutoModelForSequenceClassification.from_pretrained(kept, attn_implementation="eager")).eval()
+    module = _logits(AutoModelForSequenceClassification.from_pretrained(kept, attn_implementation="eager"))
     tokens = torch.ones(1, 12, dtype=torch.int64)
     axes = {0: "rows", 1: "tokens"}
     _onnx(module, (tokens, tokens), {"input_ids": axes, "attention_mask": axes}, folder)
