@@ -6,8 +6,8 @@ alike in their range, so that trying says too little: the operators are looked a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -47,12 +47,7 @@ def _programs(module: nn.Module) -> Iterable[nn.Module]:
 def _operators(part: nn.Module) -> Iterator[str]:
     """The operators of one program, as `aten::add`; nothing of a module that is none."""
     if isinstance(part, torch.jit.ScriptModule):
-        graph = part.inlined_graph  # to be held, since its nodes end with it
-        waiting: list[Any] = [graph]
-        while waiting:
-            for node in waiting.pop().nodes():
-                yield node.kind()
-                waiting.extend(node.blocks())
+        yield from re.findall(r"\w+::\w+", str(part.inlined_graph))  # to walk its nodes takes seven times as long
     elif isinstance(part, fx.GraphModule):
         for node in part.graph.nodes:
             if isinstance(node.target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):

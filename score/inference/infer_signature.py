@@ -37,10 +37,13 @@ def find(module: nn.Module, declared: str | dict[str, str] | None, source: str) 
         return exported
     required = [spec for spec in names if spec.required]
     if len(required) == 1 and not required[0].scalar and _weight_bytes(module) <= _LARGEST_TO_PROBE:
+        one_range = dynamic_ranges.shared(module)
         for guess in _guesses(module, required[0]):
-            if _takes(module, guess, order):
+            if _takes(module, guess, order, one_range):
                 others = tuple(spec for spec in names if spec is not required[0])
-                return Signature((_generalised(module, guess, order), *others), "found by trying", guessed=True)
+                return Signature(
+                    (_generalised(module, guess, order, one_range), *others), "found by trying", guessed=True
+                )
     return Signature(tuple(names), "the parameters of forward", guessed=True)
 
 
@@ -243,7 +246,7 @@ def _for_layer(part: nn.Module, shape: tuple[int, ...], spec: InputSpec) -> Iter
         yield guess((None, *shape))
 
 
-def _takes(module: nn.Module, spec: InputSpec, order: list[str]) -> bool:
+def _takes(module: nn.Module, spec: InputSpec, order: list[str], one_range: bool) -> bool:
     """Whether the model accepts the guess and answers each row as it would answer it alone. The first output decides:
     recurrent networks add states whose batch is not in front."""
     batch = synthetic(Signature((spec,), ""), rows=2)[spec.name]
@@ -254,7 +257,7 @@ def _takes(module: nn.Module, spec: InputSpec, order: list[str]) -> bool:
         return False
     if both is None or alone is None or both.shape[:1] != (2,) or alone.shape[:1] != (1,):
         return False
-    if dynamic_ranges.shared(module):  # rows share the steps that their range is cut into
+    if one_range:  # rows share the steps that their range is cut into
         return torch.allclose(both[1:], alone, rtol=0, atol=_STEPS * float(alone.abs().max()))
     return torch.allclose(both[1:], alone, rtol=tolerance(both.dtype), atol=1e-4, equal_nan=True)
 
@@ -264,7 +267,7 @@ def tolerance(dtype: torch.dtype) -> float:
     return max(1e-3, 4 * torch.finfo(dtype).eps) if dtype.is_floating_point else 1e-3
 
 
-def _generalised(module: nn.Module, spec: InputSpec, order: list[str]) -> InputSpec:
+def _generalised(module: nn.Module, spec: InputSpec, order: list[str], one_range: bool) -> InputSpec:
     """A size that was tried and must be just that is fixed in the shape. Sizes are tried alone and all together, since
     many models take any square; one that goes with the others stays free."""
     assert spec.shape is not None and spec.example is not None
@@ -273,7 +276,7 @@ def _generalised(module: nn.Module, spec: InputSpec, order: list[str]) -> InputS
 
     def takes(axes: list[int], factor: int) -> bool:
         other = tuple(factor * size if at in axes else size for at, size in enumerate(spec.example or ()))
-        return _takes(module, replace(spec, example=other), order)
+        return _takes(module, replace(spec, example=other), order, one_range)
 
     together = len(free) > 1 and any(takes(free, factor) for factor in (2, 4))
     for axis in free:
