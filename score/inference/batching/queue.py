@@ -183,17 +183,26 @@ class Batcher:
         """Find out with how many cores a small request, such as this one, is answered soonest: threads wait for each
         other at every step of a pass, and where the steps are short that takes longer than they save. Raises as
         `submit`."""
+        if self._cores == 1:
+            return
         rows, _ = self._layout.kind(inputs)
         found: dict[int, float] = {}
         for count in cores.counts(self._cores):
             self._small = rows, count
-            found[count] = min(self.submit(inputs)[1].computed for _ in range(TRIES))
+            found[count] = self._quickest(inputs)
             if found[count] > SHORT_PASS:
                 break
         best = min(found, key=lambda count: found[count])
         self._small = rows, best if found[best] < CLEARLY * found[self._cores] else self._cores
         if self._small[1] != self._cores:
             log.info("a small request is computed with %d of %d cores, which is quicker", best, self._cores)
+
+    def _quickest(self, inputs: Inputs) -> float:
+        """Seconds of the quickest of a few passes; of only one, where that is long."""
+        first = self.submit(inputs)[1].computed
+        if first > LONG_PASS:
+            return first
+        return min(first, *(self.submit(inputs)[1].computed for _ in range(TRIES - 1)))
 
     def _drained_in(self) -> float:
         """Seconds until what waits now is done, by what it took so far."""
