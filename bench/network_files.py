@@ -14,8 +14,7 @@ from typing import Any
 from contenders import CACHE, PEERS, ROOT
 from networks import AS_NPY, Model
 from serve import write_script
-from texts import as_inputs
-from texts import write_script as write_texts
+from texts import write_texts
 
 CLASSES = CACHE / "classes"
 PATHS = f"{CLASSES}:{ROOT}:{PEERS}"  # where a pickle finds the class of its module, as it is installed with us
@@ -80,7 +79,7 @@ def _texts(kept: Path, folder: Path) -> None:
     tokens = torch.ones(1, 12, dtype=torch.int64)
     axes = {0: "rows", 1: "tokens"}
     _onnx(module, (tokens, tokens), {"input_ids": axes, "attention_mask": axes}, folder)
-    write_texts(script(folder, "json"), as_inputs)
+    write_texts(script(folder, "json"))
     write_texts(script(folder, "list"), lambda text: {"inputs": [text]})
     write_texts(
         script(folder, "bytes"),

@@ -38,11 +38,7 @@ def peers(model: Model) -> dict[str, Contender]:
     known = contenders()
     kinds = TEXTS if model.of_texts else ARRAYS
     needed = (TRANSFORMERS,) if model.folder else ()
-    shape = ",".join(map(str, model.shape[1:]))
-    more = {
-        "PYTHONPATH": PATHS, "BENCH_SHAPE": shape, "BENCH_DTYPE": model.dtype,
-        "BENCH_OUTPUT_DIMENSIONS": str(model.answers), "MLFLOW_DISABLE_TELEMETRY": "true",
-    }  # fmt: skip
+    more = told(model)
 
     def like(name: str, base: Contender) -> Contender:
         said = "texts" if model.of_texts else kinds[name]
@@ -50,7 +46,7 @@ def peers(model: Model) -> dict[str, Contender]:
         return dataclasses.replace(base, kind=kinds[name], environment=environment, packages=(*base.packages, *needed))
 
     behind_fastapi = dataclasses.replace(
-        known["fastapi"], packages=("fastapi", "uvicorn[standard]", "onnxruntime"),
+        known["fastapi"], packages=(*known["fastapi"].packages, "onnxruntime"),
         path=lambda _: "/texts" if model.of_texts else "/npy",
         command=lambda case, bin: [str(bin / "uvicorn"), "onnxruntime_app:app", "--port", str(PORT)],
     )  # fmt: skip
@@ -66,14 +62,19 @@ def peers(model: Model) -> dict[str, Contender]:
     return {USUAL: usual, **{name: like(name, base) for name, base in others.items()}}
 
 
+def told(model: Model) -> dict[str, str]:
+    """What a server finds in its environment about a model."""
+    return {
+        "PYTHONPATH": PATHS, "BENCH_SHAPE": ",".join(map(str, model.shape[1:])), "BENCH_DTYPE": model.dtype,
+        "BENCH_OUTPUT_DIMENSIONS": str(model.answers), "MLFLOW_DISABLE_TELEMETRY": "true",
+    }  # fmt: skip
+
+
 def mlflow(case: Case, bin: Path) -> list[str]:
     folder = work(case, f"{case.model}-mlflow")
     if not (folder / "saved").exists():
         model = MODELS[case.model]
-        shape = ",".join(map(str, model.shape[1:]))
-        environment = {
-            "PYTHONPATH": PATHS, "PATH": f"{bin}:/usr/bin:/bin", "BENCH_SHAPE": shape, "BENCH_DTYPE": model.dtype,
-        }  # fmt: skip
+        environment = {**told(model), "PATH": f"{bin}:/usr/bin:/bin"}
         saving = (
             ("mlflow_save_texts.py", case.folder) if model.of_texts else ("mlflow_save.py", case.folder / "model.pt")
         )

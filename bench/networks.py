@@ -22,8 +22,7 @@ from typing import Any
 
 from contenders import CACHE, OURS, Case, contenders
 from serve import first_answer, load, serving, write_script
-from texts import LABELS, save_tokenizer
-from texts import write_script as write_texts
+from texts import LABELS, save_tokenizer, write_texts
 
 CONNECTIONS = (1, 16)
 AS_NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}

@@ -34,7 +34,7 @@ def make_model(folder: Path) -> None:
     torch.manual_seed(0)
     config = DistilBertConfig(vocab_size=words, id2label=LABELS)
     DistilBertForSequenceClassification(config).save_pretrained(folder)
-    write_script(folder.parent / "texts.json.lua")
+    write_texts(folder.parent / "texts.json.lua")
 
 
 def save_tokenizer(folder: Path) -> int:
@@ -55,12 +55,7 @@ def save_tokenizer(folder: Path) -> int:
     return len(words)
 
 
-def as_inputs(text: str) -> Any:
-    """A text as Hugging Face's servers are asked about it."""
-    return {"inputs": text}
-
-
-def write_script(script: Path, form: Callable[[str], Any] = as_inputs) -> None:
+def write_texts(script: Path, form: Callable[[str], Any] = lambda text: {"inputs": text}) -> None:
     """wrk's script with 64 texts in turns, each in a `form` of JSON, and beside it, without `.lua`, the first body."""
     texts = random.Random(0)
     bodies = [json.dumps(form(" ".join(texts.choices(WORDS, k=texts.randint(4, 40))))) for _ in range(64)]

@@ -25,7 +25,7 @@ class ParsedHead(NamedTuple):
 
     scope: Mapping[str, Any]
     length: int
-    plain: Any = None
+    plain: Any
 
 
 class ParsedHeads:

@@ -113,15 +113,15 @@ class Quick:
         return True
 
     def _answered(self, prediction: Prediction, prepared: Prepared, reply: Reply, ticket: Ticket) -> None:
-        record = prediction.record
-        encode = partial(self._service.encode, prepared, head=prediction.head, api=SCORE)
+        record, encode = prediction.record, self._service.encode
         try:
             record.answered(*ticket.answer())
+            given = (prepared, record.outputs, prediction.head, SCORE)
             if nbytes(record.outputs) > SMALL:
-                later = self._waiting.loop.run_in_executor(self._elsewhere, encode, record.outputs)
+                later = self._waiting.loop.run_in_executor(self._elsewhere, encode, *given)
                 later.add_done_callback(partial(_encoded, prediction, reply))
                 return
-            prediction.answer = encode(record.outputs)
+            prediction.answer = encode(*given)
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer that it can read
             _end(prediction, reply, error)
         else:

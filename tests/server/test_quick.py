@@ -138,7 +138,6 @@ class Client:
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
     """One whose passes are held, behind a service; `service` is its attribute."""
     found = Held()
-    torch.save(nn.Identity().state_dict(), tmp_path / "model.pt")
     torch.jit.script(nn.Linear(1, 1)).save(str(tmp_path / "model.pt"))
     predictor = load_model(Settings.load(tmp_path / "model.pt", device="cpu", inputs="float32[N, 1]"))
     batcher = predictor.batcher

@@ -43,7 +43,7 @@ def _spec(item: Any) -> str:
     return f"{names.get(kind, kind)}[{', '.join(str(size) if isinstance(size, int) else '?' for size in item.shape)}]"
 
 
-def load(path: Path, device: torch.device, operators: frozenset[str] = frozenset()) -> torch.nn.Module:
+def load(path: Path, device: torch.device, operators: frozenset[str]) -> torch.nn.Module:
     if importlib.util.find_spec("onnxruntime") is None:
         raise UnsupportedFormat(
             f"{path.name} is an ONNX graph, and onnxruntime is not installed",
