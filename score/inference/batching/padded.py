@@ -7,33 +7,40 @@ from typing import Any
 import torch
 
 from score.codecs.base import Arrays
+from score.inference.batching import lengths
 from score.inference.batching.rows import Inputs, Rows, rows_and_kind, same_rows
 
 MASK = "attention_mask"
-SHORT = 15  # tokens; what is shorter is padded at no cost to speak of
+CONSIDERED = 64  # requests; the oldest, where more wait
 
 
 @dataclass
 class Padded(Rows):
     """`values` are what each input [N, T] is padded with, on the right. `pads` says whether the model's answers are
     then those that it gives alone: that is tried, and until then only requests of one length are put together.
-    `follows` are the outputs [N, T, ...]."""
+    `follows` are the outputs [N, T, ...], and `cost` what a pass costs beside its tokens, in tokens."""
 
     values: Mapping[str, int] = field(default_factory=dict)
     pads: bool = False
     follows: frozenset[str] = frozenset()
+    cost: float = lengths.AT_FIRST
 
     def kind(self, inputs: Inputs) -> tuple[int, Any]:
         rows, kind = rows_and_kind(inputs)
-        length = self._length(inputs)
+        length = self.length(inputs)
         if kind is None or not self.pads or length is None:
             return rows, kind
-        # Within a factor of two: a text does not wait for one that is many times as long.
-        bucket = max(length, SHORT).bit_length()
-        return rows, tuple((name, bucket) if name in self.values else rest for name, *rest in kind)
+        return rows, tuple((name, rest[0]) if name in self.values else (name, *rest) for name, *rest in kind)
+
+    def choose(self, waiting: Sequence[Inputs], rows: Sequence[int], most: int) -> list[int]:
+        found = [self.length(inputs) for inputs in waiting[:CONSIDERED]]
+        known = [length for length in found if length is not None]
+        if not self.pads or len(known) < len(found):
+            return super().choose(waiting, rows, most)
+        return lengths.together(known, rows[:CONSIDERED], most, self.cost)
 
     def join(self, batch: Sequence[Inputs]) -> Inputs:
-        longest = max(self._length(inputs) or 0 for inputs in batch)
+        longest = max(self.length(inputs) or 0 for inputs in batch)
         padded = [
             {name: self._to(longest, name, value) for name, value in inputs.items()} if longest else inputs
             for inputs in batch
@@ -42,19 +49,19 @@ class Padded(Rows):
 
     def split(self, outputs: Arrays, batch: Sequence[Inputs], rows: Sequence[int]) -> list[Arrays]:
         return [
-            self._cut(part, self._length(inputs))
+            self._cut(part, self.length(inputs))
             for part, inputs in zip(super().split(outputs, batch, rows), batch, strict=True)
         ]
 
     def learn(self, one: Inputs, other: Inputs, answers: tuple[Arrays, Arrays]) -> None:
         """Find out which outputs are as long as the input, from two requests of different lengths and their answers."""
-        lengths = self._length(one), self._length(other)
+        long = self.length(one), self.length(other)
         first, second = answers
         if isinstance(first, Mapping) and isinstance(second, Mapping):
             self.follows = frozenset(
                 name
                 for name in first.keys() & second.keys()
-                if (first[name].shape[1:2], second[name].shape[1:2]) == ((lengths[0],), (lengths[1],))
+                if (first[name].shape[1:2], second[name].shape[1:2]) == ((long[0],), (long[1],))
             )
 
     def agrees(self, together: Arrays, batch: Sequence[Inputs], alone: Sequence[Arrays], tolerance: float) -> bool:
@@ -66,7 +73,7 @@ class Padded(Rows):
             for part, single, count in zip(parts, alone, rows, strict=True)
         )
 
-    def _length(self, inputs: Inputs) -> int | None:
+    def length(self, inputs: Inputs) -> int | None:
         """T, where the inputs that can be padded agree on it, and a mask says what is padding."""
         found = {
             value.shape[1] if isinstance(value, torch.Tensor) and value.dim() == 2 else -1

@@ -25,7 +25,7 @@ from score.inference import cores
 from score.inference.batching.cost_model import CostModel
 from score.inference.batching.passes import Begin, Forward, Outputs, Passes
 from score.inference.batching.rows import TOLERANCE, Inputs, Rows
-from score.inference.batching.ticket import Deliver, Pass, Ticket, deliver, rows_in
+from score.inference.batching.ticket import Deliver, Pass, Ticket, deliver, inputs_of, rows_in
 from score.inference.batching.turns import Turns
 
 LONG_PASS = 0.05  # seconds
@@ -189,7 +189,7 @@ class Batcher:
         found: dict[int, float] = {}
         for count in cores.counts(self._cores):
             self._small = rows, count
-            found[count] = self._quickest(inputs)
+            found[count] = self.quickest(inputs)
             if found[count] > SHORT_PASS:
                 break
         best = min(found, key=lambda count: found[count])
@@ -197,8 +197,8 @@ class Batcher:
         if self._small[1] != self._cores:
             log.info("a small request is computed with %d of %d cores, which is quicker", best, self._cores)
 
-    def _quickest(self, inputs: Inputs) -> float:
-        """Seconds of the quickest of a few passes; of only one, where that is long."""
+    def quickest(self, inputs: Inputs) -> float:
+        """Seconds of the quickest of a few passes; of only one, where that is long. Raises as `submit`."""
         first = self.submit(inputs)[1].computed
         if first > LONG_PASS:
             return first
@@ -302,18 +302,17 @@ class Batcher:
             self._drop_abandoned()
             if not self._queue:
                 return []
-            first = self._queue.popleft()
-            batch, rows = [first], first.left
+            first = self._queue[0]
             if first.kind is None or self.separable is False or self._passes.is_large(first):
-                return batch
-            left: deque[Ticket] = deque()
-            for ticket in self._queue:
-                if ticket.kind == first.kind and not ticket.done and rows + ticket.rows <= self.most_rows:
-                    batch.append(ticket)
-                    rows += ticket.rows
-                else:
-                    left.append(ticket)
-            self._queue = left
+                return [self._queue.popleft()]
+            alike = [ticket for ticket in self._queue if ticket.kind == first.kind and not ticket.done]
+            places = self._layout.choose(inputs_of(alike), [ticket.rows for ticket in alike], self.most_rows)
+            batch = [alike[at] for at in places]
+            if len(batch) == len(self._queue):
+                self._queue.clear()
+            else:
+                chosen = set(batch)
+                self._queue = deque(ticket for ticket in self._queue if ticket not in chosen)
             return batch
 
     def _drop_abandoned(self) -> None:

@@ -47,6 +47,16 @@ class Rows:
         """As `rows_and_kind`."""
         return rows_and_kind(inputs)
 
+    def choose(self, waiting: Sequence[Inputs], rows: Sequence[int], most: int) -> list[int]:
+        """Of requests of one kind, in the order of their arrival, those that run with the oldest, by their places:
+        here, all that fit into `most` rows beside it."""
+        left, found = most - rows[0], [0]
+        for at, count in enumerate(rows[1:], start=1):
+            if count <= left:
+                left -= count
+                found.append(at)
+        return found
+
     def join(self, batch: Sequence[Inputs]) -> Inputs:
         """Several requests' inputs of one kind as one batch."""
         return {

@@ -31,7 +31,7 @@ class _Job:
 @dataclass(eq=False)
 class Batched:
     """Stands in for `module`: a call waits for a pass of the batcher, in which others may run too. `generate` takes a
-    turn by itself. Everything else is the module's."""
+    turn by itself. Inputs are on the CPU, where a batch is put together. Everything else is the module's."""
 
     module: nn.Module
     limits: Limits
@@ -48,7 +48,15 @@ class Batched:
         separable = False if dynamic_ranges.shared(self.module) else None
         self.batcher = Batcher(self._forward, self.limits, separable, self.tolerance, self.layout, begin)
         self._kind: type = dict
-        self._names = list(inspect.signature(self.module.forward).parameters)
+        signature = inspect.signature(self.module.forward)
+        self._names = list(signature.parameters)
+
+        def forward(*positional: Any, **inputs: Any) -> Any:
+            return self.module.forward(*positional, **inputs)
+
+        # Pipelines look at its parameters at each call, and to find them out takes 0.1 ms.
+        forward.__signature__ = signature  # type: ignore[attr-defined]
+        self.forward = forward
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["module"], name)
@@ -56,10 +64,6 @@ class Batched:
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # pipelines look at the name of the class
         return type(self.module)
-
-    @property
-    def forward(self) -> Any:
-        return self.module.forward  # pipelines look at its parameters
 
     def __call__(self, *positional: Any, **inputs: Any) -> Any:
         given = dict(zip(self._names, positional, strict=False)) | inputs
@@ -82,8 +86,13 @@ class Batched:
         return found
 
     def generate(self, *positional: Any, **given: Any) -> Any:
-        """As the module's own, in the model's thread."""
-        job = _Job(lambda: self.module.generate(*positional, **given))  # type: ignore[operator]
+        """As the module's own, in the model's thread; its inputs may be on the CPU."""
+        job = _Job(
+            lambda: self.module.generate(  # type: ignore[operator]
+                *[self._placed(value) for value in positional],
+                **{name: self._placed(value) for name, value in given.items()},
+            )
+        )
         _, took = self.batcher.submit({_JOB: job})
         self._note(took)
         return job.result
@@ -115,11 +124,10 @@ class Batched:
     def _call(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         """The module's outputs that are tensors; of what kind all were is kept."""
         with watchdog.forward_pass():
-            placed = {
-                name: value.to(self.device) if isinstance(value, torch.Tensor) else value
-                for name, value in inputs.items()
-            }
-            found = self.module(**placed)
+            found = self.module(**{name: self._placed(value) for name, value in inputs.items()})
         self._kind = torch.Tensor if isinstance(found, torch.Tensor) else type(found)
         named_ones = {"output": found} if isinstance(found, torch.Tensor) else found
         return {name: value for name, value in named_ones.items() if isinstance(value, torch.Tensor)}
+
+    def _placed(self, value: Any) -> Any:
+        return value.to(self.device) if isinstance(value, torch.Tensor) else value

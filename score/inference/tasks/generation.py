@@ -49,7 +49,7 @@ class Text2Text:
             made = self._tokenizer(text, return_tensors="pt", truncation=cut)
         made.pop("token_type_ids", None)  # as the pipeline has it: models that generate take none
         made.pop("forced_bos_token_id", None)
-        return {name: value.to(self._model.device) for name, value in made.items()}
+        return dict(made)
 
     def _languages(self, languages: Mapping[str, str]) -> dict[str, int]:
         """The first token of the answer, where it says the language."""
@@ -72,7 +72,7 @@ class ImageToText:
 
     def __call__(self, item: Any, parameters: Mapping[str, Any]) -> Any:
         pixels = self._parts.image_processor(images=item, return_tensors="pt")
-        given = {name: value.to(self._model.device) for name, value in pixels.items() if name == "pixel_values"}
+        given = {name: value for name, value in pixels.items() if name == "pixel_values"}
         if self._model.config.model_type == "git":
             given["input_ids"] = None
         made = self._model.generate(**given, **parameters)

@@ -29,6 +29,8 @@ class Piped:
                 model=model, task=task, device=model.device, tokenizer=parts.tokenizer,
                 image_processor=parts.image_processor, feature_extractor=parts.feature_extractor,
             )  # fmt: skip
+        # Else it would send each request to a GPU by itself. The batcher does, once it has put a batch together.
+        self._pipeline.device = torch.device("cpu")
         self._parts = parts
         self._longest = longest(parts.tokenizer, model)
         # Tokenizers written in Rust can't be used by two threads while one changes how they cut.

@@ -17,8 +17,10 @@ from score.codecs import audio, image
 from score.codecs.base import Decoded, Items
 from score.errors import InternalError, InvalidItem, InvalidSetting, MalformedFile, RequestError, ScoreError
 from score.formats.base import Beside
+from score.inference.batching import lengths
 from score.inference.batching.padded import Padded
 from score.inference.batching.queue import Limits
+from score.inference.batching.rows import Inputs
 from score.inference.batching.ticket import Pass
 from score.inference.preprocess import files, images, texts
 from score.inference.tasks import find, parameters, parts, recordings
@@ -41,6 +43,7 @@ _NEEDS_TOKENIZER = (
     - (_PICTURES - {"image-to-text", "zero-shot-image-classification"})
 )
 _SHORT, _LONG = "A fine day.", "It was a fine day, and nobody thought of the long way home, or of the rain to come."
+_ROWS = (4, 16, 64)  # of a pass whose time shows what a token costs
 
 
 Answer = Callable[[Any, Mapping[str, Any]], Any]
@@ -151,12 +154,32 @@ class TaskRunner:
             layout.pads = True
             together, _ = self._model.batcher.submit(layout.join(batch))
             layout.pads = layout.agrees(together, batch, alone, self._model.tolerance)
+            if layout.pads:
+                layout.cost = self._pass_cost(*batch)
         except ScoreError as error:
             layout.pads = False
             log.warning("%s: a made-up request was refused: %s", self.task, error.message)
             return
         self._model.batcher.separable = True if layout.pads else None
-        log.info("texts of different lengths are %s", "padded into one batch" if layout.pads else "answered apart")
+        if layout.pads:
+            log.info("texts are padded into batches; a pass costs as much as %.0f tokens of it", layout.cost)
+        else:
+            log.info("texts of different lengths are answered apart")
+
+    def _pass_cost(self, short: Inputs, long: Inputs) -> float:
+        """As `lengths.pass_cost` has it, of a short text and of as many long ones as take clearly longer."""
+        layout, batcher = self._model.layout, self._model.batcher
+        few, length = layout.length(short), layout.length(long)
+        tried = [rows for rows in _ROWS if rows <= batcher.most_rows]
+        if few is None or length is None or not tried:
+            return lengths.AT_FIRST
+        seconds = batcher.quickest(short)
+        many, longer = 0, 0.0
+        for rows in tried:
+            many, longer = rows * length, batcher.quickest(layout.join([long] * rows))
+            if longer > 2 * seconds:
+                break
+        return lengths.pass_cost(few, seconds, many, longer)
 
     def close(self) -> None:
         """End its threads, once what was submitted has been answered."""
