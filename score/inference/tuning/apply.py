@@ -79,7 +79,9 @@ def _loaded(predictor: Predictor, tuned: Tuned) -> str | None:
         return str(error)
     backend = BACKENDS[tuned.backend]
     threads = torch.get_num_threads()
-    if (missing := backend.missing(device_of(predictor.module))) is not None:
+    device, loads = device_of(predictor.module), tuned.kept and hasattr(backend, "load")
+    missing = backend.missing_to_load(device) if loads else backend.missing(device)
+    if missing is not None:
         return str(missing)
     for name in getattr(backend, "CODE", ()):
         trust = Trust(predictor.settings.trust_code, predictor.settings.trust_sha256)
@@ -87,8 +89,8 @@ def _loaded(predictor: Predictor, tuned: Tuned) -> str | None:
             digest = tuned.values["files"].get(name)
             return f"{name} is native code, and not trusted: SCORE_TRUST_SHA256={digest}"
     try:
-        built: Built | None = backend.load(tuned.folder, threads) if tuned.kept and hasattr(backend, "load") else None
-        found = trial.verified(predictor.module, given, device_of(predictor.module), threads, tuned.backend, built)
+        built: Built | None = backend.load(tuned.folder, threads) if loads else None
+        found = trial.verified(predictor.module, given, device, threads, tuned.backend, built)
     except Exception as error:  # noqa: BLE001  # a backend raises anything, and torch runs the model all the same
         return f"{tuned.backend} can't be put together again: {in_short(error)}"
     if found is None:

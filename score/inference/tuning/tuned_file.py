@@ -23,7 +23,10 @@ from score.weights.hashing import file_sha256
 
 NAME = "tuned.json"
 VERSION = 1
-_PACKAGES = ("openvino", "onnxruntime", "torchao", "transformers")
+_OF_BACKENDS = {
+    "openvino": ("openvino", "openvino-bf16"), "onnxruntime": ("onnxruntime",), "torchao": ("int8-dynamic",),
+}  # fmt: skip
+"""The packages that compute for some backends, and for no others."""
 _FLAGS = frozenset(("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm"))
 
 
@@ -72,7 +75,8 @@ def difference(tuned: Tuned, checkpoint: Path, device: torch.device) -> str | No
     if not isinstance(said, dict):
         return "it does not say what it is for"
     for key, value in here.items():
-        if said.get(key) != value:
+        computes = key not in _OF_BACKENDS or tuned.backend in _OF_BACKENDS[key]
+        if computes and said.get(key) != value:
             return f"{key} is {value!s:.60}, and was {said.get(key)!s:.60}"
     for name, digest in tuned.values["files"].items():
         file = contained(tuned.folder, name)
@@ -84,7 +88,7 @@ def difference(tuned: Tuned, checkpoint: Path, device: torch.device) -> str | No
 def bound_to(checkpoint: Path, device: torch.device) -> dict[str, Any]:
     """What a finding holds for."""
     versions = {"loadstone": __version__, "torch": torch.__version__}
-    for name in _PACKAGES:
+    for name in ("transformers", *_OF_BACKENDS):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,9 @@
 """The ways to run a model, a file each: `NAME`, `missing(device)`, `build(subject)`.
 
 To add one, add its file to `BACKENDS`. `missing` says why it can't be here, or None; `build` gives what runs the
-tensors of the inputs, or raises `NotPossible`. What its `keep(folder)` writes, a later start loads by `load(folder)`;
-`CODE` names those of these files that are native code, and are loaded only where they are trusted.
+tensors of the inputs, or raises `NotPossible`. What its `keep(folder)` writes, a later start loads by `load(folder)`,
+which may need less, as `missing_to_load(device)` says: an image that serves has no compiler. `CODE` names those of
+these files that are native code, and are loaded only where they are trusted.
 """
 
 from collections.abc import Mapping

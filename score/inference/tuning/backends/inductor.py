@@ -24,6 +24,10 @@ def missing(device: torch.device) -> str | None:
     return None if shutil.which("g++") or shutil.which("clang++") else "there is no C++ compiler"
 
 
+def missing_to_load(_device: torch.device) -> str | None:
+    return None
+
+
 def build(subject: Subject) -> Built:
     held = tempfile.TemporaryDirectory(prefix="score-")
     path = Path(held.name) / FILE

@@ -15,11 +15,15 @@ NAME = "onnxruntime"
 FILE = "graph.onnx"
 
 
-def missing(device: torch.device) -> str | None:
-    lacking = [name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+def missing(device: torch.device, packages: Sequence[str] = ("onnxruntime", "onnx", "onnxscript")) -> str | None:
+    lacking = [name for name in packages if importlib.util.find_spec(name) is None]
     if device.type != "cpu":
         return "it is for CPUs here"
     return f"{', '.join(lacking)} not installed" if lacking else None
+
+
+def missing_to_load(device: torch.device) -> str | None:
+    return missing(device, ("onnxruntime",))
 
 
 def build(subject: Subject) -> Built:

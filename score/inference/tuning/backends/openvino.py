@@ -21,6 +21,9 @@ def missing(device: torch.device) -> str | None:
     return None if importlib.util.find_spec("openvino") else "openvino is not installed"
 
 
+missing_to_load = missing
+
+
 def build(subject: Subject, precision: str = PRECISION) -> Built:
     import openvino
 
