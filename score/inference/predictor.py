@@ -208,7 +208,7 @@ class Predictor:
             log.warning("NO REQUEST HAS BEEN ANSWERED YET: %s", self.problem)
         elif self.runner is None and self.signature.known:
             start = time.perf_counter()
-            if self._device.type == "cpu":
+            if self._device.type == "cpu" and not self.running.own_threads:
                 self.batcher.choose_cores(infer_signature.synthetic(self.signature))
             self._try_sizes()
             log.info("warmed up in %.1f ms", (time.perf_counter() - start) * 1e3)

@@ -7,7 +7,7 @@ from typing import Any
 @dataclass(frozen=True)
 class Running:
     """The backend, who chose it, how much quicker it is than torch and how far from its answers, all that was tried,
-    and the most rows that it was tried with."""
+    the most rows that it was tried with, and whether its threads are its own and not torch's."""
 
     backend: str
     source: str
@@ -15,6 +15,7 @@ class Running:
     error: float | None = None
     tried: tuple[dict[str, Any], ...] = ()
     most_rows: int | None = None
+    own_threads: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {

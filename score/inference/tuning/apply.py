@@ -52,8 +52,12 @@ def _of_file(predictor: Predictor, checkpoint: Path) -> Running | None:
     best = best if isinstance(best, dict) else {}
     return Running(
         tuned.backend, "tuned.json", best.get("speedup"), best.get("error"), tuple(tuned.values.get("tried", ())),
-        best.get("most_rows"),
+        best.get("most_rows"), _own_threads(tuned.backend),
     )  # fmt: skip
+
+
+def _own_threads(backend: str) -> bool:
+    return bool(getattr(BACKENDS[backend], "OWN_THREADS", False))
 
 
 _NOT_USED = "what was tuned is not used, and torch runs the model as it is: %s"
@@ -89,7 +93,8 @@ def _loaded(predictor: Predictor, tuned: Tuned) -> str | None:
             digest = tuned.values["files"].get(name)
             return f"{name} is native code, and not trusted: SCORE_TRUST_SHA256={digest}"
     try:
-        built: Built | None = backend.load(tuned.folder, threads) if loads else None
+        with trial.quiet():
+            built: Built | None = backend.load(tuned.folder, threads) if loads else None
         found = trial.verified(predictor.module, given, device, threads, tuned.backend, built)
     except Exception as error:  # noqa: BLE001  # a backend raises anything, and torch runs the model all the same
         return f"{tuned.backend} can't be put together again: {in_short(error)}"
@@ -131,7 +136,7 @@ def _put(predictor: Predictor, outcome: Outcome) -> Running:
     tried = tuple(each.as_dict() for each in outcome.tried)
     return Running(
         outcome.best.name, "SCORE_BACKEND", round(outcome.best.speedup(outcome.base), 2),
-        found.error if found else None, tried, outcome.most_rows,
+        found.error if found else None, tried, outcome.most_rows, _own_threads(outcome.best.name),
     )  # fmt: skip
 
 

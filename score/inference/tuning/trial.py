@@ -149,7 +149,7 @@ def verified(
         answer = _answer(module, few)
         if answer is None:
             return None
-        with _quiet():
+        with quiet():
             built = built or BACKENDS[name].build(subject)
         whole = Agreement()
         for inputs in few.all:
@@ -159,7 +159,7 @@ def verified(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what exporters print and warn of: what counts is whether the answers agree."""
     with (
         warnings.catch_warnings(),
@@ -210,7 +210,7 @@ def _try(
     if (why := backend.missing(subject.device)) is not None:
         return Tried(name, refused=why), None
     try:
-        with _quiet():
+        with quiet():
             built: Built = backend.build(subject)
         with torch.inference_mode():
             whole, begun = Agreement(), time.monotonic()

@@ -78,6 +78,7 @@ def test_each_backend_gives_torchs_answers(tmp_path: Path, name: str) -> None:
         pytest.skip(why)
     served = loaded(saved(tmp_path, classes=1), backend=name, tolerance=0.05)
     assert served.running.backend == name and served.card()["backend"]["source"] == "SCORE_BACKEND"
+    assert served.running.own_threads is name.startswith(("openvino", "onnxruntime"))
     with torch.inference_mode():
         wanted = network(classes=1)(ROWS)
     torch.testing.assert_close(answers(served), wanted, rtol=0.05, atol=0.05)

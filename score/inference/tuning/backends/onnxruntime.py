@@ -13,6 +13,7 @@ from score.inference.tuning.backends.base import Built, NotPossible, Subject, in
 
 NAME = "onnxruntime"
 FILE = "graph.onnx"
+OWN_THREADS = True
 
 
 def missing(device: torch.device, packages: Sequence[str] = ("onnxruntime", "onnx", "onnxscript")) -> str | None:

@@ -13,6 +13,7 @@ from score.inference.tuning.backends.base import Built, NotPossible, Subject, in
 
 NAME, PRECISION = "openvino", "f32"
 FILE = "graph.xml"
+OWN_THREADS = True
 
 
 def missing(device: torch.device) -> str | None:
