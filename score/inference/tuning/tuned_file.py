@@ -19,14 +19,13 @@ import torch
 from score import __version__
 from score.errors import MalformedFile
 from score.formats._io.folder import contained, json_file
+from score.inference.tuning.backends import BACKENDS
 from score.weights.hashing import file_sha256
 
 NAME = "tuned.json"
 VERSION = 1
-_OF_BACKENDS = {
-    "openvino": ("openvino", "openvino-bf16"), "onnxruntime": ("onnxruntime",), "torchao": ("int8-dynamic",),
-}  # fmt: skip
-"""The packages that compute for some backends, and for no others."""
+_PACKAGES = {name: each.PACKAGE for name, each in BACKENDS.items() if hasattr(each, "PACKAGE")}
+"""What computes for a backend, and for no other."""
 _FLAGS = frozenset(("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm"))
 
 
@@ -75,7 +74,7 @@ def difference(tuned: Tuned, checkpoint: Path, device: torch.device) -> str | No
     if not isinstance(said, dict):
         return "it does not say what it is for"
     for key, value in here.items():
-        computes = key not in _OF_BACKENDS or tuned.backend in _OF_BACKENDS[key]
+        computes = key not in _PACKAGES.values() or key == _PACKAGES.get(tuned.backend)
         if computes and said.get(key) != value:
             return f"{key} is {value!s:.60}, and was {said.get(key)!s:.60}"
     for name, digest in tuned.values["files"].items():
@@ -88,7 +87,7 @@ def difference(tuned: Tuned, checkpoint: Path, device: torch.device) -> str | No
 def bound_to(checkpoint: Path, device: torch.device) -> dict[str, Any]:
     """What a finding holds for."""
     versions = {"loadstone": __version__, "torch": torch.__version__}
-    for name in ("transformers", *_OF_BACKENDS):
+    for name in ("transformers", *dict.fromkeys(_PACKAGES.values())):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

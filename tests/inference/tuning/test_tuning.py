@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -299,32 +299,33 @@ def test_native_code_is_loaded_only_where_it_is_trusted(found: Path, caplog: pyt
     assert "not trusted" not in caplog.text and "not used" in caplog.text
 
 
+def written(found: Path, name: str, file: str) -> tuple[Path, str]:
+    """Have a backend write what a later start loads; the checkpoint, and the file's digest."""
+    if (why := BACKENDS[name].missing(torch.device("cpu"))) is not None:
+        pytest.skip(why)
+    path = found.parents[1] / "model.pt"
+    predictor = loaded(path, backend="eager")
+    given = samples.of(predictor)
+    assert given is not None
+    BACKENDS[name].build(Subject(predictor.module, given, torch.device("cpu"), 1)).keep(found.parent)
+    digest = hashlib.sha256(found.with_name(file).read_bytes()).hexdigest()
+    force(found, backend=name, files={file: digest})
+    return path, digest
+
+
 @pytest.mark.slow
 def test_what_inductor_compiled_is_served_without_a_compiler(found: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if (why := BACKENDS["inductor"].missing(torch.device("cpu"))) is not None:
-        pytest.skip(why)
-    path, net = found.parents[1] / "model.pt", network(classes=1)
-    given = samples.of(loaded(path, backend="eager"))
-    assert given is not None
-    built = BACKENDS["inductor"].build(Subject(net, given, torch.device("cpu"), 1))
-    built.keep(found.parent)
-    digest = hashlib.sha256(found.with_name("graph.pt2").read_bytes()).hexdigest()
-    force(found, backend="inductor", files={"graph.pt2": digest})
+    path, digest = written(found, "inductor", "graph.pt2")
     monkeypatch.setenv("PATH", str(path.parent))
     assert BACKENDS["inductor"].missing(torch.device("cpu")) == "there is no C++ compiler"
     served = loaded(path, trust_sha256=digest)
     assert served.running.backend == "inductor"
     with torch.inference_mode():
-        torch.testing.assert_close(answers(served), net(ROWS), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(answers(served), network(classes=1)(ROWS), rtol=1e-4, atol=1e-5)
 
 
 def test_what_wrote_a_graph_is_not_needed_to_run_it(found: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph is made by hand here: writing it takes onnxscript."""
-    path, net = found.parents[1] / "model.pt", network(classes=1)
-    weights = {name: value.numpy() for name, value in net.state_dict().items()}
-    graph = found.with_name("graph.onnx")
-    graph.write_bytes(perceptron(weights))
-    force(found, backend="onnxruntime", files={graph.name: hashlib.sha256(graph.read_bytes()).hexdigest()})
+    path, _ = written(found, "onnxruntime", "graph.onnx")
     find = importlib.util.find_spec
     absent = ("onnx", "onnxscript", "openvino")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in absent else find(name, *more))
@@ -334,34 +335,9 @@ def test_what_wrote_a_graph_is_not_needed_to_run_it(found: Path, monkeypatch: py
     served = loaded(path)
     assert served.running.backend == "onnxruntime"
     with torch.inference_mode():
-        torch.testing.assert_close(answers(served), net(ROWS), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(answers(served), network(classes=1)(ROWS), rtol=1e-4, atol=1e-5)
     force(found, bound_to={**said, "onnxruntime": "another"})
     assert loaded(path).running.backend == "eager"
-
-
-def perceptron(weights: Mapping[str, np.ndarray]) -> bytes:
-    """`network()` as ONNX."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    from onnx import helper, numpy_helper
-
-    nodes, at = [], "input"
-    layers = sorted({name.partition(".")[0] for name in weights})
-    for count, layer in enumerate(layers):
-        given = [at, f"{layer}.weight", f"{layer}.bias"]
-        nodes.append(helper.make_node("Gemm", given, [f"linear{count}"], transB=1))
-        at = f"linear{count}"
-        if layer != layers[-1]:
-            nodes.append(helper.make_node("Relu", [at], [f"relu{count}"]))
-            at = f"relu{count}"
-    graph = helper.make_graph(
-        nodes, "network",
-        [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["rows", 12])],
-        [helper.make_tensor_value_info(at, onnx.TensorProto.FLOAT, ["rows", len(weights[f"{layers[-1]}.bias"])])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )  # fmt: skip
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return bytes(made.SerializeToString())
 
 
 def test_answers_are_compared_again_at_the_start(found: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
 To add one, add its file to `BACKENDS`. `missing` says why it can't be here, or None; `build` gives what runs the
 tensors of the inputs, or raises `NotPossible`. What its `keep(folder)` writes, a later start loads by `load(folder)`,
 which may need less, as `missing_to_load(device)` says: an image that serves has no compiler. `CODE` names those of
-these files that are native code, and are loaded only where they are trusted; `OWN_THREADS` says that what computes are
-not torch's threads.
+these files that are native code, and are loaded only where they are trusted; `PACKAGE` is what computes beside
+torch, and `OWN_THREADS` says that it does so with threads of its own.
 """
 
 from collections.abc import Mapping

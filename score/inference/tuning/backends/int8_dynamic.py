@@ -11,6 +11,7 @@ from score.inference.tuning.backends.base import Built, NotPossible, Subject
 from score.inference.tuning.swap import Flat
 
 NAME = "int8-dynamic"
+PACKAGE = "torchao"
 
 
 def missing(device: torch.device) -> str | None:

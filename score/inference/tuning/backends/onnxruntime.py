@@ -11,7 +11,7 @@ import torch
 
 from score.inference.tuning.backends.base import Built, NotPossible, Subject, in_short
 
-NAME = "onnxruntime"
+NAME = PACKAGE = "onnxruntime"
 FILE = "graph.onnx"
 OWN_THREADS = True
 

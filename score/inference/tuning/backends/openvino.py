@@ -13,6 +13,7 @@ from score.inference.tuning.backends.base import Built, NotPossible, Subject, in
 
 NAME, PRECISION = "openvino", "f32"
 FILE = "graph.xml"
+PACKAGE = "openvino"
 OWN_THREADS = True
 
 

@@ -7,7 +7,7 @@ from score.inference.tuning.backends import openvino
 from score.inference.tuning.backends.base import Built
 
 NAME, PRECISION = "openvino-bf16", "bf16"
-OWN_THREADS = openvino.OWN_THREADS
+PACKAGE, OWN_THREADS = openvino.PACKAGE, openvino.OWN_THREADS
 missing = missing_to_load = openvino.missing
 build = partial(openvino.build, precision=PRECISION)
 
