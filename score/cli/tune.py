@@ -59,10 +59,12 @@ def tune(
         written = None if dry else _kept(checkpoint, outcome, settings)
         if as_json:
             found: dict[str, Any] = {"best": outcome.best.name, "tried": [each.as_dict() for each in outcome.tried]}
-            found |= {"written": str(written) if written else None}
+            found |= {"placement": outcome.placement.as_dict(), "written": str(written) if written else None}
             sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
             return
         out.print(_table(outcome, settings.tolerance))
+        for table in _placement_tables(outcome):
+            out.print(table)
         speed = outcome.best.speedup(outcome.base)
         out.print(f"[green]{escape(outcome.best.name)}[/]: {speed:.1f} x as quick as torch as it is")
         if written:
@@ -102,12 +104,12 @@ def _kept(checkpoint: Path, outcome: Any, settings: Settings) -> Path:
     best = {
         "speedup": round(outcome.best.speedup(outcome.base), 2),
         "error": found.error if found else None,
-        "most_rows": outcome.most_rows,
     }
     said = {
         "backend": outcome.best.name,
         "tolerance": settings.tolerance,
         "best": best,
+        "placement": {"threads": outcome.placement.threads, "rows": outcome.placement.rows},
         "fits": Fits.of(outcome.samples).as_dict(),
         "tried": [each.as_dict() for each in outcome.tried],
     }
@@ -126,3 +128,24 @@ def _table(outcome: Any, tolerance: float) -> Table:
         mark = "[green]best[/]" if each is outcome.best else why
         table.add_row(escape(each.name), *speeds, f"{each.speedup(outcome.base):.2f}", str(each.agreement), mark)
     return table
+
+
+def _placement_tables(outcome: Any) -> list[Table]:
+    """What the best gave with fewer threads, and with more rows a pass; what the server takes is marked."""
+    placed, tables = outcome.placement, []
+    if len(placed.by_threads) > 1:
+        sizes = list(next(iter(placed.by_threads.values())))
+        table = Table("threads", *(f"rows/s, {count} a pass" for count in sizes))
+        taken = placed.threads or max(placed.by_threads)
+        for count, found in placed.by_threads.items():
+            table.add_row(_marked(count, taken), *(f"{found[each]:,.1f}" for each in sizes))
+        tables.append(table)
+    if len(placed.by_rows) > 1:
+        table = Table("rows a pass", *(_marked(rows, placed.rows) for rows in placed.by_rows))
+        table.add_row("rows/s", *(f"{speed:,.1f}" for speed in placed.by_rows.values()))
+        tables.append(table)
+    return tables
+
+
+def _marked(count: int, taken: int) -> str:
+    return f"[green]{count}[/]" if count == taken else str(count)

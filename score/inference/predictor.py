@@ -166,7 +166,7 @@ class Predictor:
     def _limits(self) -> Limits:
         settings = self.settings
         rows = min(settings.max_batch, self.running.most_rows or settings.max_batch)
-        return Limits(rows, settings.max_queue, settings.scoring_timeout_ms / 1000, self.turns)
+        return Limits(rows, settings.max_queue, settings.scoring_timeout_ms / 1000, self.turns, self.running.threads)
 
     def close(self) -> None:
         """End what runs for it, once what was submitted has been answered."""

@@ -7,7 +7,8 @@ from typing import Any
 @dataclass(frozen=True)
 class Running:
     """The backend, who chose it, how much quicker it is than torch and how far from its answers, all that was tried,
-    the most rows that it was tried with, and whether its threads are its own and not torch's."""
+    the most rows of a pass, the threads where fewer than all are quicker, and whether they are its own and not
+    torch's."""
 
     backend: str
     source: str
@@ -15,18 +16,20 @@ class Running:
     error: float | None = None
     tried: tuple[dict[str, Any], ...] = ()
     most_rows: int | None = None
+    threads: int | None = None
     own_threads: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.backend, "source": self.source, "speedup": self.speedup, "error": self.error,
-            "tried": list(self.tried),
+            "most_rows": self.most_rows, "threads": self.threads, "tried": list(self.tried),
         }  # fmt: skip
 
     def __str__(self) -> str:
         known = f", {self.speedup:.1f} x as quick as torch" if self.speedup else ""
         apart = f", answers {self.error:.1e} apart" if self.error is not None else ""
-        return f"{self.backend} ({self.source}{known}{apart})"
+        threads = f", {self.threads} of its threads" if self.threads else ""
+        return f"{self.backend} ({self.source}{known}{apart}{threads})"
 
 
 EAGER = Running("eager", "torch as it is")

@@ -18,7 +18,7 @@ def tune(*arguments: Any) -> Any:
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("score.inference.tuning.trial.MEASURED", 0.02)
+    monkeypatch.setattr("score.inference.tuning.timing.MEASURED", 0.01)
     monkeypatch.setattr("score.inference.tuning.trial.COMPARED", 0.1)
     torch.manual_seed(0)
     torch.save(nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 5)), tmp_path / "model.pt")

@@ -46,12 +46,13 @@ os.register_at_fork(after_in_child=_forked)  # to ask for the process's number a
 @dataclass(frozen=True)
 class Limits:
     """`rows` in one forward pass, `requests` that may wait, and for how many seconds; `turns` that passes of several
-    models take."""
+    models take; `cores` that a pass may have, all where nothing is said."""
 
     rows: int
     requests: int
     seconds: float
     turns: Turns | None = None
+    cores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class Batcher:
         self._last_arrival = 0.0
         self._ended = 0.0  # the last pass
         self._expected = 1  # rows in the last pass, and in the queue when it ended
-        self._cores = self._used_cores = torch.get_num_threads()
+        self._used_cores = torch.get_num_threads()
+        self._cores = limits.cores or self._used_cores
         self._small = (0, self._cores)  # a pass of up to so many rows is computed with so many cores
 
     @property

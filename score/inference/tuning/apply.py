@@ -11,9 +11,9 @@ from score.errors import InvalidSetting, LoadError
 from score.inference.infer_signature import device_of
 from score.inference.predictor import Predictor
 from score.inference.running import EAGER, Running
-from score.inference.tuning import samples, trial, tuned_file
+from score.inference.tuning import samples, trial, tuned_file, verify
 from score.inference.tuning.backends import BACKENDS, eager
-from score.inference.tuning.backends.base import Built, in_short
+from score.inference.tuning.backends.base import Built, in_short, quiet
 from score.inference.tuning.swap import Fits, swap
 from score.inference.tuning.trial import Outcome
 from score.inference.tuning.tuned_file import Tuned
@@ -52,8 +52,13 @@ def _of_file(predictor: Predictor, checkpoint: Path) -> Running | None:
     best = best if isinstance(best, dict) else {}
     return Running(
         tuned.backend, "tuned.json", best.get("speedup"), best.get("error"), tuple(tuned.values.get("tried", ())),
-        best.get("most_rows"), _own_threads(tuned.backend),
+        tuned.rows, _threads(tuned), _own_threads(tuned.backend),
     )  # fmt: skip
+
+
+def _threads(tuned: Tuned) -> int | None:
+    """As many as were best, where that was fewer than all; never more than there are here."""
+    return None if tuned.threads is None else min(tuned.threads, torch.get_num_threads())
 
 
 def _own_threads(backend: str) -> bool:
@@ -82,7 +87,7 @@ def _loaded(predictor: Predictor, tuned: Tuned) -> str | None:
     except ValueError as error:
         return str(error)
     backend = BACKENDS[tuned.backend]
-    threads = torch.get_num_threads()
+    threads = _threads(tuned) or torch.get_num_threads()
     device, loads = device_of(predictor.module), tuned.kept and hasattr(backend, "load")
     missing = backend.missing_to_load(device) if loads else backend.missing(device)
     if missing is not None:
@@ -93,9 +98,9 @@ def _loaded(predictor: Predictor, tuned: Tuned) -> str | None:
             digest = tuned.values["files"].get(name)
             return f"{name} is native code, and not trusted: SCORE_TRUST_SHA256={digest}"
     try:
-        with trial.quiet():
+        with quiet():
             built: Built | None = backend.load(tuned.folder, threads) if loads else None
-        found = trial.verified(predictor.module, given, device, threads, tuned.backend, built)
+        found = verify.verified(predictor.module, given, device, threads, tuned.backend, built)
     except Exception as error:  # noqa: BLE001  # a backend raises anything, and torch runs the model all the same
         return f"{tuned.backend} can't be put together again: {in_short(error)}"
     if found is None:
@@ -131,12 +136,13 @@ def _tried_now(predictor: Predictor, wanted: str) -> Running:
 def _put(predictor: Predictor, outcome: Outcome) -> Running:
     """Have a model run in the best way that was found."""
     if outcome.best.name != eager.NAME:
-        swap(predictor.module, outcome.built.run, Fits.of(outcome.samples), outcome.answer)
+        swap(predictor.module, outcome.run, Fits.of(outcome.samples), outcome.answer)
     found = outcome.best.agreement
     tried = tuple(each.as_dict() for each in outcome.tried)
     return Running(
         outcome.best.name, "SCORE_BACKEND", round(outcome.best.speedup(outcome.base), 2),
-        found.error if found else None, tried, outcome.most_rows, _own_threads(outcome.best.name),
+        found.error if found else None, tried, outcome.placement.rows, outcome.placement.threads,
+        _own_threads(outcome.best.name),
     )  # fmt: skip
 
 

@@ -44,6 +44,38 @@ class Samples:
         return found
 
 
+def rows_of(inputs: Inputs) -> int:
+    first = next(iter(inputs.values()))
+    return first.shape[0] if first.dim() else 1
+
+
+def most_rows(samples: Samples) -> int:
+    return max(rows_of(each) for each in samples.all)
+
+
+def typical(samples: Samples) -> Inputs:
+    """The sample whose rows are neither short nor long; of those alike, the one with the most rows."""
+
+    def length(inputs: Inputs) -> float:
+        return sum(value.numel() for value in inputs.values()) / max(rows_of(inputs), 1)
+
+    middle = sorted(map(length, samples.all))[len(samples.all) // 2]
+    return max((each for each in samples.all if length(each) == middle), key=rows_of)
+
+
+def with_rows(samples: Samples, rows: int) -> Inputs | None:
+    """The rows of the typical sample, as many as are wanted; None where a pass can't have as many."""
+    given = typical(samples)
+    own = rows_of(given)
+    if rows == own:
+        return given
+    free = [name for name, sizes in samples.free.items() if 0 in sizes]
+    if not free or any(given[name].shape[0] != own for name in free):
+        return None
+    at = torch.arange(rows) % own
+    return {name: value[at.to(value.device)] if name in free else value for name, value in given.items()}
+
+
 def of(predictor: Predictor, bodies: Sequence[Callable[[], Any]] = (), *, few: bool = False) -> Samples | None:
     """What a model is given for some requests, or for made-up ones, a `few` or in all sizes; None where that is not
     known, or where it is not tensors by name of the same ranks and types each time."""
@@ -65,7 +97,24 @@ def of(predictor: Predictor, bodies: Sequence[Callable[[], Any]] = (), *, few: b
     alike = {tuple((name, each[name].dtype, each[name].dim()) for name in each) for each in recorded}
     if len(alike) != 1 or not order:
         return None
-    return Samples(order, tuple(recorded))
+    found = Samples(order, tuple(recorded))
+    return found if few or bodies else _with_more_rows(found, predictor)
+
+
+def _with_more_rows(found: Samples, predictor: Predictor) -> Samples:
+    """With passes of as many rows as there may be, where those of a task's items had fewer; but for long ones."""
+    most, rows, every = predictor.settings.max_batch, most_rows(found), list(found.all)
+    while rows < most and (inputs := with_rows(found, rows := min(2 * rows, most))) is not None:
+        start = time.monotonic()
+        try:
+            with torch.inference_mode():
+                predictor.module(**inputs)
+        except RuntimeError:  # out of memory
+            break
+        every.append(inputs)
+        if time.monotonic() - start > LONG_PASS / 2:
+            break
+    return Samples(found.order, tuple(every))
 
 
 @contextmanager

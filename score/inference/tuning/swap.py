@@ -3,13 +3,14 @@ the module itself."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from score.architectures.sentence_encoder import SentenceEncoder
 from score.inference.tuning.samples import Samples, by_name, names_of
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
@@ -42,6 +43,21 @@ def answer_of(value: Any) -> Answer | None:
     named = [str(pytree.keystr(paths[at][0])) for at in tensors]
     scores = tuple(at for at, name in enumerate(named) if "logits" in name or not name)
     return Answer(spec, kept, tensors, scores) if tensors and plain else None
+
+
+def common_answer(module: nn.Module, samples: Samples) -> Answer | None:
+    """The structure of the answers; None where it is not the same for all samples."""
+    found = [answer_of(module(**dict(inputs))) for inputs in samples.all]
+    first = found[0]
+    alike = all(
+        each is not None
+        and first is not None
+        and (each.spec, each.leaves, each.tensors) == (first.spec, first.leaves, first.tensors)
+        for each in found
+    )
+    if first is not None and isinstance(module, SentenceEncoder):
+        first = replace(first, scores=())  # an embedding has no best class
+    return first if alike else None
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:

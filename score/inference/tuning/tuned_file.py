@@ -23,7 +23,7 @@ from score.inference.tuning.backends import BACKENDS
 from score.weights.hashing import file_sha256
 
 NAME = "tuned.json"
-VERSION = 1
+VERSION = 2
 _PACKAGES = {name: each.PACKAGE for name, each in BACKENDS.items() if hasattr(each, "PACKAGE")}
 """What computes for a backend, and for no other."""
 _FLAGS = frozenset(("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm"))
@@ -36,12 +36,27 @@ def folder_of(checkpoint: Path) -> Path:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a tuned file says: the backend, and the folder with what was kept of it."""
+    """What a tuned file says: the backend, how it was placed, and the folder with what was kept of it."""
 
     folder: Path
     backend: str
     kept: bool
     values: Mapping[str, Any]
+
+    @property
+    def threads(self) -> int | None:
+        """With how many it is quickest; None for all that there are."""
+        return self._placed("threads")
+
+    @property
+    def rows(self) -> int | None:
+        """The most rows of a pass."""
+        return self._placed("rows")
+
+    def _placed(self, name: str) -> int | None:
+        placement = self.values.get("placement")
+        found = placement.get(name) if isinstance(placement, dict) else None
+        return found if isinstance(found, int) and found > 0 else None
 
 
 def write(folder: Path, checkpoint: Path, device: torch.device, found: Mapping[str, Any]) -> Path:

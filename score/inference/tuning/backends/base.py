@@ -1,6 +1,10 @@
 """What a backend is given and what it gives."""
 
-from collections.abc import Callable, Mapping
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +64,27 @@ def _least(inputs: Inputs, free: Mapping[str, Mapping[int, Any]]) -> bool:
 
 @dataclass(frozen=True)
 class Built:
-    """A way to run a model. `keep` writes what a later start can load into a folder, where there is something."""
+    """A way to run a model. `keep` writes what a later start can load into a folder, where there is something;
+    `with_threads` is the same with another number of threads, where they are not torch's."""
 
     run: Run
     keep: Callable[[Path], None] | None = field(default=None, repr=False)
+    with_threads: Callable[[int], Run] | None = field(default=None, repr=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters print and warn of: what counts is whether the answers agree."""
+    with (
+        warnings.catch_warnings(),
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(before)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from score.inference.tuning.backends.base import Built, NotPossible, Subject, in_short
+from score.inference.tuning.swap import Run
 
 NAME = PACKAGE = "onnxruntime"
 FILE = "graph.onnx"
@@ -31,14 +32,19 @@ def build(subject: Subject) -> Built:
     try:
         program = torch.onnx.export(subject.exported, dynamo=True, verbose=False, optimize=True)
         assert program is not None
-        with tempfile.TemporaryDirectory() as place:
-            program.save(str(Path(place) / FILE), external_data=False)
-            session = _session(Path(place) / FILE, subject.threads)
+        with_threads = partial(_with_threads, program)
+        run = with_threads(subject.threads)
     except NotPossible:
         raise
     except Exception as error:  # noqa: BLE001  # the exporter raises anything
         raise NotPossible(f"ONNX: {in_short(error)}") from None
-    return Built(_running(session), partial(_keep, program))
+    return Built(run, partial(_keep, program), with_threads)
+
+
+def _with_threads(program: Any, threads: int) -> Run:
+    with tempfile.TemporaryDirectory() as place:
+        _keep(program, Path(place))
+        return _running(_session(Path(place) / FILE, threads))
 
 
 def _keep(program: Any, folder: Path) -> None:
@@ -58,7 +64,7 @@ def _session(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _running(session: Any) -> Any:
+def _running(session: Any) -> Run:
     names = [each.name for each in session.get_inputs()]
 
     def run(inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:

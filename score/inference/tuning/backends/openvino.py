@@ -31,12 +31,13 @@ def build(subject: Subject, precision: str = PRECISION) -> Built:
 
     try:
         graph = openvino.convert_model(subject.exported)
-        run = compiled(graph, precision, subject.threads)
+        with_threads = partial(compiled, graph, precision)
+        run = with_threads(subject.threads)
     except NotPossible:
         raise
     except Exception as error:  # noqa: BLE001  # OpenVINO's converter raises anything
         raise NotPossible(f"OpenVINO: {in_short(error, -1)}") from None
-    return Built(run, partial(_keep, graph))
+    return Built(run, partial(_keep, graph), with_threads)
 
 
 def _keep(graph: Any, folder: Path) -> None:
