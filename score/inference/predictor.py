@@ -206,14 +206,21 @@ class Predictor:
         answered is in `problem`, and in the log."""
         if self.problem is not None:
             log.warning("NO REQUEST HAS BEEN ANSWERED YET: %s", self.problem)
-        elif self.runner is None and self.signature.known:
+        elif self.runner is not None:
+            if self._threads_are_torchs:
+                self.runner.choose_cores()
+        elif self.signature.known:
             start = time.perf_counter()
-            if self._device.type == "cpu" and not self.running.own_threads:
+            if self._threads_are_torchs:
                 self.batcher.choose_cores(infer_signature.synthetic(self.signature))
             self._try_sizes()
             log.info("warmed up in %.1f ms", (time.perf_counter() - start) * 1e3)
         if self.runner is None and self.signature.known and self.batcher.separable is not None:
             log.info("requests are %s", "answered in batches" if self.batcher.separable else "answered one by one")
+
+    @property
+    def _threads_are_torchs(self) -> bool:
+        return self._device.type == "cpu" and not self.running.own_threads
 
     @cached_property
     def problem(self) -> str | None:

@@ -25,7 +25,7 @@ from score.inference import cores
 from score.inference.batching.cost_model import CostModel
 from score.inference.batching.passes import Begin, Forward, Outputs, Passes
 from score.inference.batching.rows import TOLERANCE, Inputs, Rows
-from score.inference.batching.ticket import Deliver, Pass, Ticket, deliver, inputs_of, rows_in
+from score.inference.batching.ticket import Deliver, Pass, Ticket, deliver, inputs_of, numbers_in, rows_in
 from score.inference.batching.turns import Turns
 
 LONG_PASS = 0.05  # seconds
@@ -94,7 +94,7 @@ class Batcher:
         self._expected = 1  # rows in the last pass, and in the queue when it ended
         self._used_cores = torch.get_num_threads()
         self._cores = limits.cores or self._used_cores
-        self._small = (0, self._cores)  # a pass of up to so many rows is computed with so many cores
+        self._small = (0, self._cores)  # a lone request of up to so many numbers is computed with so many cores
 
     @property
     def waiting(self) -> int:
@@ -187,15 +187,15 @@ class Batcher:
         `submit`."""
         if self._cores == 1:
             return
-        rows, _ = self._layout.kind(inputs)
+        size = numbers_in(inputs)
         found: dict[int, float] = {}
         for count in cores.counts(self._cores):
-            self._small = rows, count
+            self._small = size, count
             found[count] = self.quickest(inputs)
             if found[count] > SHORT_PASS:
                 break
         best = min(found, key=lambda count: found[count])
-        self._small = rows, best if found[best] < CLEARLY * found[self._cores] else self._cores
+        self._small = size, best if found[best] < CLEARLY * found[self._cores] else self._cores
         if self._small[1] != self._cores:
             log.info("a small request is computed with %d of %d cores, which is quicker", best, self._cores)
 
@@ -251,7 +251,7 @@ class Batcher:
         batch[0].passes += 1
         rows = rows_in(batch)
         rows = min(rows, max(self.most_rows, 1)) if len(batch) == 1 else rows
-        self._share_cores(rows, crowded=bool(self._queue) or rows < self._expected)
+        self._share_cores(batch, rows, crowded=bool(self._queue) or rows < self._expected)
         return _Begun(batch, at, rows, self._passes.begin(batch))
 
     def _end(self, begun: _Begun) -> Sequence[Ticket]:
@@ -283,15 +283,15 @@ class Batcher:
                 self._queue.extend(unfinished)
         return [ticket for ticket in batch if ticket.finished] if unfinished else batch
 
-    def _share_cores(self, rows: int, crowded: bool) -> None:
-        """All cores for a lone request, or as many as it is quickest with; under load, one is left to reading and
+    def _share_cores(self, batch: Sequence[Ticket], rows: int, crowded: bool) -> None:
+        """All cores for a lone request, or as many as a small one is quickest with; under load, one is left to reading and
         writing requests, which would otherwise take turns with a thread that all others of the forward pass wait for. A
         long pass has few of them beside it."""
         most, best = self._small
         if crowded and self.costs.of(rows) < LONG_PASS:
             wanted = max(self._cores - 1, 1)
         else:
-            wanted = best if rows <= most else self._cores
+            wanted = best if len(batch) == 1 and numbers_in(batch[0].inputs) <= most else self._cores
         if wanted != self._used_cores:
             self._used_cores = wanted
             torch.set_num_threads(wanted)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
+
 from score.codecs.base import Arrays
 from score.inference.batching.rows import Inputs
 
@@ -73,6 +75,10 @@ def deliver(tickets: Sequence[Ticket]) -> None:
 def rows_in(tickets: Iterable[Ticket]) -> int:
     """Rows that have yet to run."""
     return sum([ticket.left for ticket in tickets])
+
+
+def numbers_in(inputs: Inputs) -> int:
+    return sum([value.numel() for value in inputs.values() if isinstance(value, torch.Tensor)])
 
 
 def inputs_of(batch: Sequence[Ticket]) -> list[Inputs]:

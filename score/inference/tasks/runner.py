@@ -136,6 +136,12 @@ class TaskRunner:
         self.try_padding()
         log.info("the task is %s, by %s; warmed up in %.1f ms", self.task, self.source, _since(start))
 
+    def choose_cores(self) -> None:
+        """Find out with how many cores a short text is answered soonest, where texts are padded. Raises as
+        `Batcher.submit`."""
+        if self._model.layout.pads:
+            self._model.batcher.choose_cores(self._answer.tokens(_SHORT))  # type: ignore[attr-defined]
+
     def made_up(self) -> Items:
         """An item that the task takes, and the parameters that it can't do without."""
         return Items((_made_up(self.task, self._tokenizer),), single=True, parameters=_given(self.task))

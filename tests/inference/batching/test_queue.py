@@ -95,10 +95,10 @@ def test_a_small_request_is_computed_with_the_cores_that_are_quickest(
     batcher.choose_cores({"x": torch.zeros(1, 2)})
     assert {count for _, count in used} == tried
     used.clear()
-    for rows in (1, 8):
-        batcher.submit({"x": torch.zeros(rows, 2)})
+    for rows, length in ((1, 2), (8, 2), (1, 200)):  # the last is one row, and not small
+        batcher.submit({"x": torch.zeros(rows, length)})
     batcher.close()
-    assert used == [(1, expected), (8, 2)]
+    assert used == [(1, expected), (8, 2), (1, 2)]
 
 
 def test_requests_that_wait_together_run_together_by_rows() -> None:

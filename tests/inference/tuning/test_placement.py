@@ -239,3 +239,14 @@ def test_no_time_left_leaves_the_best_as_it_was(monkeypatch: pytest.MonkeyPatch)
     assert found is not None and found.best.name == "eager"
     assert found.placement.as_dict() == {"threads": None, "rows": 4, "by_threads": {}, "by_rows": {}}
     assert any(each.refused == "the time was over" for each in found.tried)
+
+
+def test_a_tasks_short_texts_are_tried_with_fewer_cores_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from score.inference.batching.queue import Batcher
+    from tests.inference.tasks import tiny
+
+    asked: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(Batcher, "choose_cores", lambda _self, inputs: asked.append(inputs))
+    served = pipeline.load_model(Settings.load(tiny.made("text-classification", tmp_path / "model")))
+    served.warm_up()
+    assert [each["input_ids"].shape[0] for each in asked] == [1]
