@@ -120,6 +120,7 @@ def test_what_was_tuned_is_a_table(chromium: Any, tmp_path: Path) -> None:
         tab.goto(f"http://127.0.0.1:{server.port}/score")
         table = tab.wait_for_selector("#card table")
         assert "bf16-autocast (SCORE_BACKEND" in tab.text_content("#card")
+        assert "rows a pass)" in tab.text_content("#card")
         rows = [row.text_content() for row in table.query_selector_all("tr")]
         assert len(rows) == 3 and rows[0].startswith("backend") and any("apart" in row for row in rows)
         tab.screenshot(path=tmp_path / "tuned.png")

@@ -284,9 +284,9 @@ class Batcher:
         return [ticket for ticket in batch if ticket.finished] if unfinished else batch
 
     def _share_cores(self, batch: Sequence[Ticket], rows: int, crowded: bool) -> None:
-        """All cores for a lone request, or as many as a small one is quickest with; under load, one is left to reading and
-        writing requests, which would otherwise take turns with a thread that all others of the forward pass wait for. A
-        long pass has few of them beside it."""
+        """All cores for a lone request, or as many as a small one is quickest with; under load, one is left to reading
+        and writing requests, which would otherwise take turns with a thread that all others of the forward pass wait
+        for. A long pass has few of them beside it."""
         most, best = self._small
         if crowded and self.costs.of(rows) < LONG_PASS:
             wanted = max(self._cores - 1, 1)

@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from score import __version__
 from score.errors import MalformedFile
 from score.formats._io.folder import contained, json_file
+from score.inference.tuning import processor
 from score.inference.tuning.backends import BACKENDS
 from score.weights.hashing import file_sha256
 
@@ -26,7 +26,6 @@ NAME = "tuned.json"
 VERSION = 2
 _PACKAGES = {name: each.PACKAGE for name, each in BACKENDS.items() if hasattr(each, "PACKAGE")}
 """What computes for a backend, and for no other."""
-_FLAGS = frozenset(("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm"))
 
 
 def folder_of(checkpoint: Path) -> Path:
@@ -107,20 +106,7 @@ def bound_to(checkpoint: Path, device: torch.device) -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "none"
-    return {"checkpoint": _digest(checkpoint), "processor": processor(device), **versions}
-
-
-def processor(device: torch.device) -> str:
-    """The GPU's name, or the processor's and what it can do."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
-    flags = _FLAGS & set((said.get("flags") or said.get("Features") or "").split())
-    return f"{said.get('model name', platform.machine())} ({' '.join(sorted(flags))})"
+    return {"checkpoint": _digest(checkpoint), "processor": processor.name(device), **versions}
 
 
 def _digest(checkpoint: Path) -> str:

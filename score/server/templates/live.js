@@ -8,7 +8,7 @@ function showCard() {
     architecture: `${model.architecture} (${model.source})`, dtypes: Object.entries(model.dtypes).map(([k, v]) => `${k} × ${v}`).join(", "),
     size: bytes(model.bytes), "load time": `${(model.seconds * 1e3).toFixed(1)} ms, ${model.gb_per_s.toFixed(1)} GB/s`,
     inputs: Object.entries(signature.inputs).map(([k, v]) => `${k}: ${v}`).join(", ") + ` (${signature.guessed ? "a guess, " : ""}${signature.source})`,
-    backend: `${backend.name} (${backend.source}${backend.speedup ? `, ${backend.speedup} × torch` : ""}${backend.error != null ? `, answers ${backend.error.toExponential(0)} apart` : ""})`,
+    backend: `${backend.name} (${backend.source}${backend.speedup ? `, ${backend.speedup} × torch` : ""}${backend.error != null ? `, answers ${backend.error.toExponential(0)} apart` : ""}${backend.threads ? `, ${backend.threads} of its threads` : ""}${backend.most_rows ? `, at most ${backend.most_rows} rows a pass` : ""})`,
     task: task.name && `${task.name} (${task.source})`, labels: task.labels && task.labels.slice(0, 12).join(", ") + (task.labels.length > 12 ? ` … ${task.labels.length} in all` : ""),
     "image preprocessing": task.images, "unused tensors": model.ignored.join(", "), versions: Object.entries(versions).map(([k, v]) => `${k} ${v}`).join(", "),
   };

@@ -1,12 +1,14 @@
 """The backends for GPUs: on one where there is one, and their own part of it on a made-up recording."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from score.inference.tuning import processor
 from score.inference.tuning.backends import BACKENDS, cuda_graphs, folded, half
 from score.inference.tuning.backends.base import NotPossible, Subject
 from score.inference.tuning.samples import Samples
@@ -102,8 +104,18 @@ def test_an_output_without_rows() -> None:
 
 
 def test_what_is_for_gpus_is_out_on_a_cpu() -> None:
-    for name in ("cuda-graphs", "fp16", "fp16-autocast"):
-        assert BACKENDS[name].missing(CPU) == "it is for GPUs here"
+    assert BACKENDS["cuda-graphs"].missing(CPU) == "it is for GPUs here"
+
+
+@pytest.mark.parametrize("flag", ["avx512_fp16", "asimdhp", "avx512_bf16"])
+def test_float16_on_a_cpu_by_what_it_can(flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu {flag} avx2\n\n")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    out = "the processor has no float16" if flag == "avx512_bf16" else None
+    assert BACKENDS["fp16"].missing(CPU) == BACKENDS["fp16-autocast"].missing(CPU) == out
+    assert processor.name(CPU) == f"A CPU ({' '.join(sorted(('avx2', flag)))})"
+    if BACKENDS["openvino"].missing(CPU) is None:
+        assert BACKENDS["openvino-fp16"].missing(CPU) == out
 
 
 @pytest.mark.parametrize(("capability", "out"), [((5, 0), True), ((5, 3), False), ((9, 0), False)])

@@ -66,7 +66,7 @@ def answers(predictor: Predictor) -> torch.Tensor:
     return torch.from_numpy(np.asarray(predictor.predict({"input": ROWS})))
 
 
-SLOW = ("onnxruntime", "openvino-bf16")
+SLOW = ("onnxruntime", "openvino-bf16", "openvino-fp16", "fp16", "fp16-autocast", "int8-dynamic")
 
 
 @pytest.mark.parametrize(

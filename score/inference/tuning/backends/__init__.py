@@ -24,12 +24,13 @@ from score.inference.tuning.backends import (
     onnxruntime,
     openvino,
     openvino_bfloat16,
+    openvino_float16,
 )
 
 BACKENDS: Mapping[str, ModuleType] = {
     each.NAME: each
     for each in (
         eager, channels_last, folded, cuda_graphs, openvino, onnxruntime, bfloat16, bfloat16_autocast, float16,
-        float16_autocast, openvino_bfloat16, int8_dynamic, inductor,
+        float16_autocast, openvino_bfloat16, openvino_float16, int8_dynamic, inductor,
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`fp16`: weights and computation in float16, on a GPU."""
+"""`fp16`: weights and computation in float16."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""`fp16-autocast`: products in float16, sums and norms in float32, on a GPU."""
+"""`fp16-autocast`: products in float16, sums and norms in float32."""
 
 import torch
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from score.inference.tuning import processor
 from score.inference.tuning.backends.base import Built, NotPossible, Subject
 from score.inference.tuning.backends.channels_last import placed, turned
 from score.inference.tuning.swap import Flat
@@ -49,9 +50,9 @@ def _dtypes(subject: Subject) -> list[torch.dtype]:
 
 
 def no_half(device: torch.device) -> str | None:
-    """Why float16 is out on a device."""
+    """Why float16 is out on a device: without instructions for it, a pass takes a hundred times as long."""
     if device.type != "cuda":
-        return "it is for GPUs here"
+        return None if processor.HALF & processor.flags() else "the processor has no float16"
     return None if torch.cuda.get_device_capability(device) >= (5, 3) else "the GPU has no float16"
 
 
