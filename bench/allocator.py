@@ -78,7 +78,7 @@ def child(name: str, case: str, seconds: float) -> None:
 def measured(library: str, name: str, case: str, seconds: float) -> dict[str, float]:
     root = Path(__file__).resolve().parent.parent
     environment: dict[str, Any] = os.environ | {
-        "LD_PRELOAD": str(FOLDER / library) if library else "", "PYTHONPATH": str(root), "OMP_WAIT_POLICY": "PASSIVE",
+        "LD_PRELOAD": str(FOLDER / library) if library else "", "PYTHONPATH": str(root), "GOMP_SPINCOUNT": "10000",
     }  # fmt: skip
     command = [sys.executable, __file__, "--child", name, case, str(seconds)]
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

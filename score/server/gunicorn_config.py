@@ -120,9 +120,11 @@ def _has_ipv6() -> bool:
     return True
 
 
-# Threads of a forward pass that have nothing to do sleep, and do not spin for a moment in case there is more: spinning
-# takes the core from HTTP. OpenMP reads it when torch is imported, which the workers do.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of a forward pass that have nothing to do spin for a tenth of a millisecond, as long as it takes from one
+# layer to the next, and then sleep: libgomp's three milliseconds would take the core from HTTP, and to wake one that
+# sleeps at each layer takes a third of the pass. OpenMP reads it when torch is imported, which the workers do.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 worker_class = HttpWorker
 worker_connections = 1000

@@ -19,6 +19,7 @@ from score import log
 from score.codecs import registry as codecs
 from score.errors import LoadError, ModelStuck, NoTemporaryFolder, SeveralCheckpoints, WarmUpFailed, one_line
 from score.inference import allocator, cores, infer_signature, remedies, watchdog
+from score.inference.apart import apart
 from score.inference.batching.turns import Turns
 from score.inference.confine import confine, limit_memory
 from score.inference.pipeline import load_model
@@ -110,15 +111,16 @@ def _found(settings: Settings) -> Models:
         watchdog.watch(settings.stuck_after_ms / 1000, _end_worker)
     if not settings.models:
         try:
-            predictor = load_model(settings)
+            predictor = apart(lambda: load_model(settings))
         except SeveralCheckpoints as error:  # each is served by its name, so that nothing has to be guessed
             log.info("%s: each is served by its name", error.message)
         else:
-            return Models.of_one(_service(predictor, _confined(settings)))
+            confined = _confined(settings)
+            return Models.of_one(apart(lambda: _service(predictor, confined)))
     turns, confined = Turns(), _confined(settings)
 
     def load(own: Settings, observer: Observer) -> Service:
-        return _service(replace(load_model(own, among_others=True), turns=turns), confined, observer)
+        return apart(lambda: _service(replace(load_model(own, among_others=True), turns=turns), confined, observer))
 
     models = several.find(settings, load)
     if settings.load_models == "at_start":

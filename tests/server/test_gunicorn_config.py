@@ -1,6 +1,8 @@
 """How gunicorn is run: the addresses, and what its log leaves out."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,3 +90,14 @@ def test_after_a_failed_start_the_diagnosis_is_last(monkeypatch: pytest.MonkeyPa
     log.access(None, None, {"PATH_INFO": "/score"}, None)
     log.access(None, None, {"PATH_INFO": "/"}, None)
     assert said == ["something else", "access"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_of_a_pass_spin_from_layer_to_layer_and_no_longer(environ: dict[str, str], spins: str) -> None:
+    shown = "import os, score.server.gunicorn_config; print(os.environ.get('GOMP_SPINCOUNT'))"
+    others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", shown], env=others | environ, capture_output=True, text=True)
+    assert done.stdout.strip() == spins, done.stderr

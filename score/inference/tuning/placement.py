@@ -14,7 +14,6 @@ from score.inference.tuning.swap import Run
 from score.inference.tuning.timing import Speeds
 
 CLEARLY = 1.1  # times as quick, for fewer threads than all
-ROUNDS = 2  # of passes of all sizes: what else the machine does meanwhile makes some slower, and none quicker
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,11 @@ def tried(built: Built, subject: Subject) -> tuple[Placement, Run]:
         elif gain < 1 / CLEARLY:
             break  # and with fewer yet it takes longer yet
     _limit(subject, best if built.with_threads is None else subject.threads)
-    most = most_rows(samples)
-    rounds = [timing.speeds(run, samples, _sizes(most)) for _ in range(ROUNDS)]
-    by_rows = {rows: max(each[rows] for each in rounds) for rows in rounds[0]}
+    by_rows = timing.by_rows(run, samples)  # twice: what else the machine does makes some slower, and none quicker
+    again = timing.speeds(run, samples, by_rows)
+    by_rows = {rows: max(speed, again[rows]) for rows, speed in by_rows.items()}
     _limit(subject, subject.threads)
-    rows = timing.worth(by_rows) if len(by_rows) > 1 else most
+    rows = timing.worth(by_rows) if len(by_rows) > 1 else most_rows(samples)
     return Placement(None if best == subject.threads else best, rows, by_threads, by_rows), run
 
 
@@ -76,7 +75,3 @@ def _limit(subject: Subject, threads: int) -> None:
     """Torch's own threads, of whoever calls."""
     if subject.device.type == "cpu" and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-
-
-def _sizes(most: int) -> list[int]:
-    return sorted({1 << power for power in range(most.bit_length())} | {most})

@@ -1,7 +1,9 @@
 """What a pass takes, by its rows."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
 
 from score.inference.tuning.samples import Inputs, Samples, most_rows, rows_of, typical, with_rows
 from score.inference.tuning.swap import Run
@@ -11,6 +13,7 @@ MEASURED = 0.6  # seconds, for each number of rows
 MANY = 16  # rows that come together under load
 AROUND = 5e-4  # seconds of a server's own for each pass: to put a batch together, and to take its answers apart
 WORTH = 0.95  # of the most rows a second
+LONG = 1.0  # seconds; a longer pass is measured once, and larger ones are not
 
 Speeds = dict[int, float]
 """Rows a second, by the rows of a pass."""
@@ -20,6 +23,17 @@ def few_and_many(samples: Samples) -> list[int]:
     """One row, and as many as come together under load; what the samples have, where that can't be chosen."""
     wanted = sorted({1, min(MANY, most_rows(samples))})
     return [rows for rows in wanted if with_rows(samples, rows) is not None] or [rows_of(typical(samples))]
+
+
+def by_rows(run: Run, samples: Samples) -> Speeds:
+    """Rows a second in passes of 1, 2, 4, 8 ... rows, up to the most that the samples have, or to a long pass."""
+    most = most_rows(samples)
+    found: Speeds = {}
+    for rows in sorted({1 << power for power in range(most.bit_length())} | {most}):
+        found |= speeds(run, samples, [rows])
+        if rows in found and rows / found[rows] > LONG:
+            break
+    return found
 
 
 def speeds(run: Run, samples: Samples, sizes: Iterable[int]) -> Speeds:
@@ -35,16 +49,22 @@ def speeds(run: Run, samples: Samples, sizes: Iterable[int]) -> Speeds:
 def seconds(run: Run, inputs: Inputs) -> float:
     """What a pass takes: the median of some."""
     given = list(inputs.values())
-    for _ in range(2):
-        run(given)
-    taken: list[float] = []
+    taken = [_taken(run, given)]
+    if taken[0] < LONG:  # else what is set up at the first pass is nothing beside it
+        taken = [_taken(run, given)]
     ends = time.perf_counter() + MEASURED
     while len(taken) < LEAST_RUNS or (len(taken) < MOST_RUNS and time.perf_counter() < ends):
-        start = time.perf_counter()
-        for value in run(given)[:1]:
-            value.cpu()  # a GPU has begun only
-        taken.append(time.perf_counter() - start)
+        if taken[-1] > LONG:
+            break
+        taken.append(_taken(run, given))
     return sorted(taken)[len(taken) // 2]
+
+
+def _taken(run: Run, given: Sequence[torch.Tensor]) -> float:
+    start = time.perf_counter()
+    for value in run(given)[:1]:
+        value.cpu()  # a GPU has begun only
+    return time.perf_counter() - start
 
 
 def speedup(found: Mapping[int, float], base: Mapping[int, float]) -> float:

@@ -92,10 +92,10 @@ def tried(threads: int) -> placement.Placement:
 @pytest.mark.parametrize(
     ("speed", "threads", "asked"),
     [
-        (lambda threads, rows: 100.0 * threads, None, [8, 4, 8, 8]),  # the last are for the rows of a pass
-        (lambda threads, rows: 100.0 / threads, 1, [8, 4, 2, 1, 1, 1]),
-        (lambda threads, rows: 100.0 + (threads < 8), None, [8, 4, 2, 1, 8, 8]),  # not clearly
-        (lambda threads, rows: {8: 50.0, 4: 100.0, 2: 120.0, 1: 60.0}[threads], 2, [8, 4, 2, 1, 2, 2]),
+        (lambda threads, rows: 100.0 * threads, None, [8, 4]),
+        (lambda threads, rows: 100.0 / threads, 1, [8, 4, 2, 1]),
+        (lambda threads, rows: 100.0 + (threads < 8), None, [8, 4, 2, 1]),  # not clearly
+        (lambda threads, rows: {8: 50.0, 4: 100.0, 2: 120.0, 1: 60.0}[threads], 2, [8, 4, 2, 1]),
     ],
 )
 def test_fewer_threads_where_they_are_clearly_quicker(
@@ -103,7 +103,8 @@ def test_fewer_threads_where_they_are_clearly_quicker(
 ) -> None:
     seen = measured(monkeypatch, speed)
     assert tried(8).threads == threads
-    assert seen == asked
+    assert seen[: len(asked)] == asked
+    assert set(seen[len(asked) :]) == {threads or 8}  # the rows of a pass are measured with the best
 
 
 def test_a_backend_with_threads_of_its_own_is_built_with_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +120,19 @@ def test_a_backend_with_threads_of_its_own_is_built_with_fewer(monkeypatch: pyte
     assert made == [8, 4, 2, 1] and placed.threads == 1
     assert run([torch.tensor(0)])[0] == 1
     assert placed.as_dict()["by_threads"]["4"] == {"1": 5.0, "16": 5.0}
+
+
+def test_larger_passes_than_a_long_one_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def run(inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        ran.append(len(inputs[0]))
+        return inputs
+
+    monkeypatch.setattr(timing, "_taken", lambda run, given: (run(given), len(given[0]) * timing.LONG / 3)[1])
+    monkeypatch.setattr(timing, "MEASURED", 0.0)
+    assert set(timing.by_rows(run, of_rows(1, 2, 64))) == {1, 2, 4}
+    assert ran.count(1) == 1 + timing.LEAST_RUNS and ran.count(4) == 1  # a long pass is measured once
 
 
 # What is kept, and served
