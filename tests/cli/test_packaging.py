@@ -79,8 +79,8 @@ def test_a_program_is_packaged_as_it_is(
 def test_what_was_tuned_goes_along_and_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from score.inference.tuning import tuned_file
 
-    for name in ("MEASURED", "COMPARED"):
-        monkeypatch.setattr(f"score.inference.tuning.trial.{name}", 0.02)
+    for name in ("timing.MEASURED", "trial.COMPARED"):
+        monkeypatch.setattr(f"score.inference.tuning.{name}", 0.02)
     torch.save(SimpleModel().state_dict(), tmp_path / "model.pt")
     done = score("tune", tmp_path / "model.pt", "--only", "bf16-autocast", "--tolerance", "0.5", "--max-batch", "4")
     assert done.exit_code == 0, done.output

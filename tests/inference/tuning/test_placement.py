@@ -154,7 +154,7 @@ def test_what_was_placed_is_served_so(tmp_path: Path) -> None:
     assert loaded(path).running.threads is None and loaded(path).batcher.most_rows == 64
 
 
-@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_a_backend_of_its_own_threads_is_loaded_with_as_many(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
