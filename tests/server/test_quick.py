@@ -169,7 +169,7 @@ def test_an_answer_is_the_one_of_the_application(name: str, both: Service, liste
     assert held.bytes == 0
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
 @given(names=some.lists(some.sampled_from(sorted(REQUESTS)), min_size=1, max_size=12))
 def test_whatever_comes_after_whatever(names: list[str], both: Service, listening: Serve) -> None:
     quick, slow = (Client(served(both, listening, quick=each)) for each in (True, False))
