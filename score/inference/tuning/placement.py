@@ -42,6 +42,14 @@ def _rounded(found: Speeds) -> dict[str, float]:
 def tried(built: Built, subject: Subject) -> tuple[Placement, Run]:
     """Measure a backend with all threads and with fewer, then with passes of 1, 2, 4, 8 ... rows; and how it is run
     with the threads that were quickest."""
+    before = torch.get_num_threads()
+    try:
+        return _tried(built, subject)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _tried(built: Built, subject: Subject) -> tuple[Placement, Run]:
     samples = subject.samples
     by_threads: dict[int, Speeds] = {}
     best, run = subject.threads, built.run
@@ -56,7 +64,6 @@ def tried(built: Built, subject: Subject) -> tuple[Placement, Run]:
     by_rows = timing.by_rows(run, samples)  # twice: what else the machine does makes some slower, and none quicker
     again = timing.speeds(run, samples, by_rows)
     by_rows = {rows: max(speed, again[rows]) for rows, speed in by_rows.items()}
-    _limit(subject, subject.threads)
     rows = timing.worth(by_rows) if len(by_rows) > 1 else most_rows(samples)
     return Placement(None if best == subject.threads else best, rows, by_threads, by_rows), run
 

@@ -163,7 +163,7 @@ def test_more_rows_are_waited_for_where_that_pays(monkeypatch: pytest.MonkeyPatc
     batcher = Batcher(doubled, PATIENT, True)
     for size in (1, 2, 4, 8):
         batcher.costs.learn(size, 0.1)
-    batcher._expected, batcher._pace = 8, 0.01
+    batcher._expected, batcher._pace, batcher._cores = 8, 0.01, 2
 
     def arrive(timeout: float | None = None) -> bool:
         batcher._queue.append(Ticket(rows(1.0), 1, None, 0.0, print, bool))

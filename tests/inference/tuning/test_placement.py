@@ -83,10 +83,10 @@ def measured(monkeypatch: pytest.MonkeyPatch, speed: Callable[[int, int], float]
 
 def tried(threads: int) -> placement.Placement:
     subject = Subject(network(), of_rows(1, 2, 16), CPU, threads)
-    try:
-        return placement.tried(eager.build(subject), subject)[0]
-    finally:
-        torch.set_num_threads(2)
+    before = torch.get_num_threads()
+    placed, _ = placement.tried(eager.build(subject), subject)
+    assert torch.get_num_threads() == before
+    return placed
 
 
 @pytest.mark.parametrize(
