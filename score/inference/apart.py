@@ -14,7 +14,8 @@ Result = TypeVar("Result")
 
 
 def apart(work: Callable[[], Result]) -> Result:
-    """What `work` returns or raises; nothing else may be waited for meanwhile but a signal."""
+    """What `work` returns or raises. The thread is none of an executor's: these are waited for where a signal ends the
+    process."""
     done: Future[Result] = Future()
 
     def run() -> None:

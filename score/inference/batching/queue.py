@@ -291,7 +291,8 @@ class Batcher:
         if crowded and self.costs.of(rows) < LONG_PASS:
             wanted = max(self._cores - 1, 1)
         else:
-            wanted = best if len(batch) == 1 and numbers_in(batch[0].inputs) <= most else self._cores
+            small = best < self._cores and len(batch) == 1 and numbers_in(batch[0].inputs) <= most
+            wanted = best if small else self._cores
         if wanted != self._used_cores:
             self._used_cores = wanted
             torch.set_num_threads(wanted)

@@ -82,6 +82,7 @@ def of(predictor: Predictor, bodies: Sequence[Callable[[], Any]] = (), *, few: b
     recorded: list[Inputs] = []
     if predictor.runner is not None and predictor.problem is not None:  # which finds out whether texts can be padded
         return None
+    long = False
     with _recording(predictor.module, recorded):
         for ask in bodies or _made_up(predictor, FEW if few else ROWS):
             start = time.monotonic()
@@ -89,7 +90,8 @@ def of(predictor: Predictor, bodies: Sequence[Callable[[], Any]] = (), *, few: b
                 ask()
             except RequestError:
                 continue
-            if not bodies and time.monotonic() - start > LONG_PASS:
+            long = not bodies and time.monotonic() - start > LONG_PASS
+            if long:
                 break
     if not recorded:
         return None
@@ -98,11 +100,11 @@ def of(predictor: Predictor, bodies: Sequence[Callable[[], Any]] = (), *, few: b
     if len(alike) != 1 or not order:
         return None
     found = Samples(order, tuple(recorded))
-    return found if few or bodies else _with_more_rows(found, predictor)
+    return found if few or bodies or long else _with_more_rows(found, predictor)
 
 
 def _with_more_rows(found: Samples, predictor: Predictor) -> Samples:
-    """With passes of as many rows as there may be, where those of a task's items had fewer; but for long ones."""
+    """With passes of as many rows as there may be, where those that were made up had fewer; but for long ones."""
     most, rows, every = predictor.settings.max_batch, most_rows(found), list(found.all)
     while rows < most and (inputs := with_rows(found, rows := min(2 * rows, most))) is not None:
         start = time.monotonic()
@@ -165,7 +167,7 @@ def _made_up(predictor: Predictor, sizes: Sequence[int]) -> Iterator[Any]:
         (part.num_embeddings for part in predictor.module.modules() if isinstance(part, nn.Embedding)), default=2
     )
     most = predictor.settings.max_batch
-    several = sorted({rows for rows in (*sizes, *((most,) if sizes is ROWS else ())) if rows <= most})
+    several = [rows for rows in sizes if rows <= most]
     for rows in several if free and predictor.batcher.separable else (1, 1, 1):
         inputs = {spec.name: _value(spec, rows, words, generator) for spec in specs if not spec.scalar}
         yield lambda inputs=inputs: predictor.predict(inputs)

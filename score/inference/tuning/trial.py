@@ -151,7 +151,7 @@ def _confirmed(
         if tried[at].counts(tolerance):
             return tried[at], kept
         best = _best(tried, tolerance, by_hand)
-    return best, kept if best is first else eager.build(subject)
+    return best, eager.build(subject)
 
 
 def _placed(built: Built, subject: Subject, time_left: bool) -> tuple[Placement, Run]:

@@ -44,7 +44,7 @@ def build(subject: Subject) -> Built:
 def _with_threads(program: Any, threads: int) -> Run:
     with tempfile.TemporaryDirectory() as place:
         _keep(program, Path(place))
-        return _running(_session(Path(place) / FILE, threads))
+        return load(Path(place), threads).run
 
 
 def _keep(program: Any, folder: Path) -> None:
